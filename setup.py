@@ -1,0 +1,20 @@
+"The package's metadata lives in settings.ini; this file hands it to setuptools."
+from configparser import ConfigParser
+from pathlib import Path
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+ini = ConfigParser(delimiters=["="])
+ini.read(here/"settings.ini", encoding="utf-8")
+cfg = ini["DEFAULT"]
+lines = lambda key: [o.strip() for o in cfg.get(key, "").splitlines() if o.strip()]
+
+setup(
+    name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], keywords=cfg["keywords"].split(),
+    author=cfg["author"], license=cfg["license"], license_files=["LICENSE", "NOTICE"],
+    long_description=(here/"README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
+    classifiers=lines("classifiers"), python_requires=f">={cfg['min_python']}",
+    packages=find_packages(include=["visionlab", "visionlab.*"]), package_data={"visionlab": ["sample/*"]}, zip_safe=False,
+    install_requires=lines("requirements"), extras_require={"dev": lines("dev_requirements")},
+    entry_points={"console_scripts": lines("console_scripts")},
+)
