@@ -6,8 +6,7 @@
 __all__ = ['Normalize', 'BatchAugment']
 
 # %% ../nbs/05_batch.ipynb #6d5d754d
-import numpy as np, torch
-import torch.nn.functional as F
+import torch
 from .core import uniforms
 from .transforms import Pipeline, Custom, PadCrop, HorizontalFlip, VerticalFlip, ColorJitter
 

@@ -7,13 +7,14 @@ __all__ = ['Schedule', 'LRFound', 'LRFinder']
 
 # %% ../nbs/12_callbacks.ipynb #fb4bc7bf
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 import numpy as np, torch
 from fastcore.basics import patch
-from .core import ConfigError, TrainingError, new_figure
+from .core import ConfigError, new_figure
 from .loader import Loader
 from .optim import best_lr, get_schedule, smooth, suggest_lr
-from .learner import Callback, CancelFit, Learner, Progress, Recorder
+from .learner import Callback, CancelFit, Learner
 
 # %% ../nbs/12_callbacks.ipynb #d390e12b
 class Schedule(Callback):
@@ -107,12 +108,24 @@ def lr_find(self:Learner,
     return LRFound(finder.lrs, finder.losses, suggest_lr(finder.lrs, finder.losses))
 
 # %% ../nbs/12_callbacks.ipynb #d46d6d2f
+_FEW = 2000      # training images below which pretrained BatchNorm statistics are kept
+
+@contextmanager
+def _kept_statistics(learn, keep):
+    "Keep BatchNorm's statistics for a while"
+    before,learn.keep_statistics = learn.keep_statistics, keep
+    try: yield
+    finally: learn.keep_statistics = before
+
+def _few_images(learn): return isinstance(learn.train_dl, Loader) and len(learn.train_dl.ids) < _FEW
+
 @patch
 def fine_tune(self:Learner,
     epochs:int,          # with everything learning
     lr=None,             # of the head; default: `learn.lr`
     freeze_epochs:int=1, # with the body frozen beforehand
     lr_div:float=100.,   # how much slower the first layers learn
+    keep_statistics:bool=None, # leave BatchNorm's running statistics as they are; default: below 2,000 images
     callbacks=()         # for both fits
 )->Learner:
     "Train the head alone, then all layers at rates that rise from stem to head"
@@ -121,4 +134,5 @@ def fine_tune(self:Learner,
         self.freeze()
         try: self.fit_one_cycle(freeze_epochs, lr, callbacks=callbacks)
         finally: self.unfreeze()
-    return self.fit_one_cycle(epochs, slice(lr/2/lr_div, lr/2), callbacks=callbacks)
+    with _kept_statistics(self, _few_images(self) if keep_statistics is None else keep_statistics):
+        return self.fit_one_cycle(epochs, slice(lr/2/lr_div, lr/2), callbacks=callbacks)

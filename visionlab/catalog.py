@@ -6,7 +6,7 @@
 __all__ = ['SPLITS', 'SPLIT_NAMES', 'BUILTINS', 'Catalog', 'Builtin', 'read_idx']
 
 # %% ../nbs/02_catalog.ipynb #4a97c67c
-import gzip, hashlib, json, os, re, stat, unicodedata, zlib
+import gzip, hashlib, json, math, os, re, stat, unicodedata, zlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from importlib.resources import files as package_files
@@ -58,7 +58,7 @@ class Catalog:
     info:dict=field(default_factory=dict) # facts about the source: licence, homepage, preset hint, class ids, how it was split
 
     def __post_init__(self):
-        self.frame,self.classes,self.root = _tidy(self.frame), list(self.classes), self.root and Path(self.root)
+        self.frame,self.classes,self.root = _tidy(self.frame), [str(o) for o in self.classes], self.root and Path(self.root)
         if self.skipped is None: self.skipped = _skips([])
         _check_labels(self.frame, self.classes)
 
@@ -95,17 +95,15 @@ class Catalog:
         reason:str # why, for `skipped`
     )->"Catalog":
         "Move rows to `skipped`"
-        rows = pd.Index(rows)
+        rows = pd.Index(rows).unique()
         if len(unknown := rows.difference(self.frame.index)): raise ConfigError(f"There is no row {unknown[0]}", self.source, "Give values of catalog.frame.index")
         gone = self.frame.loc[rows]
-        skipped = _skips([(p, s, reason) for p,s in zip(gone["path"], gone["split"])])
-        return replace(self, frame=self.frame.drop(rows), skipped=_joined(self.skipped, skipped))
+        skipped = _skips([*self.skipped.to_numpy().tolist(), *((p, s, reason) for p,s in zip(gone["path"], gone["split"]))])
+        return replace(self, frame=self.frame.drop(rows), skipped=skipped)
 
 def _skips(rows):
     "Make the table of what was left out"
     return pd.DataFrame(rows, columns=["path", "split", "reason"], dtype=object)
-
-def _joined(a, b): return pd.concat([a, b], ignore_index=True) if len(a) and len(b) else (b if len(b) else a)
 
 def _plural(n, one, many=None): return f"{n:,} {one if n == 1 else many or one + 's'}"
 
@@ -211,9 +209,9 @@ def read_idx(
     path = Path(path)
     try:
         with open(path, "rb") as f: opener = gzip.open if f.read(2) == b"\x1f\x8b" else open
-        with opener(path, "rb") as f: shape = _idx_shape(f, path); data = f.read(int(np.prod(shape, dtype=object)) + 1)
+        with opener(path, "rb") as f: shape = _idx_shape(f, path); data = f.read(math.prod(shape) + 1)
     except (OSError, EOFError, zlib.error) as e: raise _bad_idx(path, f"cannot be read ({type(e).__name__})") from e
-    if len(data) != (size := int(np.prod(shape))): raise _bad_idx(path, "is cut short" if len(data) < size else "is longer than its header says")
+    if len(data) != (size := math.prod(shape)): raise _bad_idx(path, "is cut short" if len(data) < size else "is longer than its header says")
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 def _idx_shape(f, path):
@@ -223,7 +221,7 @@ def _idx_shape(f, path):
     dims = f.read(4*head[3])
     if len(dims) < 4*head[3]: raise _bad_idx(path, "is cut short")
     shape = tuple(int(o) for o in np.frombuffer(dims, ">u4"))
-    if np.prod(shape, dtype=object) > _IDX_LIMIT: raise _bad_idx(path, f"claims {np.prod(shape, dtype=object):,} bytes")
+    if math.prod(shape) > _IDX_LIMIT: raise _bad_idx(path, f"claims {math.prod(shape):,} bytes")
     return shape
 
 def _bad_idx(path, problem):
@@ -254,7 +252,7 @@ def _read_idx_set(spec, root, download):
     files = next(filter(None, map(_idx_files, _idx_folders(spec.name, root))), None)
     if files is None:
         home = Path(root) if root else cache_dir()/"data"
-        _torchvision(spec, home, True, download)
+        _torchvision(spec, home, f"{spec.name}/raw", True, download)
         files = _idx_files(home/spec.name/"raw")
     return spec.classes, {s: _idx_part(files[s, "images"], files[s, "labels"], len(spec.classes)) for s in _IDX_PARTS}
 
@@ -266,22 +264,21 @@ def _idx_part(images, labels, n_classes):
     return x[...,None], y, range(len(x))
 
 # %% ../nbs/02_catalog.ipynb #7a928f4f
-def _torchvision(spec, home, train, download):
-    "Open a dataset with torchvision, downloading it first if need be"
+def _torchvision(spec, home, inside, train, download):
+    "Open a dataset that torchvision keeps in the folder `inside` of `home`, downloading it first if need be"
     from torchvision import datasets
     try: return getattr(datasets, spec.name)(str(home), train=train, download=download)
     except (OSError, RuntimeError) as e:
         why = "could not be downloaded" if download else "download=False"
         raise DataError(f"{spec.name} is not on this machine, and {why}", _shown(f"{type(e).__name__}: {e}", 200),
-                        f"Copy the files from {spec.homepage} as torchvision keeps them below {str(home)!r}, or use 'FashionSample', which needs no download",
-                        dataset=spec.name) from e
+                        f"Put the files from {spec.homepage} into {str(home/inside)!r}, or use 'FashionSample', which needs no download", dataset=spec.name) from e
 
 def _read_cifar(spec, root, download):
     "Read CIFAR-10 or CIFAR-100"
     from torchvision import datasets
     inside = getattr(datasets, spec.name).base_folder
     home = next((o for o in _homes(root) if (o/inside).is_dir()), Path(root) if root else cache_dir()/"data")
-    sets = {s: _torchvision(spec, home, s == "train", download) for s in ("train", "test")}
+    sets = {s: _torchvision(spec, home, inside, s == "train", download) for s in ("train", "test")}
     return sets["train"].classes, {s: (o.data, np.asarray(o.targets), range(len(o.data))) for s,o in sets.items()}
 
 # %% ../nbs/02_catalog.ipynb #a4cbdb3d

@@ -8,11 +8,9 @@ __all__ = ['audit', 'remove_bad', 'choose_cache', 'ImageDataModule', 'list_image
 # %% ../nbs/06a_data.ipynb #55c7f1a4
 import hashlib, json, os, warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
-from .core import (ConfigError, DataError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, VisionlabError, atomic_write, cache_dir, html_table, key, one_of,
-                            usable_cpus)
+from .core import ConfigError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, VisionlabError, atomic_write, cache_dir, html_table, one_of, usable_cpus
 from .items import IMAGE_EXTENSIONS, image_size as read_size
 from .catalog import BUILTINS, Catalog
 from .transforms import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Custom, Pipeline, Resize, preset

@@ -132,7 +132,7 @@ _DAMAGE = {"Premature end of JPEG file":"truncated", "Corrupt JPEG data":"corrup
 
 def _check_size(width, height, max_pixels):
     "Refuse an image before its pixels take memory"
-    if width*height > max_pixels: raise _Refused("too_large", f"{width:,} × {height:,} pixels, over the limit of {max_pixels:,}")
+    if max_pixels is not None and width*height > max_pixels: raise _Refused("too_large", f"{width:,} × {height:,} pixels, over the limit of {max_pixels:,}")
     if width*height == 0: raise _Refused("empty", f"{width} × {height} pixels")
 
 def _jpeg_colours(stored, mode):
@@ -239,7 +239,7 @@ def decode(
     mode:str="RGB",             # "RGB", or "L" for one grey channel
     path=None,                  # where it came from, for the error
     background:tuple=WHITE,     # the colour behind transparent pixels
-    max_pixels:int=MAX_PIXELS   # refuse larger images
+    max_pixels:int=MAX_PIXELS   # refuse larger images; None for no limit
 )->np.ndarray: # uint8 (H, W, 3), or (H, W, 1) for "L"
     "Decode image bytes to upright uint8 pixels, or raise an `ImageReadError`"
     _check_options(mode, background)
@@ -287,7 +287,7 @@ def _to_numpy(a):
 def _from_array(a, mode, background):
     "Bring an array or a tensor to uint8 (H, W, C)"
     a = _eight_bit(_to_numpy(_hwc(a)))
-    _check_size(a.shape[1], a.shape[0], float("inf"))
+    _check_size(a.shape[1], a.shape[0], None)
     return _pixels(Image.fromarray(np.ascontiguousarray(a[...,0] if a.shape[2] == 1 else a)), mode, background)
 
 # %% ../nbs/01_items.ipynb #bdcbaac0
@@ -324,7 +324,7 @@ def load_image(
     source,                     # path, bytes, open file, Pillow image, array (H, W) or (H, W, C), or tensor (C, H, W)
     mode:str="RGB",             # "RGB", or "L" for one grey channel
     background:tuple=WHITE,     # the colour behind transparent pixels
-    max_pixels:int=MAX_PIXELS   # refuse larger images, unless they are arrays already
+    max_pixels:int=MAX_PIXELS   # refuse larger images, unless they are arrays already; None for no limit
 )->np.ndarray: # uint8 (H, W, 3), or (H, W, 1) for "L"; yours to change
     "Load an image from whatever holds it as upright uint8 pixels, or raise an `ImageReadError`"
     _check_options(mode, background)
@@ -343,7 +343,7 @@ def _pillow_size(im):
     return im.size if turn else im.size[::-1]
 
 def _tiff_turns(im):
-    "Say whether loading will change a TIFF's size: Pillow 11 and later tell the upright size at once"
+    "Say whether loading will change a TIFF's size; newer versions of Pillow tell the upright size at once"
     return im.tag_v2.get(274) in _SIDEWAYS and im.size == (im.tag_v2.get(256), im.tag_v2.get(257))
 
 def _header_size(file):

@@ -4,16 +4,15 @@
 
 # %% auto #0
 __all__ = ['EVENTS', 'PRECISIONS', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'Callback', 'choose_precision', 'to_device',
-           'Recorder', 'Progress', 'Learner', 'default_lr']
+           'norms_with_statistics', 'Recorder', 'Progress', 'Learner', 'default_lr']
 
 # %% ../nbs/11_learner.ipynb #44b24934
-import random, signal, sys, threading, time, warnings
+import random, signal, threading, time
 from contextlib import contextmanager, nullcontext
 import numpy as np, torch
 from torch import nn
-from .core import ClassMismatchError, ConfigError, TrainingError, default_device, in_notebook, key, one_of, set_seed
+from .core import ClassMismatchError, ConfigError, TrainingError, default_device, in_notebook, key, one_of
 from .items import ImageBatch
-from .data import ImageDataModule
 from .loader import Loader
 from .models import ImageClassifier, freeze_to, frozen_norms, layer_groups, suggest_model
 from .optim import make_optimizer, param_groups
@@ -51,6 +50,10 @@ def to_device(batch, device):
     x,y = batch if isinstance(batch, ImageBatch) else (batch[0], batch[1] if len(batch) > 1 else None)
     move = lambda o: o.to(device, non_blocking=True) if isinstance(o, torch.Tensor) else o
     return move(x), move(y)
+
+def norms_with_statistics(model)->list:
+    "List the layers that keep running statistics, such as BatchNorm"
+    return [m for m in model.modules() if getattr(m, "running_mean", None) is not None]
 
 def _has_convs(model): return any(p.ndim == 4 for p in model.parameters())
 
@@ -132,7 +135,7 @@ class Learner:
         self.dtype = choose_precision(precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
         self.lr = lr if lr is not None else default_lr(self.model)
-        self.recorder,self.opt = Recorder(), None
+        self.recorder,self.opt,self.keep_statistics = Recorder(), None, False
         self.callbacks = [self.recorder, Progress(), *callbacks]
         self.step,self.epochs_done,self.scores,self.interrupted,self._running = 0, 0, {}, False, False
 
@@ -191,7 +194,7 @@ class Learner:
 
     def _train_epoch(self):
         self.model.train()
-        for m in frozen_norms(self.model): m.eval()      # a frozen layer keeps its statistics
+        for m in norms_with_statistics(self.model) if self.keep_statistics else frozen_norms(self.model): m.eval()      # a frozen layer keeps its statistics
         batches = self.train_dl.batches(self.epochs_done) if isinstance(self.train_dl, Loader) else self.train_dl
         before,loss,step,after = (self._on[e] for e in ("before_batch", "after_loss", "before_step", "after_batch"))
         try:

@@ -6,17 +6,16 @@
 __all__ = ['Images', 'epoch_order', 'cut', 'balanced_weights', 'Loader']
 
 # %% ../nbs/06_loader.ipynb #2d347843
-import math, os, random, threading
+import os, random, threading, warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 import numpy as np, torch
-from .core import DataError, ImageReadError, key, uniforms
-from .items import ImageBatch, decode, load_image
+from .core import DataError, key, uniforms
+from .items import ImageBatch, decode, read_bytes
 from .catalog import Catalog
-from .transforms import Pipeline, Custom, Resize, resize, eval_pipeline
+from .transforms import Pipeline, Custom, Resize, resize
 from .batch import BatchAugment
 
 # %% ../nbs/06_loader.ipynb #598532be
@@ -38,10 +37,11 @@ class Images:
             if self.keep: self.memory[i] = image
         return image
 
-    def _channels(self, x): return x if x.shape[-1] == self.channels else np.broadcast_to(x[...,:1], (*x.shape[:-1], self.channels))
+    def _channels(self, x): return x if x.shape[-1] == self.channels else np.repeat(x[...,:1], self.channels, -1)
 
     def _read(self, i):
-        image = load_image(self.files[i], mode="RGB" if self.channels == 3 else "L")
+        path = self.files[i]
+        image = decode(read_bytes(path), "RGB" if self.channels == 3 else "L", path)
         short = min(image.shape[:2])
         if self.keep is True or not self.keep or short <= self.keep: return image
         return resize(image, tuple(max(self.keep, round(o*self.keep/short)) for o in image.shape[:2]))
@@ -282,9 +282,11 @@ class Loader:
             yield _stack(got)
 
     def _in_processes(self, work):
-        if self._processes is None: self._processes = self._start_processes()
-        self._processes.batch_sampler.batches = [self._requests(*o) for o in work]
-        return map(_stack, self._processes)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")     # more workers than processors: slow, but asked for
+            if self._processes is None: self._processes = self._start_processes()
+            self._processes.batch_sampler.batches = [self._requests(*o) for o in work]
+            return map(_stack, self._processes)
 
     def _start_processes(self):
         fork = "fork" if hasattr(os, "fork") and os.uname().sysname == "Linux" else None

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'CROP_MODES', 'ALIASES', 'PREFIXES', 'PATIENCE', 'SUGGESTIONS', 'Residual', 'resnet9',
            'image_hw', 'default_stats', 'fit_channels', 'ModelConfig', 'list_models', 'resolve_name', 'config_for',
-           'build_net', 'head_names', 'read_weights', 'strip_prefixes', 'match_weights', 'load_weights', 'fetch_hub',
-           'ImageClassifier', 'create_model', 'unwrap', 'layer_groups', 'freeze_to', 'frozen_norms', 'Suggestion',
-           'suggest_model']
+           'head_names', 'start_head', 'build_net', 'read_weights', 'strip_prefixes', 'match_weights', 'load_weights',
+           'fetch_hub', 'ImageClassifier', 'create_model', 'unwrap', 'layer_groups', 'freeze_to', 'frozen_norms',
+           'Suggestion', 'suggest_model']
 
 # %% ../nbs/08_models.ipynb #82cefb10
 import argparse, contextlib, fnmatch, inspect, json, numbers, re, sys, threading
@@ -249,6 +249,7 @@ def _torchvision_weights(arch, tag):
 
 def _visionlab_config(arch, tag, num_classes, in_chans, kwargs):
     "Describe our own ResNet-9"
+    if tag: raise ConfigError(f"{arch} has no pretrained weights", "", "Leave out the tag: it is always trained from scratch")
     return ModelConfig(f"visionlab/{arch}", num_classes or _needs_classes(arch), in_chans, image_size=32, crop_pct=1.,
                        interpolation="bilinear", kwargs=kwargs)
 
@@ -275,6 +276,51 @@ def _from_scratch(config):
 
 def _sized(config, image_size): return config if image_size is None else replace(config, image_size=image_hw(image_size))
 
+# %% ../nbs/08_models.ipynb #e6f8280b
+def head_names(
+    net:nn.Module
+)->list: # names within `net`; empty when it has no head
+    "Name the modules that make the outputs"
+    if hasattr(net, "get_classifier"):
+        heads = net.get_classifier()
+        heads = tuple(heads) if isinstance(heads, (tuple, list, nn.ModuleList)) else (heads,)
+        return [n for n,m in net.named_modules() if any(m is h for h in heads) and any(True for _ in m.parameters())]
+    return [n for n,m in net.named_modules() if n and list(m.parameters(recurse=False))][-1:]
+
+def _outputs(net):
+    "Count the outputs of `net` from its head: 0 without one, None if that cannot be told"
+    if hasattr(net, "get_classifier"): return getattr(net, "num_classes", None)
+    if not (names := head_names(net)): return None
+    head = net.get_submodule(names[0])
+    return getattr(head, "out_features", None) or getattr(head, "out_channels", None)
+
+def start_head(
+    net:nn.Module
+)->nn.Module: # the same network
+    "Start an untrained head near zero: the first loss is then ln(classes), and its gradients don't tear at the body"
+    for name in head_names(net):
+        m = net.get_submodule(name)
+        if isinstance(m, (nn.Linear, nn.Conv2d)):
+            nn.init.normal_(m.weight, std=.01)
+            if m.bias is not None: nn.init.zeros_(m.bias)
+    return net
+
+def _set_head(net, num_classes):
+    "Give `net` a new head"
+    p = next(net.parameters())
+    if hasattr(net, "reset_classifier"): net.reset_classifier(num_classes)
+    elif names := head_names(net): _swap(net, names[0], _like(net.get_submodule(names[0]), num_classes))
+    else: raise ConfigError(f"{type(net).__name__} has no layer that could be its head", "", "Put one behind it: nn.Sequential(net, nn.Linear(…))")
+    for name in head_names(net): net.get_submodule(name).to(device=p.device, dtype=p.dtype)
+    start_head(net)
+
+def _like(head, n):
+    "Make a layer like `head` with `n` outputs"
+    if isinstance(head, nn.Linear): return nn.Linear(head.in_features, n, bias=head.bias is not None)
+    if isinstance(head, nn.Conv2d):
+        return nn.Conv2d(head.in_channels, n, head.kernel_size, head.stride, head.padding, bias=head.bias is not None)
+    raise ConfigError(f"The last layer, {type(head).__name__}, is not one whose size can be changed", "", "Replace it in your own code")
+
 # %% ../nbs/08_models.ipynb #a52a669f
 def build_net(
     config:ModelConfig
@@ -284,7 +330,7 @@ def build_net(
     if library == "custom":
         raise ConfigError(f"{arch} is a network of your own, which a configuration cannot rebuild", "", f"Make it with your code and "
                           f"give it as backbone: ImageClassifier({arch}(...), {config.num_classes}, weights=...)")
-    with _explained(config): return _BUILDERS[one_of(library, list(_BUILDERS), "library of models")](arch, config)
+    with _explained(config): return start_head(_BUILDERS[one_of(library, list(_BUILDERS), "library of models")](arch, config))
 
 def _build_timm(arch, config, name=None, **kwargs):
     import timm
@@ -370,40 +416,6 @@ def _arguments(config):
         with torch.device("meta"): net = build_net(replace(config, kwargs={}))
     except Exception: return []        # only a hint for a message that is on its way anyhow
     return list(inspect.signature(type(net).__init__).parameters)[1:]
-
-# %% ../nbs/08_models.ipynb #e6f8280b
-def head_names(
-    net:nn.Module
-)->list: # names within `net`; empty when it has no head
-    "Name the modules that make the outputs"
-    if hasattr(net, "get_classifier"):
-        heads = net.get_classifier()
-        heads = tuple(heads) if isinstance(heads, (tuple, list, nn.ModuleList)) else (heads,)
-        return [n for n,m in net.named_modules() if any(m is h for h in heads) and any(True for _ in m.parameters())]
-    return [n for n,m in net.named_modules() if n and list(m.parameters(recurse=False))][-1:]
-
-def _outputs(net):
-    "Count the outputs of `net` from its head: 0 without one, None if that cannot be told"
-    if hasattr(net, "get_classifier"): return getattr(net, "num_classes", None)
-    if not (names := head_names(net)): return None
-    head = net.get_submodule(names[0])
-    return getattr(head, "out_features", None) or getattr(head, "out_channels", None)
-
-def _set_head(net, num_classes):
-    "Give `net` a new head"
-    p = next(net.parameters())
-    if hasattr(net, "reset_classifier"): net.reset_classifier(num_classes)
-    else:
-        name = (head_names(net) or [""])[0]
-        _swap(net, name, _like(net.get_submodule(name), num_classes))
-    for name in head_names(net): net.get_submodule(name).to(device=p.device, dtype=p.dtype)
-
-def _like(head, n):
-    "Make a layer like `head` with `n` outputs"
-    if isinstance(head, nn.Linear): return nn.Linear(head.in_features, n, bias=head.bias is not None)
-    if isinstance(head, nn.Conv2d):
-        return nn.Conv2d(head.in_channels, n, head.kernel_size, head.stride, head.padding, bias=head.bias is not None)
-    raise ConfigError(f"The last layer, {type(head).__name__}, is not one whose size can be changed", "", "Replace it in your own code")
 
 # %% ../nbs/08_models.ipynb #66e6e3b3
 _INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
@@ -581,7 +593,8 @@ def _pretrained_timm(arch, config):
     if not cfg or not cfg.has_weights: raise ConfigError(f"{name} has no pretrained weights", "", "Give pretrained=False, or weights='file.safetensors'")
     with _fetching(name): _reach(cfg)
     try:
-        with _explained(config): return _build_timm(arch, config, name, pretrained=True)
+        with _explained(config): net = _build_timm(arch, config, name, pretrained=True)
+        return net if config.num_classes == cfg.num_classes else start_head(net)
     except (OSError, EOFError) as e:
         with _fetching(name): raise e
 
@@ -647,7 +660,9 @@ class _Ask:
     "What the user asked of a backbone"
     num_classes:int=None; pretrained:bool|str=True; in_chans:int=None; weights:str=None; image_size:tuple=None; replace_head:bool=False
     kwargs:dict=field(default_factory=dict)
-    def __post_init__(self): _check_classes(self.num_classes)
+    def __post_init__(self):
+        _check_classes(self.num_classes)
+        if self.in_chans is not None and self.in_chans < 1: raise ConfigError(f"in_chans is {self.in_chans}", "", "Give 3, or 1 for grey images")
 
 def _make(backbone, ask):
     "Return network, configuration and notes for any kind of backbone"
@@ -666,7 +681,7 @@ def _is_path(text):
     "Tell a path from a name: it looks like one, or it exists and no model is called so"
     if re.match(r"[.~/\\]|[A-Za-z]:", text) or re.search(r"\.(safetensors|pth|pt|bin|ckpt)$", text): return True
     try: return not resolve_name(text)
-    except UnknownOptionError: return Path(text).exists()
+    except UnknownOptionError: return bool(text) and Path(text).exists()
 
 # %% ../nbs/08_models.ipynb #d992d783
 def _from_name(name, ask):

@@ -9,7 +9,6 @@ __all__ = ['OPTIMIZERS', 'SCHEDULES', 'spread_lr', 'param_groups', 'make_optimiz
 # %% ../nbs/09_optim.ipynb #ebe9c740
 import math
 import numpy as np, torch
-from torch import nn
 from .core import ConfigError, one_of
 
 # %% ../nbs/09_optim.ipynb #808d95fa

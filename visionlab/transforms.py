@@ -9,10 +9,10 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'PRESETS', 'resize', 'RandomResizedC
 
 # %% ../nbs/04_transforms.ipynb #538ff640
 import math
-from dataclasses import dataclass, field, replace, asdict
+from dataclasses import asdict, dataclass, replace
 import numpy as np, torch
 import torch.nn.functional as F
-from .core import ConfigError, one_of, uniforms
+from .core import ConfigError, one_of
 
 # %% ../nbs/04_transforms.ipynb #93169c13
 def resize(

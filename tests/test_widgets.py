@@ -1,0 +1,366 @@
+"The widgets without a browser: traits are set, handlers called, and the pictures, messages and loaders looked at."
+import json, subprocess, sys, time, warnings
+from io import BytesIO
+import numpy as np, pandas as pd, pytest, torch
+from PIL import Image
+from skimage import data as photos
+from visionlab import widgets
+from visionlab.catalog import Catalog
+from visionlab.core import ConfigError, UnknownOptionError
+from visionlab.data import ImageDataModule
+from visionlab.loader import Loader
+from visionlab.transforms import ColorJitter, Custom, HorizontalFlip, PadCrop, Pipeline, RandomResizedCrop, Resize, VerticalFlip, list_presets, preset
+from visionlab.widgets import PipelinePanel, pipeline_code, tile_html, to_jpeg
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "A folder of photographs: three classes of six"
+    root = tmp_path_factory.mktemp("photos")
+    for name,photo in dict(cat=photos.chelsea(), coffee=photos.coffee(), rocket=photos.rocket()).items():
+        (root/name).mkdir()
+        for i in range(6): (root/name/f"{i}.jpg").write_bytes(to_jpeg(photo[8*i:, 5*i:], quality=90))
+    return root
+
+@pytest.fixture
+def dm(folder): return ImageDataModule(folder, image_size=64, batch_size=4, val_split=3)
+
+@pytest.fixture
+def grey(): return ImageDataModule("FashionSample", batch_size=32)
+
+def in_memory(labels, channels=1, size=8, classes=None, **kw):
+    "A data module of noise: training images with these labels, and one for validation"
+    n = len(labels)
+    frame = pd.DataFrame(dict(path=[f"image/{i:05}" for i in range(n+1)], label=[*labels, labels[0]], split=["train"]*n + ["val"]))
+    pixels = np.random.default_rng(0).integers(0, 256, (n+1, size, size, channels), dtype=np.uint8)
+    return ImageDataModule(Catalog(frame, classes or sorted({o for o in labels if o is not None}), pixels=pixels), **kw)
+
+def n_widgets():
+    from ipywidgets.widgets import widget
+    return len(widget._instances if hasattr(widget, "_instances") else widget.Widget.widgets)
+
+@pytest.fixture
+def live(monkeypatch): monkeypatch.setattr(widgets, "in_notebook", lambda: True)
+
+# ---- pictures
+
+def test_jpeg_of_grey_rgb_and_floats():
+    for x in (np.zeros((9, 12), np.uint8), np.zeros((9, 12, 1), np.uint8), np.zeros((9, 12, 3), np.uint8), torch.rand(3, 9, 12), torch.rand(1, 9, 12)):
+        im = Image.open(BytesIO(to_jpeg(x)))
+        assert im.size == (12, 9) and im.mode == ("RGB" if x.ndim == 3 and 3 in (x.shape[0], x.shape[2]) else "L")
+
+def test_tiles_escape_and_fit():
+    html = tile_html([np.zeros((10, 30, 3), np.uint8)]*3, ["<i>", "&", '"'], ['"><script>x</script>']*3, size=60, ncols=2)
+    assert "<script" not in html and "<i>" not in html and html.count("<img") == 3
+    assert 'width="60" height="20"' in html and html.count("white-space:nowrap'>") == 2
+
+@pytest.mark.parametrize("shape", [(1, 400), (400, 1), (1, 1), (2000, 3)])
+def test_extreme_shapes(shape): assert "<img" in tile_html([np.zeros((*shape, 3), np.uint8)], ["a"], ["b"])
+
+# ---- the batch
+
+@pytest.mark.parametrize("which", ["dm", "grey"])
+def test_grid_is_the_training_batch(which, request):
+    dm = request.getfixturevalue(which)
+    own = next(dm.train_dataloader().batches(0))
+    grid = dm.show_batch(n=len(own))
+    assert torch.equal(grid.batch.image, own.image) and grid.batch.path == own.path
+    images,captions,titles = grid.tiles()
+    assert np.allclose(images[1], dm.denormalize(own.image)[1])
+    assert captions == [dm.classes[i] for i in own.target] and own.path[0] in titles[0]
+
+def test_grid_walks_through_epochs_and_leaves_the_loader_alone(dm):
+    dl = dm.train_dataloader()
+    grid = dm.show_batch(n=6)
+    seen = []
+    while grid.page < len(grid.loader()):
+        seen += grid.batch.index.tolist()
+        grid.next()
+    assert sorted(seen) == sorted(dl.ids)
+    assert "epoch 1" in grid.to_html() and torch.equal(grid.batch.image[:4], next(dl.batches(1)).image)
+    grid.previous(); assert "epoch 0" in grid.to_html()
+    assert dl.epoch == 0
+
+def test_grid_traits_change_the_picture(dm):
+    grid = dm.show_batch(n=4)
+    first = grid.to_html()
+    assert grid.to_html() == first and dm.show_batch(n=4).to_html() == first
+    for name,value in dict(raw=True, page=1, split="val").items():
+        before = grid.to_html()
+        setattr(grid, name, value)
+        assert grid.to_html() != before, name
+    assert grid.page == 0                                       # another split starts at its beginning
+    assert dm.show_batch(n=4, seed=7).to_html() != first
+
+def test_grid_raw_shows_the_files(dm, folder):
+    grid = dm.show_batch(n=3)
+    grid.raw = True
+    for image,title in zip(*grid.tiles()[::2]):
+        assert np.array_equal(image, np.array(Image.open(folder/title.split(" · ")[0])))
+
+def test_grid_splits(dm):
+    assert {dm.classes[i] for i in dm.show_batch(n=3, split="val").batch.target} == set(dm.classes)   # not the first class only
+    with pytest.raises(UnknownOptionError, match="val"): dm.show_batch(split="vall")
+    with pytest.raises(ConfigError): dm.show_batch(n=0)
+
+def test_grid_balanced_sampling():
+    dm = in_memory(["a"]*90 + ["b"]*10, balanced_sampling=True, batch_size=50)
+    assert torch.equal(dm.show_batch(n=50).batch.image, next(dm.train_dataloader().batches(0)).image)
+
+def test_grid_unlabelled():
+    dm = in_memory(["a", None]*8, batch_size=8)
+    assert set(dm.show_batch(n=16).tiles()[1]) == {"a", "unlabelled"}
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_hostile_names_are_escaped():
+    names = ["<script>alert(1)</script>", "a\"onload='x'", "&amp;", "$\\frac$", "日本語 クラス"]
+    dm = in_memory(names*4, channels=3, batch_size=8)
+    for view in (dm.show_batch(), dm.class_balance(), dm.preview_augmentations(n_images=3, n_draws=2)):
+        html = view.to_html()
+        assert "<script" not in html and "\"onload='" not in html and "日本語" in html
+        view.figure().savefig(BytesIO())
+
+# ---- the balance
+
+def test_balance_counts(dm):
+    view = dm.class_balance()
+    assert view.frame["train"].sum() == 15 and view.frame["val"].sum() == 3 and list(view.frame.index) == dm.classes
+    assert view.ratio == 1 and "5 training images" in view.remarks()[0]
+
+def test_balance_order_and_ratio():
+    view = in_memory(["b"]*60 + ["a"]*20 + ["c"]*3, classes=["a", "b", "c", "none"]).class_balance()
+    assert list(view.frame.index) == ["b", "a", "c", "none"] and view.ratio == 20
+    assert view.remarks()[1] == "No training image: none" and "balanced_sampling=True" in view.remarks()[2]
+    html = view.to_html()
+    view.by = "name"
+    assert list(view.frame.index) == ["a", "b", "c", "none"] and view.to_html() != html
+    with pytest.raises(UnknownOptionError): view.by = "size"
+
+def test_balance_effective_counts_are_those_drawn():
+    dm = in_memory(["a"]*900 + ["b"]*90 + ["c"]*10, balanced_sampling=True, batch_size=100)
+    drawn = dm.class_balance().frame["drawn"]
+    y = np.concatenate([o.target.numpy() for o in dm.train_dataloader()])
+    assert np.allclose(np.bincount(y), drawn, rtol=.2) and drawn.sum() == len(y)
+    assert "33" in dm.class_balance().remarks()[-1]             # times an image of c comes
+
+def test_balance_of_a_thousand_classes_is_fast_and_small():
+    names = [f"n{i:08}, a kind of thing" for i in range(1000)]
+    dm = in_memory([o for i,o in enumerate(names) for _ in range(1 + i % 7)], size=2)
+    start = time.perf_counter()
+    view = dm.class_balance()
+    html = view.to_html()
+    stored = view._repr_mimebundle_()["text/html"]
+    assert time.perf_counter()-start < 1
+    assert html.count("<tr>") == 1001 and len(stored) < 60_000 and "800 more classes" in stored and names[0] in stored
+    view.figure().savefig(BytesIO())
+
+def test_balance_without_labels():
+    view = in_memory([None]*5, classes=["a", "b"]).class_balance()
+    assert view.remarks() == ["No training image has a label"] and np.isnan(view.ratio)
+    view.to_html(); view.figure()
+
+# ---- the studio
+
+def test_draws_are_those_of_the_training_loader(dm):
+    studio = dm.preview_augmentations(n_images=5)
+    for epoch in (0, 3):
+        trained = {int(o.index):o.image for xb in dm.train_dataloader().batches(epoch) for o in xb.items()}
+        for o in studio.draw(epoch).items(): assert torch.equal(o.image, trained[int(o.index)])
+    images = studio.tiles()[0]
+    assert len(images) == 5*7 and torch.equal(images[4], dm.denormalize(studio.draw(3).image)[0])
+
+def test_first_tile_is_as_in_validation(dm):
+    studio = dm.preview_augmentations(n_images=2, n_draws=1)
+    rows = Loader(studio._rows, dm.eval_pipeline, 2)
+    assert torch.equal(studio.tiles()[0][2], dm.denormalize(next(iter(rows)).image)[1])
+
+def test_images_are_of_different_classes_and_page_on(dm):
+    studio = dm.preview_augmentations(n_images=3, n_draws=1)
+    first = set(studio._rows.frame.index)
+    assert len(set(studio._rows.frame["label"])) == 3
+    studio.other_images()
+    assert not first & set(studio._rows.frame.index)
+    assert len(dm.preview_augmentations(n_images=99, n_draws=1).tiles()[0]) == 15*2      # no more than there are
+
+def test_studio_traits_change_the_picture(dm):
+    studio = dm.preview_augmentations(n_images=2, n_draws=2, seed=1)
+    first = studio.to_html()
+    assert studio.to_html() == first and dm.preview_augmentations(n_images=2, n_draws=2, seed=1).to_html() == first
+    for name,value in dict(seed=2, n_draws=3, full_size=True, page=1, pipeline=preset("light", 64)).items():
+        before = studio.to_html()
+        setattr(studio, name, value)
+        assert studio.to_html() != before, name
+    with pytest.raises(ConfigError, match="n_draws"): studio.n_draws = 0
+    with pytest.raises(UnknownOptionError, match="light"): studio.choose("lihgt")
+    with pytest.raises(ConfigError): dm.preview_augmentations(n_images=0)
+
+def test_full_size_shows_the_same_draws_larger(dm):
+    studio = dm.preview_augmentations(n_images=2, n_draws=2)
+    small = studio.tiles()[0]
+    studio.full_size = True
+    for a,b in zip(small, studio.tiles()[0]):
+        assert b.shape[-1] > 2*a.shape[-1]
+        shrunk = torch.nn.functional.interpolate(b[None], a.shape[-2:], mode="bilinear", antialias=True)[0]
+        assert np.corrcoef(a.flatten(), shrunk.flatten())[0, 1] > .95
+
+def test_handlers_change_pipeline_picture_and_code(dm):
+    studio = dm.preview_augmentations(n_images=2, n_draws=2)
+    studio.widget
+    panel = studio._panel
+    def after(act):
+        before = studio._picture.value
+        act()
+        assert studio._picture.value != before
+        exec(studio.code, scope := {})
+        assert scope["pipeline"] == studio.pipeline
+        return studio.pipeline
+    fields = lambda name: panel.ops[name, 0].controls
+    assert after(lambda: setattr(panel.switches["VerticalFlip", 0], "value", True)).ops[-1] == VerticalFlip()
+    assert after(lambda: setattr(fields("ColorJitter")["brightness"], "value", .8)).ops[1].brightness == .8
+    assert after(lambda: setattr(panel.switches["ColorJitter", 0], "value", False)).ops == (HorizontalFlip(), VerticalFlip())
+    assert after(lambda: setattr(panel.frames["RandomResizedCrop"].controls["scale"], "value", (.5, .6))).frame.scale == (.5, .6)
+    assert after(lambda: setattr(panel.frame, "value", "Resize")).frame == Resize()
+    assert studio._preset.value == "custom"
+    assert after(lambda: setattr(studio._preset, "value", "light")) == preset("light", 64)
+    assert panel.read() == (RandomResizedCrop(), (HorizontalFlip(),)) and panel.frame.value == "RandomResizedCrop"
+    after(lambda: setattr(studio, "pipeline", preset("default", 64)))
+    assert studio._preset.value == "default"
+
+def test_what_a_browser_rounds_is_no_edit(dm):
+    studio = dm.preview_augmentations(n_images=1, n_draws=1)
+    studio.widget
+    studio._panel.frames["RandomResizedCrop"].controls["ratio"].value = (.75, 1.33)
+    assert studio.pipeline == preset("default", 64) and studio._preset.value == "default"
+
+def test_use_changes_the_next_batch(dm):
+    before = next(dm.train_dataloader().batches(0)).image
+    studio = dm.preview_augmentations(n_images=2, n_draws=1)
+    studio.widget
+    studio.choose("none")
+    button = next(o for o in studio.widget.children[3].children if o.description == "Use for training")
+    button.click()
+    assert dm.train_pipeline == studio.pipeline and "trains with this" in studio._picture.value
+    after = next(dm.train_dataloader().batches(0)).image
+    assert not torch.equal(before, after)
+    assert torch.equal(dm.show_batch(n=4).batch.image, after)
+
+def test_repeated_and_unknown_values_of_a_pipeline():
+    p = Pipeline(Resize("pad"), (PadCrop(40), PadCrop(2), ColorJitter(1.7)), 32)
+    frame,ops = PipelinePanel(p, lambda: None).read()
+    assert (frame, ops) == (p.frame, p.ops)
+
+def test_own_transform(dm, folder):
+    from torchvision.transforms import v2
+    mine = v2.Compose([v2.Resize((64, 64)), v2.RandomHorizontalFlip(), v2.ColorJitter(.5), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((.485, .456, .406), (.229, .224, .225))])
+    dm = ImageDataModule(folder, image_size=64, batch_size=4, val_split=3, train_transforms=mine, num_workers=2)
+    assert torch.equal(dm.show_batch(n=4).batch.image, next(dm.train_dataloader().batches(0)).image)
+    studio = dm.preview_augmentations(n_images=2, n_draws=2)
+    state = torch.default_generator.get_state()
+    html = studio.to_html()
+    assert torch.equal(torch.default_generator.get_state(), state) and studio.to_html() == html
+    studio.widget
+    own = studio.pipeline
+    assert studio._panel.read() == (own.frame, ()) and studio.code.startswith("# Compose: your own")
+    studio._panel.frame.value = "Resize"
+    assert studio.pipeline.frame == Resize()
+    studio._panel.frame.value = "your transform"
+    assert studio.pipeline.frame == own.frame
+
+@pytest.mark.parametrize("name", list_presets())
+@pytest.mark.parametrize("size", [64, (32, 48)])
+def test_code_of_presets(name, size):
+    for p in (preset(name, size), preset(name, size, (.5,), (.5,)), preset(name, size).add(ColorJitter(.1)).edit(name="mine"), preset(name, size, interpolation="bicubic")):
+        exec(pipeline_code(p), scope := {})
+        assert scope["pipeline"] == p
+
+def test_grey_studio(grey):
+    studio = grey.preview_augmentations(n_images=3, n_draws=2)
+    assert studio.tiles()[0][0].shape == (1, 28, 28)
+    for name in list_presets(): studio.choose(name); studio.to_html()
+    studio.full_size = True                                     # 28 pixels are all there are
+    assert studio.tiles()[0][0].shape == (1, 28, 28)
+
+# ---- live and stored
+
+def views(dm): return [dm.show_batch(n=4), dm.class_balance(), dm.preview_augmentations(n_images=2, n_draws=2)]
+
+def test_outside_a_live_kernel_the_picture_is_still(dm):
+    before = n_widgets()
+    for view in views(dm):
+        bundle = view._repr_mimebundle_()
+        assert set(bundle) == {"text/plain", "text/html"} and bundle["text/plain"] == repr(view) and json.dumps(bundle)
+    assert n_widgets() == before
+
+def test_in_a_live_kernel_there_is_a_view_too(dm, live):
+    for view in views(dm):
+        bundle = view._repr_mimebundle_()
+        assert bundle[VIEW]["model_id"] == view.widget.model_id and view.widget is view.widget
+        assert " ms an image" not in bundle["text/html"]        # no timing is stored
+
+def test_stored_pictures_are_small(folder):
+    dm = ImageDataModule(folder, image_size=224, val_split=3, batch_size=4)
+    for view in (dm.show_batch(), dm.class_balance(), dm.preview_augmentations()): assert len(view._repr_mimebundle_()["text/html"]) < 150_000
+
+def test_time_is_shown_live_only(dm):
+    studio = dm.preview_augmentations(n_images=1, n_draws=1)
+    studio.widget
+    assert " ms an image" in studio._picture.value and " ms an image" not in studio.to_html()
+
+def test_one_message_an_update(dm):
+    uneven = in_memory(["b", "b", "a"]).class_balance()
+    for view,name,value in ((dm.show_batch(n=4), "split", "val"), (uneven, "by", "name"), (dm.preview_augmentations(n_images=1, n_draws=1), "seed", 5)):
+        view.widget
+        seen = []
+        view._picture.observe(seen.append, "value")
+        setattr(view, name, value)
+        assert len(seen) == 1
+
+def test_a_hundred_updates_leave_no_widgets_behind(grey):
+    studio,grid = grey.preview_augmentations(n_images=1, n_draws=1), grey.show_batch(n=2)
+    studio.widget; grid.widget
+    for name in list_presets(): studio.choose(name)
+    before = n_widgets()
+    for i in range(100):
+        studio.choose(list_presets()[i % len(list_presets())])
+        studio._panel.ops["PadCrop", 0].controls["pad"].value = i % 5
+        studio._panel.switches["VerticalFlip", 0].value = i % 2 == 0
+        grid.next()
+    assert n_widgets() == before
+
+def test_controls_follow_traits_and_traits_follow_controls(dm):
+    grid = dm.show_batch(n=4)
+    split,raw,previous,following = grid.widget.children[0].children
+    split.value,raw.value = "val", True
+    assert (grid.split, grid.raw) == ("val", True)
+    grid.split = "train"
+    assert split.value == "train"
+    following.click(); assert grid.page == 1
+    previous.click(); previous.click(); assert grid.page == 0
+
+def test_what_goes_wrong_live_is_shown(dm, monkeypatch):
+    grid = dm.show_batch(n=4)
+    grid.widget
+    monkeypatch.setattr(type(grid), "tiles", lambda self: 1/0)
+    grid.next()
+    assert "role='alert'" in grid._picture.value and "ZeroDivisionError" in grid._picture.value
+    with pytest.raises(ZeroDivisionError): grid.to_html()
+
+def test_saving(dm, tmp_path):
+    for view in views(dm):
+        page = view.save(tmp_path/"a.html").read_text(encoding="utf-8")
+        assert page.startswith("<!doctype html>") and "charset='utf-8'" in page and view.to_html() in page
+        assert Image.open(view.save(tmp_path/"a.png")).size[0] > 300 and Image.open(view.save(tmp_path/"b.jpg")).mode == "RGB"
+        with pytest.raises(UnknownOptionError, match="png"): view.save(tmp_path/"a.gif")
+
+def test_nothing_global_is_left_changed(dm):
+    before = torch.get_num_threads(), torch.default_generator.get_state(), np.random.get_state()[1].copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "The `ipykernel.comm.Comm`")       # ipywidgets 7 on a new kernel
+        for view in views(dm): view.to_html(); view.widget
+    assert torch.get_num_threads() == before[0] and torch.equal(torch.default_generator.get_state(), before[1]) and (np.random.get_state()[1] == before[2]).all()
+
+def test_importing_is_light():
+    code = "import sys, visionlab.widgets; print([o for o in ('ipywidgets', 'matplotlib', 'torchvision', 'timm', 'IPython') if o in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
