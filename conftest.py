@@ -44,14 +44,16 @@ def quiet_env(folder):
     "Copy the environment without display, network, user profile or caches: those go to `folder`"
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, **nowhere, "no_proxy":"localhost,127.0.0.1", "NO_PROXY":"localhost,127.0.0.1", "MPLBACKEND":"Agg", "PYTHONPATH":path,
+    kept = {k:v for k,v in os.environ.items() if k != "IN_TEST"}      # nbdev's mark of a running notebook
+    return {**kept, **nowhere, "no_proxy":"localhost,127.0.0.1", "NO_PROXY":"localhost,127.0.0.1", "MPLBACKEND":"Agg", "PYTHONPATH":path,
             "PYTHONIOENCODING":"utf-8", "VISIONLAB_CACHE":str(Path(folder)/"cache"), "IPYTHONDIR":str(Path(folder)/"ipython")}
 
 @pytest.fixture(name="run_python", scope="session")
-def run_python_fixture(): return run_python
-
-@pytest.fixture(name="quiet_env")
-def quiet_env_fixture(tmp_path): return quiet_env(tmp_path)
+def run_python_fixture(tmp_path_factory):
+    "Give tests `run_python` in a quiet environment; what holds the environment never shows in a failure"
+    folder = tmp_path_factory.mktemp("quiet")
+    def run(*args, seconds, cwd=folder): return run_python(*args, seconds=seconds, cwd=cwd, env=quiet_env(folder))
+    return run
 
 # ---- notebooks
 

@@ -226,8 +226,8 @@ def test_classes_in_a_notebook_cell_work_in_workers(folder):
 
 def test_pipelines_of_your_own(folder):
     p = Pipeline(Resize("pad"), (), size=40, name="mine")
-    x = next(iter(ImageDataModule(folder, train_transforms=p).train_dataloader())).image
-    assert x.shape[2:] == (40, 40)
+    x = next(iter(ImageDataModule(folder, image_size=36, train_transforms=p).train_dataloader())).image
+    assert x.shape[2:] == (36, 36)      # the module's size, so that training and validation agree
 
 
 def test_sixteen_bit_and_alpha_come_out_the_same_in_loader_and_predict(tmp_path):
@@ -243,3 +243,16 @@ def test_sixteen_bit_and_alpha_come_out_the_same_in_loader_and_predict(tmp_path)
         for x, p in zip(b.image, b.path):
             framed = predictor._finish(predictor.prepare(next((tmp_path/"d").rglob(p.split("/")[-1])))[None])[0]
             assert torch.allclose(x, framed, atol=1e-6)
+
+
+def test_no_validation_when_asked():
+    dm = ImageDataModule("fashion-sample", val_split=0)
+    assert dm.catalog.splits == ["train", "test"] and len(dm.catalog.subset("train")) == 6000
+
+
+def test_a_model_gives_its_size_and_statistics_to_a_given_pipeline_too(folder):
+    from visionlab.models import config_for
+    p = preset("light", 28).edit(name="tuned")
+    dm = ImageDataModule(folder, train_transforms=p).adapt(config_for("vit_tiny_patch16_224", 3))
+    assert dm.train_pipeline.size == dm.eval_pipeline.size == (224, 224)
+    assert dm.train_pipeline.mean == dm.eval_pipeline.mean == (.5, .5, .5)

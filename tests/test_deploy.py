@@ -79,7 +79,7 @@ def test_networks_and_pipelines(photos, tmp_path, model, size, kwargs):
     assert loaded.pipeline == learn.data.eval_pipeline and loaded.classes == CLASSES
 
 def test_arguments_of_the_architecture(photos, tmp_path):
-    dm = ImageDataModule(photos, image_size=28, val_split=.34)
+    dm = ImageDataModule(photos, image_size=28, batch_size=4, val_split=.34)
     for model in (ImageClassifier("resnet9", 3, image_size=28, width=8), ImageClassifier("test_resnet", 3, pretrained=False, drop_rate=.3, act_layer="gelu")):
         learn = Learner(dm, model, device="cpu")
         same(load_model(learn.export(tmp_path/"m"), "cpu").predict(picture(3)).probs, learn.predict(picture(3)).probs)
@@ -201,7 +201,7 @@ def test_a_link_stays_a_link(learn, tmp_path):
 def test_nothing_about_the_person_is_in_it(photos, tmp_path):
     from safetensors.torch import save_file
     save_file(ImageClassifier("test_resnet", 3, pretrained=False).net.state_dict(), tmp_path/"alices_secret.safetensors")
-    learn = Learner(ImageDataModule(photos, image_size=32, val_split=.34), ImageClassifier("test_resnet", 3, weights=tmp_path/"alices_secret.safetensors"), device="cpu")
+    learn = Learner(ImageDataModule(photos, image_size=32, batch_size=4, val_split=.34), ImageClassifier("test_resnet", 3, weights=tmp_path/"alices_secret.safetensors"), device="cpu")
     folder = learn.export(tmp_path/"m")
     for o in folder.iterdir():
         text = o.read_bytes()
@@ -309,7 +309,7 @@ def test_newer_format(copy):
 # loading what somebody malicious made
 
 EVIL_VALUES = dict(format=["1", None], classes=[CLASSES[:2], "abc", [1, 2, 3], None, {}], model=[[], None], files=[{}, None, {WEIGHTS:None, CONFIG:None}])
-EVIL_MODELS = dict(architecture=["timm/no_such_net", "../../etc", "custom/os.system", "timm/test_vit", 3], kwargs=[dict(checkpoint_path="evil.pth"), dict(no_such=1), dict(block_args=None), []],
+EVIL_MODELS = dict(architecture=["timm/no_such_net", "../../etc", "custom/os.system", "timm/test_vit", 3], kwargs=[dict(checkpoint_path="evil.pth"), dict(no_such=1), dict(block_args=3), []],
                    num_classes=[-1, "3", 10**12], in_chans=[1, 0, "x"], evil=[1], image_size=[[0, 0], "big"])
 EVIL_PIPELINES = dict(frame=[dict(op="system", command="ls"), dict(op="HorizontalFlip"), dict(op="RandomResizedCrop"), dict(op="Resize", evil=1), dict(op="Resize", crop_pct=0), None],
                       ops=[7, [dict(op="eval")]], size=[[0, 0], "big", [10**9, 10**9], [32]], mean=[[.5], ["a"]*3, [float("nan")]*3], std=[None])

@@ -1,5 +1,5 @@
 "What holds for the project as a whole: layers, light imports, metadata, exports, clean notebooks, docstrings, and calls nobody may make."
-import ast, configparser, json, os, re, shutil, subprocess, sys, tempfile
+import ast, configparser, json, re, shutil, subprocess, sys, tempfile
 from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
@@ -76,8 +76,8 @@ for name in sys.argv[1:]:
 sys.exit(f"cannot be imported first: {failed}" if failed else 0)
 """
 
-def test_each_module_imports_alone(run_python, quiet_env):
-    code,said = run_python("-W", "ignore", "-c", ALONE, *[f"visionlab.{o}" for o in MODULES], "visionlab.all", seconds=300, env=quiet_env)
+def test_each_module_imports_alone(run_python):
+    code,said = run_python("-W", "ignore", "-c", ALONE, *[f"visionlab.{o}" for o in MODULES], "visionlab.all", seconds=300)
     assert code == 0, said
 
 HEAVY = ["torch", "torchvision", "timm", "albumentations", "matplotlib", "pandas", "ipywidgets", "torchmetrics", "sklearn"]
@@ -105,10 +105,10 @@ print(json.dumps(dict(changed=changed, acts=done, loaded=sorted(o for o in sys.m
 """
 
 @pytest.fixture
-def watched_import(run_python, quiet_env):
+def watched_import(run_python):
     "Import a module in a fresh process and tell what it loaded, changed and did"
     def run(name, *preloaded):
-        code,said = run_python("-B", "-c", WATCHED, name, *preloaded, seconds=120, env=quiet_env)
+        code,said = run_python("-B", "-c", WATCHED, name, *preloaded, seconds=120)
         assert code == 0, said
         return json.loads(next(o for o in said.splitlines() if o.startswith('{"changed"')))
     return run
@@ -130,7 +130,7 @@ COLAB_PYTHON = "3.12"
 COLAB = {"torch":"2.11.0", "torchvision":"0.26.0", "timm":"1.0.28", "fastcore":"2.2.12", "albumentations":"2.0.8", "numpy":"2.1.3", "pandas":"2.2.3",
          "matplotlib":"3.10.0", "pillow":"11.3", "ipywidgets":"7.7.1"}
 IMPORT_NAMES = {"pillow":"PIL"}
-BROUGHT_BY = {"IPython":"ipywidgets", "huggingface_hub":"timm"}   # not declared: a declared package requires them
+BROUGHT_BY = {"IPython":"ipywidgets", "traitlets":"ipywidgets", "huggingface_hub":"timm"}   # not declared: a declared package requires them
 
 def test_version_is_the_settings_version():
     assigned = {t.id:ast.literal_eval(o.value) for o in tree(PKG/"__init__.py").body if isinstance(o, ast.Assign) for t in o.targets}
@@ -168,8 +168,7 @@ def renewed(tmp_path_factory, run_python):
     for part,names in (("nbs", NBS.glob("*.ipynb")), ("visionlab", [SOURCES[o] for o in HAND_WRITTEN & set(SOURCES)])):
         (folder/part).mkdir()
         for p in names: shutil.copy(p, folder/part)
-    env = {k:v for k,v in os.environ.items() if k != "IN_TEST"}
-    code,said = run_python("-c", RENEW, seconds=180, cwd=folder, env=env)
+    code,said = run_python("-c", RENEW, seconds=180, cwd=folder)
     assert code == 0, said
     return folder
 

@@ -9,7 +9,7 @@ from visionlab.catalog import Catalog
 from visionlab.core import ConfigError, UnknownOptionError
 from visionlab.data import ImageDataModule
 from visionlab.loader import Loader
-from visionlab.transforms import ColorJitter, Custom, HorizontalFlip, PadCrop, Pipeline, RandomResizedCrop, Resize, VerticalFlip, list_presets, preset
+from visionlab.transforms import ColorJitter, HorizontalFlip, PadCrop, Pipeline, RandomResizedCrop, Resize, VerticalFlip, list_presets, preset
 from visionlab.widgets import PipelinePanel, pipeline_code, tile_html, to_jpeg
 
 VIEW = "application/vnd.jupyter.widget-view+json"

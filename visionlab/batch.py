@@ -6,6 +6,7 @@
 __all__ = ['Normalize', 'BatchAugment']
 
 # %% ../nbs/05_batch.ipynb #6d5d754d
+from collections import Counter
 import torch
 from .core import uniforms
 from .transforms import Pipeline, Custom, PadCrop, HorizontalFlip, VerticalFlip, ColorJitter
@@ -114,8 +115,11 @@ class BatchAugment:
     )->torch.Tensor:
         "Run the operations, without normalising"
         if index is None: return x
-        for n,op in enumerate(self.pipeline.ops):
-            u = uniforms(self.seed, epoch, index, op.n_random, f"op{n}")
+        seen = Counter()
+        for op in self.pipeline.ops:       # numbers belong to the kind of operation: switching one off leaves the others as they were
+            kind = type(op).__name__
+            u = uniforms(self.seed, epoch, index, op.n_random, f"{kind}{seen[kind]}")
+            seen[kind] += 1
             x = _APPLY[type(op)](op, x, torch.from_numpy(u).float().to(x.device, non_blocking=True))
         return x
 

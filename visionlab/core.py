@@ -192,9 +192,9 @@ def new_figure(
     "Make a matplotlib figure that shows itself as a cell's value and belongs to no global list"
     from io import BytesIO
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(width, height), layout="constrained")
+    fig = Figure(figsize=(width, height), dpi=80, layout="constrained")
     def png():
-        fig.savefig(buf := BytesIO(), format="png", dpi=96)
+        fig.savefig(buf := BytesIO(), format="png")
         return buf.getvalue()
     fig._repr_png_ = png          # also where no inline backend is set up
     return fig
@@ -212,7 +212,7 @@ def show_images(
     suptitle:str=None  # text above all
 ):
     "Draw `images` in a grid and return the matplotlib figure"
-    images = [to_uint8(o) for o in images]
+    images,titles = [to_uint8(o) for o in images], None if titles is None else list(titles)
     nrows,ncols = _grid(max(len(images), 1), ncols)
     fig = new_figure(ncols*size, nrows*(size + (.25 if titles is not None else 0)))
     axes = np.atleast_1d(fig.subplots(nrows, ncols)).ravel()

@@ -75,7 +75,7 @@ def remove_bad(
 # %% ../nbs/06a_data.ipynb #472cc4b4
 def _free_memory()->int:
     "Read how many bytes this process may still use"
-    try: free = next(int(o.split()[1])*1024 for o in open("/proc/meminfo") if o.startswith("MemAvailable"))
+    try: free = next(int(o.split()[1])*1024 for o in Path("/proc/meminfo").read_text().splitlines() if o.startswith("MemAvailable"))
     except (OSError, StopIteration):
         free = os.sysconf("SC_PAGE_SIZE")*os.sysconf("SC_PHYS_PAGES")//2 if hasattr(os, "sysconf") else 4*2**30
     group = Path("/sys/fs/cgroup")
@@ -111,22 +111,23 @@ def choose_cache(
     return False, f"files: decoded every epoch, because {gb(need(keep))} would not fit into {gb(budget)}"
 
 # %% ../nbs/06a_data.ipynb #ea942d2b
-def _find_catalog(data, dataset_name, seed, val_split, valid):
+def _plain(name): return "".join(c for c in str(name).lower() if c.isalnum())
+
+def _find_catalog(data, dataset_name, valid):
     "Make a catalog of whatever was given"
     import pandas as pd
     if isinstance(data, Catalog): return data
     if isinstance(data, pd.DataFrame): return Catalog.from_frame(data)
     if dataset_name: return Catalog.from_builtin(dataset_name, root=data)
     if Path(data).is_dir(): return Catalog.from_folder(data, valid=valid)
-    names = {o.lower():o for o in BUILTINS}
-    if str(data).lower() in names: return Catalog.from_builtin(names[str(data).lower()])
+    if _plain(data) in map(_plain, BUILTINS): return Catalog.from_builtin(data)
     if isinstance(data, str) and os.sep not in data: one_of(data, list(BUILTINS), "folder or built-in data set")
     raise EmptyDatasetError(f"There is no folder {str(data)!r}", "", f"Give a folder with one sub-folder per class, or one of {', '.join(BUILTINS)}")
 
 def _as_pipeline(t, base:Pipeline)->Pipeline:
-    "Take a pipeline as it is, and wrap any other callable"
+    "Give a pipeline the module's size and statistics, and wrap any other callable"
     if t is None: return base
-    if isinstance(t, Pipeline): return t
+    if isinstance(t, Pipeline): return t.edit(size=base.size, mean=base.mean, std=base.std)
     if not callable(t): raise ConfigError(f"A transform must be callable, not {type(t).__name__}", "", "Give a torchvision or albumentations Compose, a function, or a Pipeline")
     return base.edit(frame=Custom(t), ops=(), name="yours")
 
@@ -139,7 +140,7 @@ class ImageDataModule:
         batch_size:int=32,
         eval_batch_size:int=None,   # default: twice `batch_size`
         num_workers="auto",         # threads that decode; 0 works inline
-        val_split=.1,               # share (or number) of training images for validation where there is no such split
+        val_split=.1,               # share (or number) of training images for validation where there is no such split; 0 for none
         valid:str=None,             # folder that serves for validation, such as "test"
         train_transforms=None,      # your own pipeline or callable instead of a preset
         eval_transforms=None,       # likewise for validation, test and prediction
@@ -166,7 +167,8 @@ class ImageDataModule:
         self.given = dict(image_size=image_size, resize=resize, normalize=normalize, in_chans=in_chans)
         self.loading = dict(pin=pin_memory, persistent=persistent_workers, ahead=prefetch_factor or 3)
         self.model_config,self._images,self._loaders = None, None, {}
-        self.catalog = _find_catalog(data_dir, dataset_name, seed, val_split, valid).split(val_split, seed=seed)
+        self.catalog = _find_catalog(data_dir, dataset_name, valid)
+        if val_split: self.catalog = self.catalog.split(val_split, seed=seed)
         if not (self.catalog.frame["split"] == "train").any(): raise EmptyDatasetError("There is no image to train on", self.catalog.source, "Name the training folder `train`, or give one folder per class")
 
 def _positive(n, name):

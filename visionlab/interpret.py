@@ -121,6 +121,8 @@ def plot(self:Confusion):
 def _repr_png_(self:Confusion): return self.plot()._repr_png_()
 
 # %% ../nbs/16_interpret.ipynb #1bd74d44
+_UPRIGHT = "writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;padding:4px 2px"
+
 def _cell(n, share, right, worst, title):
     "Write one cell, tinted so that the text stays readable in light and dark themes"
     tint = f"rgba(31,119,180,{.7*share:.2f})" if right else f"rgba(255,127,14,{.8*share/worst:.2f})"
@@ -132,8 +134,9 @@ def _repr_html_(self:Confusion):
     counts,names,share,note = self._shown()
     worst,cells = _worst(share), range(len(names))
     title = lambda i,j: f"{names[i]} taken for {names[j]}: {counts[i,j]:,} ({share[i,j]:.1%})"
-    head = "".join(f"<th scope='col' style='writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;padding:4px 2px'>{escape(_short(o))}</th>" for o in names)
-    rows = "".join(f"<tr><th scope='row' style='text-align:right'>{escape(_short(names[i]))}</th>" + "".join(_cell(int(counts[i,j]), share[i,j], i == j, worst, title(i, j)) for j in cells) + "</tr>" for i in cells)
+    row = lambda i: "".join(_cell(int(counts[i,j]), share[i,j], i == j, worst, title(i, j)) for j in cells)
+    head = "".join(f"<th scope='col' style='{_UPRIGHT}'>{escape(_short(o))}</th>" for o in names)
+    rows = "".join(f"<tr><th scope='row' style='text-align:right'>{escape(_short(o))}</th>{row(i)}</tr>" for i,o in enumerate(names))
     caption = f"<caption style='text-align:left;caption-side:top'>Rows true, columns predicted{escape(f'; {note}' if note else '')}</caption>"
     return f"<table>{caption}<thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
@@ -169,11 +172,14 @@ class Interpretation:
         return f"Interpretation: {len(self):,} images of {len(self.classes)} classes, {right:.1%} right{''.join(worst)}"
 
 # %% ../nbs/16_interpret.ipynb #01536595
+def _unlabelled():
+    return ConfigError("The images have no labels, so nothing says which answers are wrong", "", "Give a labelled split such as 'val' or 'test'; predict needs no labels")
+
 def _answers(learn, loader):
     "Run the model over a loader: probabilities, targets and losses, on the CPU"
     logits,targets = [], []
     for out,y in learn._outputs(loader):
-        if y is None: raise ConfigError("The images have no labels, so nothing says which answers are wrong", "", "Give a labelled split such as 'val' or 'test'; predict answers without labels")
+        if y is None: raise _unlabelled()
         logits.append(out.cpu()); targets.append(y.cpu())
     logits,targets = torch.cat(logits), torch.cat(targets)
     logs = logits.log_softmax(1)
@@ -200,8 +206,9 @@ def interpret(self:Learner,
     probs,targets,losses = _answers(self, loader)
     ids,paths = _order(loader, len(targets))
     known = np.flatnonzero(targets.numpy() >= 0)
-    if not len(known): raise ConfigError("No image has a label, so nothing says which answers are wrong", "", "Give a labelled split such as 'val' or 'test'")
-    return Interpretation(probs[known], targets[known], losses[known], self.classes or [str(i) for i in range(probs.shape[1])], [paths[i] for i in known], ids[known], _picture_of(loader))
+    if not len(known): raise _unlabelled()
+    names = self.classes or [str(i) for i in range(probs.shape[1])]
+    return Interpretation(probs[known], targets[known], losses[known], names, [paths[i] for i in known], ids[known], _picture_of(loader))
 
 # %% ../nbs/16_interpret.ipynb #b94b82c8
 def _scores(counts):
@@ -231,8 +238,8 @@ def top_losses(self:Interpretation,
     at = self.losses.argsort(descending=True, stable=True)[:n]
     name = lambda o: [self.classes[i] for i in o.tolist()]
     prob,said = self.probs[at].max(1)
-    return pd.DataFrame(dict(path=[self.paths[i] for i in at.tolist()], true=name(self.targets[at]), predicted=name(said), prob=prob.numpy(), loss=self.losses[at].numpy()),
-                        index=pd.Index(self.ids[at.numpy()], name="id"))
+    paths,ids = [self.paths[i] for i in at.tolist()], pd.Index(self.ids[at.numpy()], name="id")
+    return pd.DataFrame(dict(path=paths, true=name(self.targets[at]), predicted=name(said), prob=prob.numpy(), loss=self.losses[at].numpy()), index=ids)
 
 @patch
 def plot_top_losses(self:Interpretation,
@@ -241,7 +248,8 @@ def plot_top_losses(self:Interpretation,
     size:float=2.   # inches a picture
 ):
     "Draw the images with the highest loss: predicted / true / loss / probability"
-    if self.picture is None: raise ConfigError("These answers come from a loader of your own, whose pictures are not kept", "", "Interpret a learner made with an ImageDataModule, or use top_losses()")
+    if self.picture is None:
+        raise ConfigError("These answers come from a loader of your own, whose pictures are not kept", "", "Interpret a learner made with an ImageDataModule, or use top_losses()")
     worst = self.top_losses(n)
     titles = [f"{_short(o.predicted)} / {_short(o.true)}\n{o.loss:.2f} / {o.prob:.0%}" for o in worst.itertuples()]
     return show_images([self.picture(i) for i in worst.index], titles, ncols=ncols, size=size, suptitle="predicted / true\nloss / probability")
