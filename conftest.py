@@ -45,6 +45,7 @@ def quiet_env(folder):
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     kept = {k:v for k,v in os.environ.items() if k != "IN_TEST"}      # nbdev's mark of a running notebook
+    kept.setdefault("OMP_WAIT_POLICY", "PASSIVE")                     # idle threads sleep, so that few processors go round
     return {**kept, **nowhere, "no_proxy":"localhost,127.0.0.1", "NO_PROXY":"localhost,127.0.0.1", "MPLBACKEND":"Agg", "PYTHONPATH":path,
             "PYTHONIOENCODING":"utf-8", "VISIONLAB_CACHE":str(Path(folder)/"cache"), "IPYTHONDIR":str(Path(folder)/"ipython")}
 

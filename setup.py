@@ -8,6 +8,7 @@ ini = ConfigParser(delimiters=["="])
 ini.read(here/"settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
 lines = lambda key: [o.strip() for o in cfg.get(key, "").splitlines() if o.strip()]
+extras = {key.removesuffix("_requirements"): lines(key) for key in cfg if key.endswith("_requirements")}
 
 setup(
     name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], keywords=cfg["keywords"].split(),
@@ -15,6 +16,6 @@ setup(
     long_description=(here/"README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
     classifiers=lines("classifiers"), python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=["visionlab", "visionlab.*"]), package_data={"visionlab": ["sample/*"]}, zip_safe=False,
-    install_requires=lines("requirements"), extras_require={"dev": lines("dev_requirements")},
+    install_requires=lines("requirements"), extras_require=extras,
     entry_points={"console_scripts": lines("console_scripts")},
 )

@@ -88,8 +88,9 @@ for o in preloaded: importlib.import_module(o)
 
 def state():
     torch,mpl = (sys.modules.get(o) for o in ("torch", "matplotlib"))
-    return dict(filters=[str(o) for o in warnings.filters], env=dict(os.environ), threads=threading.active_count(), cwd=os.getcwd(), hook=repr(sys.excepthook), interrupt=repr(signal.getsignal(signal.SIGINT)),
-                torch_threads=torch and torch.get_num_threads(), backend=mpl and repr(dict.get(mpl.rcParams, "backend")))
+    return dict({"$"+k:v for k,v in os.environ.items()}, filters=[str(o) for o in warnings.filters], cwd=os.getcwd(), hook=repr(sys.excepthook),
+                interrupt=repr(signal.getsignal(signal.SIGINT)), threads=threading.active_count(), torch_threads=torch and torch.get_num_threads(),
+                backend=mpl and repr(dict.get(mpl.rcParams, "backend")))
 
 acts,writing = [], os.O_WRONLY | os.O_RDWR | os.O_CREAT
 def watch(event, args):
@@ -99,8 +100,8 @@ def watch(event, args):
 before = state()
 sys.addaudithook(watch)
 importlib.import_module(name)
-done = list(acts)
-changed = {k:[before[k], v] for k,v in state().items() if v != before[k]}
+done,after = list(acts), state()
+changed = {k:[before.get(k), after.get(k)] for k in {*before, *after} if before.get(k) != after.get(k)}
 print(json.dumps(dict(changed=changed, acts=done, loaded=sorted(o for o in sys.modules if "." not in o))))
 """
 
@@ -130,7 +131,7 @@ COLAB_PYTHON = "3.12"
 COLAB = {"torch":"2.11.0", "torchvision":"0.26.0", "timm":"1.0.28", "fastcore":"2.2.12", "albumentations":"2.0.8", "numpy":"2.1.3", "pandas":"2.2.3",
          "matplotlib":"3.10.0", "pillow":"11.3", "ipywidgets":"7.7.1"}
 IMPORT_NAMES = {"pillow":"PIL"}
-BROUGHT_BY = {"IPython":"ipywidgets", "traitlets":"ipywidgets", "huggingface_hub":"timm"}   # not declared: a declared package requires them
+BROUGHT_BY = {"IPython":"ipywidgets", "huggingface_hub":"timm"}   # not declared: a declared package requires them
 
 def test_version_is_the_settings_version():
     assigned = {t.id:ast.literal_eval(o.value) for o in tree(PKG/"__init__.py").body if isinstance(o, ast.Assign) for t in o.targets}
@@ -191,7 +192,8 @@ def strings(o):
     "List the texts of an output, without pictures"
     if isinstance(o, dict):
         for k,v in o.items():
-            if not k.startswith("image/") or k == "image/svg+xml": yield from strings("".join(v) if isinstance(v, list) and all(isinstance(s, str) for s in v) else v)
+            if not k.startswith("image/") or k == "image/svg+xml": yield from strings(v)
+    elif isinstance(o, list) and all(isinstance(v, str) for v in o): yield from strings("".join(o))
     elif isinstance(o, list):
         for v in o: yield from strings(v)
     elif isinstance(o, str): yield re.sub(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=\s]+", "", o)

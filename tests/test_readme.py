@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-Block = namedtuple("Block", "lang text line")      # `line`: number of the block's first line in the document
+Block = namedtuple("Block", "text line")      # `line`: number of the block's first line in the document
 FENCE = re.compile(r"^```([\w+-]*)\s*$")
 SKIP = re.compile(r"^<!-- test: skip(?: \((?P<reason>[^)]+)\))? -->$")
 SHELL_WORDS = {"|", "||", "&", ";", "<", ">", ">>"}
@@ -46,7 +46,7 @@ def fences(lines):
 def blocks(text, lang):
     "List a document's blocks in a language, without the skipped ones"
     lines = text.splitlines()
-    return [Block(lang, "\n".join(lines[a+1:b]), a+2) for a,b,o in fences(lines) if o == lang and not is_skipped(lines[:a], a+1)]
+    return [Block("\n".join(lines[a+1:b]), a+2) for a,b,o in fences(lines) if o == lang and not is_skipped(lines[:a], a+1)]
 
 def split_at_and(words):
     "Split a line's words at `&&`"
@@ -149,6 +149,7 @@ def test_failing_command_is_quoted(tmp_path, run_python):
     with pytest.raises(AssertionError, match="visionlab nonsense --at 'all of it' ended with"):
         run_shell("```sh\nvisionlab nonsense --at 'all of it'\n```\n", tmp_path, run_python)
 
-@pytest.mark.parametrize("text", ["```sh\nvisionlab demo\n", "<!-- test: skip -->\n```sh\nvisionlab demo\n```\n", "```sh\nvisionlab demo | tee log\n```\n", "```sh\nvisionlab train --data $HOME\n```\n"])
+@pytest.mark.parametrize("text", ["```sh\nvisionlab demo\n", "<!-- test: skip -->\n```sh\nvisionlab demo\n```\n", "```sh\nvisionlab demo | tee log\n```\n",
+                                  "```sh\nvisionlab train --data $HOME\n```\n"])
 def test_what_cannot_be_run_is_refused(text):
     with pytest.raises(ValueError, match="line"): [commands(o) for o in blocks(text, "sh")]
