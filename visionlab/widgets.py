@@ -333,7 +333,7 @@ class ClassBalance(View):
         for text in ax.get_yticklabels(): text.set_parse_math(False)
         ax.set(ylim=(len(t)-.5, -.5), xlabel="images", ylabel="" if few else f"{len(t):,} classes by {self.by}")
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(fontsize=8, frameon=False)
+        ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
         return fig
 
     def _build(self, W):
