@@ -87,10 +87,10 @@ def test_hidden_entries(pets):
     assert any("8 hidden" in o for o in cat.notes)
 
 def test_extensions(pets):
-    put(pets, *(f"train/cat/x{e}" for e in (".JPEG", ".JPG", ".Tiff", ".webp", ".bmp", ".dcm", ".txt", "")))
+    put(pets, *(f"train/cat/x{e}" for e in (".JPEG", ".JPG", ".Tiff", ".webp", ".bmp", ".heic", ".txt", "")))
     cat = Catalog.from_folder(pets)
     assert len(cat) == 17
-    assert reasons(cat) == {"train/cat/x.dcm": "extension .dcm", "train/cat/x.txt": "extension .txt", "train/cat/x": "no extension"}
+    assert reasons(cat) == {"train/cat/x.heic": "extension .heic", "train/cat/x.txt": "extension .txt", "train/cat/x": "no extension"}
 
 def test_strays_empty_files_and_empty_folders(pets):
     put(pets, "stray.png", "train/stray.png"); (pets/"train/cat/e.png").touch(); (pets/"train/zebra").mkdir(); put(pets, "extra/cat/1.png")
@@ -161,7 +161,7 @@ def test_one_folder_too_high(pets):
 
 @pytest.mark.parametrize("make,match", [
     (lambda r: r.mkdir(), "nothing in it"),
-    (lambda r: [put(r, f"a/{i}.dcm") for i in range(3)], "3 × extension .dcm"),
+    (lambda r: [put(r, f"a/{i}.heic") for i in range(3)], "3 × extension .heic"),
     (lambda r: put(r, "1.png", "2.png"), "one folder per class"),
     (lambda r: [(r/f"train/{c}").mkdir(parents=True) for c in "ab"], "2 × empty class")])
 def test_no_images(tmp_path, make, match):

@@ -256,3 +256,46 @@ def test_a_model_gives_its_size_and_statistics_to_a_given_pipeline_too(folder):
     dm = ImageDataModule(folder, train_transforms=p).adapt(config_for("vit_tiny_patch16_224", 3))
     assert dm.train_pipeline.size == dm.eval_pipeline.size == (224, 224)
     assert dm.train_pipeline.mean == dm.eval_pipeline.mean == (.5, .5, .5)
+
+
+def test_shrunk_pixels_in_memory_do_not_change_an_answer(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path/"d"/name).mkdir(parents=True)
+        for i in range(8): Image.fromarray(rng.integers(0, 255, (300, 400, 3), dtype=np.uint8)).resize((800, 600), Image.BICUBIC).save(tmp_path/"d"/name/f"{i}.jpg")
+    dm = ImageDataModule(tmp_path/"d", image_size=64, cache=2_000_000, val_split=.5)
+    dm.setup()
+    assert "shorter side" in dm.cache_reason
+    from visionlab.predict import Predictor
+    p = Predictor(torch.nn.Identity(), dm.eval_pipeline, dm.classes)
+    batch = next(iter(dm.val_dataloader()))
+    for x, path in zip(batch.image, batch.path): assert torch.allclose(x, p._finish(p.prepare(tmp_path/"d"/path)[None])[0], atol=1e-6)
+
+
+def test_settings_changed_later_reach_the_next_loader(folder):
+    dm = ImageDataModule(folder, image_size=32, batch_size=8)
+    assert len(dm.train_dataloader()) == 5
+    dm.batch_size = 20
+    assert len(dm.train_dataloader()) == 2
+
+
+def test_the_limit_of_bad_files_can_be_raised(tmp_path):
+    root = photo_folder(tmp_path/"d", n_train=10, n_val=4, size=40, classes=("brick", "coffee"))
+    for i in range(3): (root/"train"/"brick"/f"00{i}.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    assert len(ImageDataModule(root, image_size=32, max_bad=.3).setup().catalog.subset("train")) == 17
+
+
+def test_notes_of_the_catalog_are_shown(tmp_path):
+    root = photo_folder(tmp_path/"d", n_train=6, n_val=3, size=40, classes=("brick", "coffee"))
+    for f in (root/"val"/"coffee").iterdir(): f.unlink()
+    assert "coffee" in "".join(v for k, v in ImageDataModule(root, image_size=32).facts() if k == "Note")
+
+
+def test_training_images_without_a_label_are_listed_and_left_out(folder):
+    files = sorted((folder/"train").rglob("*.jpg"))
+    labels = [None if i < 4 else f.parent.name for i, f in enumerate(files)]
+    import pandas as pd
+    cat = Catalog.from_frame(pd.DataFrame(dict(path=[str(f) for f in files], label=labels, split="train")), on_bad="skip")
+    dm = ImageDataModule(cat, image_size=32, batch_size=8)
+    assert len(dm.catalog) == len(files)-4 and len(dm.catalog.skipped) == 4
+    assert all((b.target >= 0).all() for b in dm.train_dataloader())

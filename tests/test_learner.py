@@ -194,3 +194,62 @@ def test_the_interrupt_key_finishes_the_step_and_the_learner_goes_on():
     assert out.returncode == 0, out.stderr
     assert "interrupted after 8 True" in out.stdout and "goes on 28" in out.stdout
     assert "Interrupted: the learner is as it was" in out.stdout
+
+
+def test_two_learners_on_one_module_keep_their_own_pipelines(tmp_path):
+    from photos import photo_folder
+    from visionlab.models import ImageClassifier
+    dm = ImageDataModule(photo_folder(tmp_path/"d", n_train=8, n_val=4, size=40, classes=("brick", "coffee")), batch_size=4)
+    a = Learner(dm, ImageClassifier("test_resnet", 2, pretrained=False, image_size=48))
+    scores, size = a.validate("val"), a.data.image_size
+    Learner(dm, ImageClassifier("test_vit", 2, pretrained=False))
+    assert a.data.image_size == size == (48, 48) and a.validate("val") == scores == a.validate()
+    assert a.predictor().pipeline.size == (48, 48)
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_take_harm(dm):
+    learn = Learner(dm, "resnet9", lr=1e-3)
+    learn.loss_func = lambda out, y: out.sum()*float("nan") if learn.step == 3 else nn.functional.cross_entropy(out, y)
+    with pytest.raises(TrainingError, match="lower learning rate"): learn.fit(1)
+    assert learn.step == 3 and all(torch.isfinite(p).all() for p in learn.model.parameters())
+
+
+@pytest.mark.parametrize("lr", [0, -1, float("nan")])
+def test_learning_rates_are_above_zero(lr):
+    with pytest.raises(ConfigError, match="above 0"): Learner(toy(), net()).fit(1, lr=lr)
+
+
+def test_lr_find_after_training_stays_inside_the_range(dm):
+    learn = Learner(dm, "resnet9").fit(1)
+    for _ in range(2):
+        found = learn.lr_find(steps=40)
+        assert 1e-5 < found.best < .3 and len(found.suggestions) >= 3 and len(found.lrs) > 10
+        learn.freeze()
+
+
+def test_metrics_of_one_name_are_told_apart():
+    from torchmetrics.classification import MulticlassF1Score
+    learn = Learner((toy(), toy()), net(), lr=1e-2, metrics=[MulticlassF1Score(3), MulticlassF1Score(3, average="micro"), "accuracy", "error_rate"])
+    scores = learn.validate()
+    assert set(scores) == {"valid_loss", "f1score", "f1score_2", "accuracy", "error_rate"}
+    assert scores["accuracy"] == pytest.approx(1-scores["error_rate"])
+
+
+def test_a_learner_can_be_copied_and_pickled_after_a_fit():
+    import copy
+    import pickle
+    learn = Learner((toy(), toy()), net(), lr=1e-2).fit(1)
+    for other in (copy.deepcopy(learn), pickle.loads(pickle.dumps(learn))): assert other.validate() == learn.validate()
+
+
+def test_loaders_of_unknown_length_and_empty_ones():
+    class Endless(torch.utils.data.IterableDataset):
+        def __iter__(self): return iter([(torch.randn(1, 4, 4), 1) for _ in range(12)])
+    learn = Learner((DataLoader(Endless(), 4), toy()), net(), lr=1e-2).fit(1)
+    assert learn.step == 3 and "batches" in repr(learn)
+    with pytest.raises(ConfigError, match="no image"): learn.validate([])
+    with pytest.raises(ConfigError, match="no image"): learn.get_preds([])
+
+
+def test_an_unusable_device_is_a_typed_error():
+    with pytest.raises(ConfigError, match="gpu"): Learner(toy(), net(), device="gpu")

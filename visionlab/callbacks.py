@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from .core import ConfigError, new_figure
 from .loader import Loader
 from .optim import best_lr, get_schedule, smooth, suggest_lr
-from .learner import Callback, CancelFit, Learner
+from .learner import Callback, CancelFit, Learner, length
 
 # %% ../nbs/12_callbacks.ipynb #d390e12b
 class Schedule(Callback):
@@ -75,7 +75,7 @@ class LRFound:
 class LRFinder(Callback):
     "Raise the learning rate each step and stop when the loss explodes"
     order = 10
-    def __init__(self, start=1e-6, end=10., steps=100, explode=4.): self.rates,self.explode,self.lrs,self.losses = np.geomspace(start, end, steps), explode, [], []
+    def __init__(self, start=1e-6, end=10., steps=100, explode=4.): self.rates,self.explode,self.lrs,self.losses,self.smoothed = np.geomspace(start, end, steps), explode, [], [], []
     def before_batch(self, learn):
         if len(self.lrs) == len(self.rates): raise CancelFit
         ratio = [g["lr"]/learn.opt.param_groups[-1]["lr"] for g in learn.opt.param_groups]
@@ -84,7 +84,9 @@ class LRFinder(Callback):
     def after_batch(self, learn):
         loss = float(learn.loss.detach())                     # a deliberate sync: the search must stop at once
         self.lrs.append(float(self.rates[len(self.lrs)])); self.losses.append(loss)
-        if not math.isfinite(loss) or loss > self.explode*min(self.losses): raise CancelFit
+        self.average = loss if not self.smoothed else .7*self.average + .3*loss      # single batches are too noisy to stop for
+        self.smoothed.append(self.average)
+        if not math.isfinite(loss) or (len(self.lrs) > 10 and self.average > self.explode*min(self.smoothed)): raise CancelFit
 
 def _copied(state): return {k:v.detach().clone() if isinstance(v, torch.Tensor) else v for k,v in state.items()}
 
@@ -95,11 +97,12 @@ def lr_find(self:Learner,
     steps:int=100     # how many; the data repeat if there are fewer batches
 )->LRFound:
     "Find a learning rate by a range test, and leave the learner as it was"
+    if not (0 < start < end and steps >= 1): raise ConfigError(f"The search goes from a low rate up to a high one, not from {start!r} to {end!r} in {steps!r} steps")
     weights,finder = _copied(self.model.state_dict()), LRFinder(start, end, steps)
     kept = {k:getattr(self, k) for k in ("step", "epochs_done", "scores", "opt", "callbacks", "valid_dl", "interrupted")}
     scaler,modes = self.scaler.state_dict(), [(m, m.training) for m in self.model.modules()]
     self.callbacks,self.valid_dl = [], None
-    try: self.fit(math.ceil(steps/max(1, len(self.train_dl)))+1, lr=self.lr, callbacks=[finder])
+    try: self.fit(math.ceil(steps/max(1, length(self.train_dl) or steps))+1, lr=self.lr, callbacks=[finder])
     finally:
         self.model.load_state_dict(weights)
         for m,on in modes: m.training = on
@@ -134,5 +137,6 @@ def fine_tune(self:Learner,
         self.freeze()
         try: self.fit_one_cycle(freeze_epochs, lr, callbacks=callbacks)
         finally: self.unfreeze()
+        if self.interrupted: return self
     with _kept_statistics(self, _few_images(self) if keep_statistics is None else keep_statistics):
         return self.fit_one_cycle(epochs, slice(lr/2/lr_div, lr/2), callbacks=callbacks)

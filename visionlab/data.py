@@ -7,22 +7,35 @@ __all__ = ['audit', 'remove_bad', 'choose_cache', 'ImageDataModule', 'list_image
 
 # %% ../nbs/06a_data.ipynb #55c7f1a4
 import hashlib, json, os, warnings
+from copy import copy as shallow_copy
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, torch
 from .core import ConfigError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, VisionlabError, atomic_write, cache_dir, html_table, one_of, usable_cpus
 from .items import IMAGE_EXTENSIONS, image_size as read_size
-from .catalog import BUILTINS, Catalog
-from .transforms import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Custom, Pipeline, Resize, preset
+from .catalog import BUILTINS, Catalog, label_names
+from .tables import is_csv
+from .sources import open_source
+from .splits import WAYS
+from .doctor import Report, check as check_catalog
+from .transforms import IMAGENET_MEAN, IMAGENET_STD, PRESETS, ColorJitter, Custom, Pipeline, Resize, preset
 from .loader import Images, Loader
 
 # %% ../nbs/06a_data.ipynb #2e509dc5
 def _identities(catalog):
-    "List (path, size, time) of every file, what an audit's answer depends on"
+    "Go through (path, size, time) of every file, what an audit's answer depends on; None if a reader cannot tell"
+    if catalog.reader is not None: return getattr(catalog.reader, "identity", None) and [catalog.reader.identity, catalog.frame.index.tolist()]
     def one(p):
         try: s = os.stat(p); return [str(p), s.st_size, s.st_mtime_ns]
         except OSError: return [str(p), -1, 0]
-    return [one(p) for p in catalog.files()]
+    sources = catalog.sources
+    return (one(sources[i]) for i in catalog.frame.index)
+
+def _hash_all(*values, rows):
+    "Hash values and rows without keeping them"
+    found = hashlib.sha256(json.dumps(values).encode())
+    for o in rows: found.update(json.dumps(o).encode())
+    return found.hexdigest()[:32]
 
 def _try_read(images, i):
     "Read one image; return the reason code if that fails"
@@ -32,23 +45,26 @@ def _try_read(images, i):
 
 def _read_all(images, ids, workers):
     "Decode every file in threads and list (id, reason) of those that fail"
-    with ThreadPoolExecutor(max(1, workers)) as pool: found = pool.map(lambda i: _try_read(images, i), ids, chunksize=1)
-    return [o for o in found if o]
+    parts = (ids[i:i+64] for i in range(0, len(ids), 64))
+    with ThreadPoolExecutor(max(1, workers)) as pool: found = pool.map(lambda part: [_try_read(images, i) for i in part], parts)
+    return [o for part in found for o in part if o]
 
 def audit(
     catalog:Catalog,
     images:Images,       # reads the files, and keeps them if it keeps anything
-    workers:int=2        # threads
+    workers:int=2,       # threads
+    read_all=_read_all   # how they are read: (images, ids, workers) → the answer; shards that stream have a way of their own
 )->list: # (row id, reason code) of each unreadable file
     "Find the files that cannot be decoded, remembering the answer until a file changes"
     if catalog.pixels is not None: return []
     ids = catalog.frame.index.tolist()
-    note = cache_dir()/"audit"/f"{hashlib.sha256(json.dumps(_identities(catalog)).encode()).hexdigest()[:32]}.json"
+    if (files := _identities(catalog)) is None: return read_all(images, ids, workers)
+    note = cache_dir()/"audit"/f"{_hash_all(images.channels, rows=files)}.json"
     try: return [(ids[pos], reason) for pos,reason in json.loads(note.read_text())]
     except (OSError, ValueError, TypeError, IndexError): pass
-    bad = _read_all(images, ids, workers)
-    where = {i:pos for pos,i in enumerate(ids)}
-    try: atomic_write(note, json.dumps([[where[i], reason] for i,reason in bad]))
+    bad = read_all(images, ids, workers)
+    at = catalog.frame.index.get_indexer([i for i,_ in bad]).tolist()
+    try: atomic_write(note, json.dumps([[pos, reason] for pos,(_,reason) in zip(at, bad)]))
     except OSError as e: warnings.warn(f"The audit could not be remembered: {e}")
     return bad
 
@@ -66,9 +82,10 @@ def remove_bad(
     lost = catalog.frame.loc[[i for i,_ in bad]]
     for split,n in lost["split"].value_counts().items():
         total = (catalog.frame["split"] == split).sum()
-        if n > max(1, limit*total): raise TooManyBadFilesError(f"{n} of {total:,} files of split {split!r} cannot be read", listing, f"Mend or remove them; up to {limit:.0%} are skipped", bad=bad)
+        if n > max(1, limit*total): raise TooManyBadFilesError(f"{n} of {total:,} files of split {split!r} cannot be read", listing, f"Mend or remove them; up to {limit:.0%} are skipped, and max_bad= raises that", bad=bad)
     for reason in sorted({r for _,r in bad}): catalog = catalog.drop([i for i,r in bad if r == reason], reason)
-    gone = set(lost["label"].dropna()) - set(catalog.frame["label"])
+    left = catalog.frame.loc[catalog.frame["split"] == "train", "label"] if (lost["split"] == "train").any() else catalog.frame["label"]
+    gone = label_names(lost.loc[lost["split"] == "train", "label"] if (lost["split"] == "train").any() else lost["label"]) - label_names(left)
     if gone: raise TooManyBadFilesError(f"No readable image is left of class {sorted(gone)[0]!r}", listing, "Mend the files or leave the class out", bad=bad)
     return catalog
 
@@ -85,11 +102,11 @@ def _free_memory()->int:
 
 def _sizes(catalog, n=64):
     "Read the sizes of up to `n` files spread over the catalog"
-    files = catalog.files()
-    def one(p):
-        try: return read_size(p)
+    sources,ids = catalog.sources, catalog.frame.index
+    def one(i):
+        try: return read_size(sources[i])
         except VisionlabError: return None
-    return [o for o in map(one, files[::max(1, len(files)//n)][:n]) if o]
+    return [o for o in map(one, ids[::max(1, len(ids)//n)][:n]) if o]
 
 def choose_cache(
     catalog:Catalog,
@@ -119,10 +136,28 @@ def _find_catalog(data, dataset_name, valid):
     if isinstance(data, Catalog): return data
     if isinstance(data, pd.DataFrame): return Catalog.from_frame(data)
     if dataset_name: return Catalog.from_builtin(dataset_name, root=data)
-    if Path(data).is_dir(): return Catalog.from_folder(data, valid=valid)
+    if (known := open_source(data)) is not None: return known
+    if Path(data).is_dir(): return Catalog.from_folder(data, valid=valid if valid == "test" or valid not in WAYS else None)
     if _plain(data) in map(_plain, BUILTINS): return Catalog.from_builtin(data)
     if isinstance(data, str) and os.sep not in data: one_of(data, list(BUILTINS), "folder or built-in data set")
     raise EmptyDatasetError(f"There is no folder {str(data)!r}", "", f"Give a folder with one sub-folder per class, or one of {', '.join(BUILTINS)}")
+
+def _read_tables(train_csv, options, more):
+    "Make a catalog of tables; without one, refuse what only tables need"
+    options = {k:v for k,v in options.items() if v is not None} | (more or {})
+    if train_csv is not None: return Catalog.from_csv(train_csv, **options)
+    if options: raise ConfigError(f"{', '.join(options)} say how to read a table, and none is given", "", "Give train_csv='….csv' too")
+
+def _with_labels(catalog):
+    "Leave out training and validation images without a label, and list them"
+    blank = catalog.frame.index[catalog.frame["label"].isna() & catalog.frame["split"].isin(["train", "val"])]
+    return catalog.drop(blank.tolist(), "no label") if 0 < len(blank) else catalog
+
+def _hold_out(catalog, valid, val_split, seed):
+    "Choose the validation images, unless the folder that was named holds them"
+    if valid in WAYS and (valid != "test" or "test" in catalog.splits): return catalog.holdout(valid, val_split, seed)
+    if valid is not None and "val" not in catalog.splits: one_of(valid, WAYS, "way to validate")
+    return catalog.split(val_split, seed=seed) if val_split else catalog
 
 def _as_pipeline(t, base:Pipeline)->Pipeline:
     "Give a pipeline the module's size and statistics, and wrap any other callable"
@@ -133,47 +168,60 @@ def _as_pipeline(t, base:Pipeline)->Pipeline:
 
 class ImageDataModule:
     "Serve a set of images: its classes, its splits, and loaders for each"
+    _loader_class = Loader      # another data road, such as masks beside the images, brings its own
+
     def __init__(self,
-        data_dir="./data",          # a folder, a built-in's name, a `Catalog` or a DataFrame (with `dataset_name`: where it is kept)
+        data_dir="./data",          # a folder, a CSV, a built-in's name, a `Catalog` or a DataFrame (with `dataset_name`: where it is kept)
         dataset_name:str=None,      # a built-in: CIFAR10, CIFAR100, MNIST, FashionMNIST, FashionSample
         image_size=None,            # pixels, or (height, width); default: the model's size, or the images' own for small built-ins
         batch_size:int=32,
         eval_batch_size:int=None,   # default: twice `batch_size`
         num_workers="auto",         # threads that decode; 0 works inline
         val_split=.1,               # share (or number) of training images for validation where there is no such split; 0 for none
-        valid:str=None,             # folder that serves for validation, such as "test"
+        valid:str=None,             # folder that serves for validation, or a way of `Catalog.holdout`: "test", "from_test", "same_as_test", "none"
         train_transforms=None,      # your own pipeline or callable instead of a preset
         eval_transforms=None,       # likewise for validation, test and prediction
         augmentation_preset:str=None, # default: "default"; "small" or "digits" for small built-ins
         transform_backend:str="torchvision", # whose laws the presets follow
         resize:str=None,            # evaluation: "crop", "squash" or "pad"; default: the model's
         normalize=None,             # (mean, std); default: the model's
-        in_chans:int=None,          # 1 or 3; default: 1 for grey built-ins, else 3
+        in_chans:int=None,          # channels: 1, 3, or all that the images have; default: those of images in memory, else 3
         balanced_sampling:bool=False, # draw all classes equally often in training
         seed:int=42,                # of the split, the order and the augmentation
         cache="auto",               # "auto", "ram", a number of bytes, or None
         on_bad:str="skip",          # unreadable files: "skip" lists and leaves them out, "error" raises
+        max_bad:float=.05,          # largest share of a split that may be skipped; one file always may
         pin_memory:bool=None,       # batches in page-locked memory; default: when they go to CUDA
         persistent_workers:bool=True, # keep the worker processes of a transform of your own between epochs
-        prefetch_factor:int=None    # batches prepared beforehand; default 3
+        prefetch_factor:int=None,   # batches prepared beforehand; default 3
+        train_csv=None,             # a table of images and labels, instead of `data_dir`
+        val_csv=None,               # a table of the validation images
+        test_csv=None,              # a table of the test images
+        image_dir=None,             # folder that paths in tables are relative to; default: the table's own
+        image_column:str=None,      # column of paths; default: found by its name, else the first
+        label_column:str=None,      # column of labels; default: the only other one
+        csv_options:dict=None       # whatever else `Catalog.from_csv` takes, such as label_delimiter, task or on_bad (for rows)
     ):
         if augmentation_preset is not None: one_of(augmentation_preset, list(PRESETS), "augmentation preset")
         self.preset_given,self.backend = augmentation_preset, one_of(transform_backend, ("torchvision",), "transform backend")
         self.batch_size,self.eval_batch_size = _positive(batch_size, "batch_size"), _positive(eval_batch_size or 2*batch_size, "eval_batch_size")
-        self.num_workers = usable_cpus() if num_workers == "auto" else int(num_workers)
+        self.num_workers = usable_cpus() if num_workers == "auto" else _positive(num_workers, "num_workers", 0)
         self.num_workers = min(8, self.num_workers)
         self.train_transforms,self.eval_transforms,self.balanced_sampling = train_transforms, eval_transforms, balanced_sampling
-        self.seed,self.cache,self.on_bad = seed, cache, one_of(on_bad, ("skip", "error"), "on_bad")
+        self.seed,self.cache,self.on_bad,self.max_bad = seed, cache, one_of(on_bad, ("skip", "error"), "on_bad"), max_bad
         self.given = dict(image_size=image_size, resize=resize, normalize=normalize, in_chans=in_chans)
         self.loading = dict(pin=pin_memory, persistent=persistent_workers, ahead=prefetch_factor or 3)
         self.model_config,self._images,self._loaders = None, None, {}
-        self.catalog = _find_catalog(data_dir, dataset_name, valid)
-        if val_split: self.catalog = self.catalog.split(val_split, seed=seed)
+        if train_csv is None and is_csv(data_dir): train_csv = data_dir
+        tables = dict(val_csv=val_csv, test_csv=test_csv, image_dir=image_dir, image_column=image_column, label_column=label_column)
+        read = _read_tables(train_csv, tables, csv_options)
+        self.catalog = _find_catalog(data_dir, dataset_name, valid) if read is None else read
+        self.catalog = _hold_out(_with_labels(self.catalog), valid, val_split, seed)
         if not (self.catalog.frame["split"] == "train").any(): raise EmptyDatasetError("There is no image to train on", self.catalog.source, "Name the training folder `train`, or give one folder per class")
 
-def _positive(n, name):
-    "Check a whole number above zero"
-    if not isinstance(n, (int, np.integer)) or n < 1: raise ConfigError(f"{name} must be a whole number above 0, not {n!r}")
+def _positive(n, name, least=1):
+    "Check a whole number"
+    if not isinstance(n, (int, np.integer)) or n < least: raise ConfigError(f"{name} must be a whole number from {least} up, not {n!r}")
     return int(n)
 
 # %% ../nbs/06a_data.ipynb #b7a4557f
@@ -190,6 +238,13 @@ def adapt(self:ImageDataModule,
     self._images,self._loaders = None, {}
     return self
 
+@patch
+def copy(self:ImageDataModule)->ImageDataModule:
+    "Copy with loaders of its own; pixels in memory are shared"
+    new = shallow_copy(self)
+    new._loaders = {}
+    return new
+
 @patch(as_prop=True)
 def is_small(self:ImageDataModule)->bool:
     "Say whether the images are in memory at a small size of their own"
@@ -201,24 +256,25 @@ def image_size(self:ImageDataModule)->tuple:
     size = self.given["image_size"]
     if size is None and self.is_small and not getattr(self.model_config, "fixed_size", False): size = self.catalog.pixels.shape[1:3]
     if size is None: size = getattr(self.model_config, "image_size", None) or 224
-    size = (size, size) if isinstance(size, (int, np.integer)) else tuple(size)
-    if len(size) != 2 or min(size) < 1: raise ConfigError(f"image_size must be a number of pixels or (height, width), not {size!r}")
+    size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if len(size) != 2 or not all(isinstance(o, (int, np.integer)) and o > 0 for o in size): raise ConfigError(f"image_size must be a number of pixels or (height, width), not {size!r}")
     return size
 
 @patch(as_prop=True)
 def in_chans(self:ImageDataModule)->int:
     "Count the channels the model sees"
-    grey = self.catalog.pixels is not None and self.catalog.pixels.shape[3] == 1
-    chans = self.given["in_chans"] or (1 if grey else 3)
-    if chans not in (1, 3): raise ConfigError(f"in_chans must be 1 or 3, not {chans!r}")
-    return chans
+    own = 3 if self.catalog.pixels is None else self.catalog.pixels.shape[3]
+    return _positive(self.given["in_chans"] or own, "in_chans")
 
 @patch(as_prop=True)
 def stats(self:ImageDataModule)->tuple:
     "Give (mean, std) of each channel: those given, the model's, or ImageNet's"
     config = self.model_config
+    if isinstance(self.given["normalize"], str): raise ConfigError(f"normalize must be (mean, std), not {self.given['normalize']!r}", "", "Leave it out for the model's own")
     mean,std = self.given["normalize"] or ((config.mean, config.std) if config else (IMAGENET_MEAN, IMAGENET_STD))
-    fit = lambda o: tuple(o) if len(o) == self.in_chans else (float(np.mean(o)),)*self.in_chans
+    if not (isinstance(mean, (tuple, list)) and isinstance(std, (tuple, list)) and min(std) > 0): raise ConfigError(f"normalize must be (mean, std) with a number above 0 for each channel's std, not {(mean, std)!r}")
+    n = self.in_chans
+    fit = lambda o: (float(np.mean(o)),) if n == 1 < len(o) else tuple(o[i % len(o)] for i in range(n))
     return fit(mean), fit(std)
 
 @patch(as_prop=True)
@@ -227,10 +283,14 @@ def preset_name(self:ImageDataModule)->str:
     small = self.catalog.info.get("preset", "small") if self.is_small and max(self.image_size) <= _SMALL else "default"
     return self.preset_given or small
 
+def _without_colour(p):
+    "Leave the operations on colour out for images that are neither grey nor RGB"
+    return p if len(p.mean) in (1, 3) else p.edit(ops=[o for o in p.ops if not isinstance(o, ColorJitter)], name=f"{p.name}, without colour: {len(p.mean)} channels")
+
 @patch(as_prop=True)
 def train_pipeline(self:ImageDataModule)->Pipeline:
     "Give the pipeline of the training images"
-    return _as_pipeline(self.train_transforms, preset(self.preset_name, self.image_size, *self.stats))
+    return _as_pipeline(self.train_transforms, _without_colour(preset(self.preset_name, self.image_size, *self.stats)))
 
 @patch(as_prop=True)
 def eval_pipeline(self:ImageDataModule)->Pipeline:
@@ -248,14 +308,29 @@ def denormalize(self:ImageDataModule, x:torch.Tensor)->torch.Tensor:
 
 # %% ../nbs/06a_data.ipynb #638f2501
 @patch
+def _open_images(self:ImageDataModule, keep): return Images(self.catalog, self.in_chans, keep)
+@patch
+def _find_bad(self:ImageDataModule, images): return audit(self.catalog, images, self.num_workers)
+
+@patch
+def _try_channels(self:ImageDataModule, images):
+    "Refuse an `in_chans` that no image has, rather than count every image as damaged"
+    if self.in_chans in (1, 3) or self.catalog.pixels is not None or self.catalog.reader is not None: return
+    for i in self.catalog.frame.index[:8]:
+        try: images[i]; return
+        except ImageReadError as e: error = e
+    if error.reason == "unsupported_mode": raise ConfigError(f"in_chans={self.in_chans} does not suit the images: {error.what}", error.where, error.fix) from error
+
+@patch
 def setup(self:ImageDataModule,
     stage:str=None # "fit", "validate", "test", "predict" or None; all splits are prepared at once
 )->ImageDataModule:
     "Read every file once, leave out what cannot be read, and choose where pixels are kept"
     if self._images is None:
         keep,self.cache_reason = choose_cache(self.catalog, self.cache, self.in_chans, max(self.image_size))
-        images = Images(self.catalog, self.in_chans, keep)
-        self.catalog = remove_bad(self.catalog, audit(self.catalog, images, self.num_workers), self.on_bad)
+        images = self._open_images(keep)
+        self._try_channels(images)
+        self.catalog = remove_bad(self.catalog, self._find_bad(images), self.on_bad, self.max_bad)
         self._images = images
     return self
 
@@ -266,14 +341,20 @@ def loader(self:ImageDataModule,
 )->Loader:
     "Make, or find again, the loader of a split"
     self.setup()
-    if (split, train) not in self._loaders:
+    wanted = (split, train, self.batch_size, self.eval_batch_size, self.balanced_sampling, id(self.train_transforms), id(self.eval_transforms))
+    if wanted not in self._loaders:
         rows = self.catalog.subset(split)
         if not len(rows): raise EmptyDatasetError(f"There is no {split!r} split", self.catalog.source, f"Splits here: {', '.join(self.catalog.splits)}")
         p = self.train_pipeline if train else self.eval_pipeline
-        self._loaders[split, train] = Loader(rows, p, self.batch_size if train else self.eval_batch_size, shuffle=train, seed=self.seed, workers=self.num_workers,
-                                             balanced=train and self.balanced_sampling, images=self._images, **self.loading)
+        self._loaders[wanted] = self._loader_class(rows, p, self.batch_size if train else self.eval_batch_size, shuffle=train, seed=self.seed, workers=self.num_workers,
+                                             balanced=train and self.balanced_sampling, images=self._images if train else self._plain_images(), **self.loading)
         if train: self._warn_small_split(len(rows))
-    return self._loaders[split, train]
+    return self._loaders[wanted]
+
+@patch
+def _plain_images(self:ImageDataModule):
+    "Give evaluation whole pixels: shrunk ones would score a little differently from `predict`"
+    return self._images if not self._images.keep or self._images.keep is True else self._open_images(False)
 
 @patch
 def _warn_small_split(self:ImageDataModule, n):
@@ -312,6 +393,8 @@ def list_images(
 @patch(as_prop=True)
 def classes(self:ImageDataModule)->list: return self.catalog.classes
 @patch(as_prop=True)
+def task(self:ImageDataModule)->str: return self.catalog.task
+@patch(as_prop=True)
 def class_names(self:ImageDataModule)->list: return self.catalog.classes
 @patch(as_prop=True)
 def num_classes(self:ImageDataModule)->int: return len(self.catalog.classes)
@@ -326,13 +409,13 @@ def facts(self:ImageDataModule)->list:
     mean,std = self.stats
     nums = lambda o: ", ".join(f"{v:.3g}" for v in o)
     skipped = self.catalog.skipped
-    return [("Data", self.catalog.source), ("Classes", f"{self.num_classes}: {_shorten(self.classes)}"),
+    return [("Data", self.catalog.source), ("Classes", f"{self.num_classes}: {_shorten(self.classes)}" + (", any number to an image" if self.task == "multilabel" else "")),
             *[(f"{name} samples", f"{count(s):,}") for name,s in (("Train", "train"), ("Val", "val"), ("Test", "test")) if count(s) or s != "test"],
             ("Image size", f"{self.image_size[0]} × {self.image_size[1]}, {self.in_chans} channel{'s'*(self.in_chans > 1)}"),
             ("Batch size", f"{self.batch_size} (evaluation {self.eval_batch_size})" + (", classes balanced" if self.balanced_sampling else "")),
             ("Augmentation", self.train_pipeline.name), ("Normalize", f"mean {nums(mean)}, std {nums(std)} (" + ("given" if self.given["normalize"] else getattr(self.model_config, "name", "ImageNet until a model says otherwise")) + ")"),
             ("Pixels", self.cache_reason), ("Workers", f"{self.num_workers} threads"),
-            *[("Skipped", f"{n} × {reason}") for reason,n in skipped["reason"].value_counts().items()]]
+            *[("Note", o) for o in self.catalog.notes], *[("Skipped", f"{n} × {reason}") for reason,n in skipped["reason"].value_counts().items()]]
 
 class Summary:
     "Show facts as a table, in a notebook or a terminal"
@@ -351,3 +434,11 @@ def summary(self:ImageDataModule)->Summary:
 def __repr__(self:ImageDataModule): return repr(self.summary())
 @patch
 def _repr_html_(self:ImageDataModule): return self.summary()._repr_html_()
+
+# %% ../nbs/06a_data.ipynb #a8d54c08
+@patch
+def check(self:ImageDataModule,
+    **options # `workers`, `near` and `progress`, as for `doctor.check`
+)->Report:
+    "Look at every image once, and report what is wrong with the data"
+    return check_catalog(self.catalog, **options)

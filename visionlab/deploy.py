@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from .core import CheckpointError, ConfigError, ExportError, VisionlabError, atomic_write, default_device
+from .catalog import TASKS
 from .transforms import Pipeline, Resize
 from .models import ImageClassifier, ModelConfig, unwrap
 from .predict import Predictor
@@ -120,12 +121,13 @@ def _timm_config(net, config):
     args = _model_args(config)
     return dict(num_features=net.num_features, pretrained_cfg=cfg, **(dict(model_args=args) if args else {}))
 
-def _hub_config(net, config, classes):
+def _hub_config(net, config, classes, task="multiclass"):
     "Write `config.json`: timm's, and ours so that training can go on from the folder"
     library,_,arch = config.architecture.partition("/")
     timms = _timm_config(net, config) if library == "timm" else {}
     name = arch if library == "timm" else config.architecture
-    return dict(architecture=name, num_classes=config.num_classes, label_names=classes, **timms, visionlab=config.to_dict())
+    several = dict(problem_type="multi_label_classification") if task == "multilabel" else {}       # transformers' word for a sigmoid
+    return dict(architecture=name, num_classes=config.num_classes, label_names=classes, **several, **timms, visionlab=config.to_dict())
 
 # %% ../nbs/15_deploy.ipynb #3483aa75
 def _is_export(folder):
@@ -191,7 +193,8 @@ def _manifest(learn, config, pipeline, folder):
     "Describe an export whose other files are written"
     ids = learn.data.catalog.info.get("class_ids")
     files = {o:dict(bytes=(folder/o).stat().st_size, sha256=_sha256(folder/o)) for o in (WEIGHTS, CONFIG)}
-    d = dict(kind=_KIND, format=FORMAT, classes=list(learn.classes), **(dict(class_ids=list(ids)) if ids else {}), model=config.to_dict(), pipeline=pipeline,
+    several = dict(task=learn.task, threshold=learn.threshold) if learn.task == "multilabel" else {}
+    d = dict(kind=_KIND, format=FORMAT, classes=list(learn.classes), **(dict(class_ids=list(ids)) if ids else {}), **several, model=config.to_dict(), pipeline=pipeline,
              metrics=_plain(learn.scores), versions=_versions(), files=files)
     return dict(d, sha256=_seal(d))
 
@@ -208,7 +211,7 @@ def export(self:Learner,
     tensors = _tensors(net, config)
     try:
         with _whole(target) as made:
-            atomic_write(made/CONFIG, _json(_hub_config(net, config, list(self.classes))))
+            atomic_write(made/CONFIG, _json(_hub_config(net, config, list(self.classes), self.task)))
             _write_weights(made/WEIGHTS, tensors)
             atomic_write(made/MANIFEST, _json(_manifest(self, config, plain, made)))
     except (OSError, SafetensorError) as e:
@@ -264,6 +267,12 @@ def _described(d, folder):
     _check_pipeline(pipeline, config)
     return config, pipeline, classes
 
+def _answering(d):
+    "Read from a manifest how outputs become an answer"
+    task,threshold = d.get("task", "multiclass"), d.get("threshold", .5)
+    if task not in TASKS or isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1: raise ValueError(f"the task is {task!r} with threshold {threshold!r}")
+    return dict(task=task, threshold=threshold)
+
 def _filled(config, path):
     "Rebuild the model of a configuration and fill it with the tensors of a file"
     from safetensors import SafetensorError, safe_open
@@ -286,6 +295,6 @@ def load_model(
     d = _read_manifest(folder/MANIFEST)
     with _understood(folder/MANIFEST):
         config,pipeline,classes = _described(d, folder)
-        model = _filled(config, folder/WEIGHTS)
+        answering,model = _answering(d), _filled(config, folder/WEIGHTS)
     info = {k:d[k] for k in ("format", "model", "metrics", "versions", "class_ids") if k in d}
-    return Predictor(model, pipeline, classes, device or default_device(), info)
+    return Predictor(model, pipeline, classes, device or default_device(), info, **answering)

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np, torch
 from fastcore.basics import patch
 from .core import ConfigError, escape, new_figure, show_images
+from .catalog import label_text
 from .transforms import Resize
 from .loader import Loader
+from .metrics import make_loss, to_probs
 from .learner import Learner
 
 # %% ../nbs/16_interpret.ipynb #57bb3793
@@ -145,19 +147,23 @@ def _repr_html_(self:Confusion):
 class Interpretation:
     "Hold a model's answers to labelled images, and ask what is wrong with them"
     probs:torch.Tensor     # (n, classes)
-    targets:torch.Tensor   # (n,) true classes
+    targets:torch.Tensor   # (n,) true classes; (n, classes) of 0 and 1 where images have several
     losses:torch.Tensor    # (n,) cross-entropy of each image
     classes:list           # names
     paths:list             # n names of the images
     ids:np.ndarray         # (n,) their numbers in the catalog
     picture:object=None    # makes an image of a number; None where the loader keeps none
+    task:str="multiclass"  # "multilabel" where images have any number of classes
+    threshold:float=.5     # multilabel: a class is said to be there above this probability
 
     @property
-    def predicted(self)->torch.Tensor: return self.probs.argmax(1)
+    def predicted(self)->torch.Tensor: return self.probs > self.threshold if self.task == "multilabel" else self.probs.argmax(1)
     def __len__(self): return len(self.targets)
 
     def confusion(self)->Confusion:
         "Count true against predicted classes"
+        if self.task == "multilabel":
+            raise ConfigError("A confusion matrix supposes one class for each image, and these have any number", "", "Use report(), which scores each class by itself, or top_losses()")
         return Confusion(count_pairs(self.targets, self.predicted, len(self.classes)), self.classes)
 
     def most_confused(self,
@@ -168,6 +174,7 @@ class Interpretation:
 
     def __repr__(self):
         right = (self.predicted == self.targets).float().mean().item()
+        if self.task == "multilabel": return f"Interpretation: {len(self):,} images, each asked for {len(self.classes)} classes; {right:.1%} of the answers right"
         worst = [f"; most often {true} was taken for {said} ({n:,})" for true,said,n in self.most_confused().head(1).itertuples(index=False)]
         return f"Interpretation: {len(self):,} images of {len(self.classes)} classes, {right:.1%} right{''.join(worst)}"
 
@@ -182,8 +189,7 @@ def _answers(learn, loader):
         if y is None: raise _unlabelled()
         logits.append(out.cpu()); targets.append(y.cpu())
     logits,targets = torch.cat(logits), torch.cat(targets)
-    logs = logits.log_softmax(1)
-    return logs.exp(), targets, -logs.gather(1, targets.clamp_min(0)[:,None])[:,0]
+    return to_probs(logits, learn.task), targets, make_loss(task=learn.task)(logits, targets if targets.ndim == 2 else targets.clamp_min(0), reduction="none")
 
 def _order(loader, n):
     "List the numbers and the names of a loader's images, in the order they came"
@@ -205,39 +211,56 @@ def interpret(self:Learner,
     loader = self._loader(dl)
     probs,targets,losses = _answers(self, loader)
     ids,paths = _order(loader, len(targets))
-    known = np.flatnonzero(targets.numpy() >= 0)
+    known = np.flatnonzero((targets.numpy() >= 0).reshape(len(targets), -1).all(1))     # not a number is not labelled either
     if not len(known): raise _unlabelled()
     names = self.classes or [str(i) for i in range(probs.shape[1])]
-    return Interpretation(probs[known], targets[known], losses[known], names, [paths[i] for i in known], ids[known], _picture_of(loader))
+    return Interpretation(probs[known], targets[known], losses[known], names, [paths[i] for i in known], ids[known], _picture_of(loader), self.task, self.threshold)
 
 # %% ../nbs/16_interpret.ipynb #b94b82c8
-def _scores(counts):
+def _scores(hit, true, said):
     "Compute precision, recall and F1 of each class; NaN where a class was neither met nor named"
-    hit,true,said = np.diag(counts).astype(float), counts.sum(1), counts.sum(0)
     over = lambda a,b: np.where(true+said > 0, a/np.maximum(b, 1), np.nan)
-    return np.stack([over(hit, said), over(hit, true), over(2*hit, true+said)], 1), true
+    return np.stack([over(hit, said), over(hit, true), over(2*hit, true+said)], 1)
+
+def _tallies(found):
+    "Count for each class the images rightly called so, those that are so, and those called so"
+    if found.task == "multiclass": counts = found.confusion().counts; return np.diag(counts), counts.sum(1), counts.sum(0)
+    true,said = found.targets.numpy() > .5, found.predicted.numpy()
+    return (true & said).sum(0), true.sum(0), said.sum(0)
 
 @patch
 def report(self:Interpretation): # a DataFrame with a row for each class, then macro, weighted and accuracy
     "Score each class and all of them"
     import pandas as pd
-    counts = self.confusion().counts
-    scores,support = _scores(counts)
-    met,accuracy = ~np.isnan(scores[:,0]), np.trace(counts)/counts.sum()
-    rows = [*scores, scores[met].mean(0), np.average(scores[met], axis=0, weights=support[met]), [accuracy]*3]
+    hit,support,said = _tallies(self)
+    scores,accuracy = _scores(hit.astype(float), support, said), (self.predicted == self.targets).double().mean().item()
+    met = ~np.isnan(scores[:,0])
+    rows = [*scores, scores[met].mean(0), np.average(scores[met], axis=0, weights=support[met]) if support.any() else [np.nan]*3, [accuracy]*3]
     table = pd.DataFrame(rows, index=[*self.classes, "macro", "weighted", "accuracy"], columns=["precision", "recall", "f1"])
-    return table.assign(support=[*support, *[counts.sum()]*3])
+    return table.assign(support=[*support, *[support.sum()]*2, len(self)])
 
 # %% ../nbs/16_interpret.ipynb #dc8bfc4a
 @patch
+def _names(self:Interpretation, o):
+    "Write classes, or rows of yes and no, as names"
+    if o.ndim == 1: return [self.classes[i] for i in o.tolist()]
+    return [label_text(tuple(self.classes[i] for i in row.nonzero()[:,0].tolist())) for row in o > .5]
+
+@patch
+def _said(self:Interpretation, at):
+    "Return what was said of some images, and the probability to show"
+    if self.task == "multiclass": return self.probs[at].max(1)
+    worst = (self.probs[at]-self.targets[at]).abs().argmax(1, keepdim=True)
+    return self.probs[at].gather(1, worst)[:,0], self.predicted[at].float()
+
+@patch
 def top_losses(self:Interpretation,
     n:int=9 # images
-): # a DataFrame: path, true, predicted, prob (of the predicted class), loss; indexed by the catalog's numbers
+): # a DataFrame: path, true, predicted, prob (of the predicted class; of several, of the one most wrong), loss; indexed by the catalog's numbers
     "List the images with the highest loss, highest first"
     import pandas as pd
     at = self.losses.argsort(descending=True, stable=True)[:n]
-    name = lambda o: [self.classes[i] for i in o.tolist()]
-    prob,said = self.probs[at].max(1)
+    name,(prob,said) = self._names, self._said(at)
     paths,ids = [self.paths[i] for i in at.tolist()], pd.Index(self.ids[at.numpy()], name="id")
     return pd.DataFrame(dict(path=paths, true=name(self.targets[at]), predicted=name(said), prob=prob.numpy(), loss=self.losses[at].numpy()), index=ids)
 

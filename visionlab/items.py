@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['REASONS', 'WHITE', 'MAX_PIXELS', 'MODES', 'IMAGE_EXTENSIONS', 'ALIASES', 'decode', 'read_bytes', 'load_image',
-           'image_size', 'ImageItem', 'ImageBatch']
+           'pixel_mode', 'check_channels', 'image_size', 'Glance', 'glance', 'ImageItem', 'ImageBatch']
 
 # %% ../nbs/01_items.ipynb #66ef3ee7
-import errno, io, os, stat, struct
+import errno, importlib, io, os, stat, struct
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
-from .core import ConfigError, DataError, ImageReadError, escape, one_of
+from .core import ConfigError, DataError, ImageReadError, MissingDependencyError, escape, one_of
 
 # %% ../nbs/01_items.ipynb #60f27549
 REASONS = { # code: (what happened, what to do about it)
@@ -76,8 +76,9 @@ def _read_error(e, path):
 
 @contextmanager
 def _reading(path):
-    "Let nothing but an `ImageReadError` about `path` out of the block"
+    "Let nothing but an `ImageReadError` about `path` out of the block; a package that is missing is no fault of the file"
     try: yield
+    except MissingDependencyError: raise
     except Exception as e: raise _read_error(_refusal(e), path) from (e.__cause__ if isinstance(e, _Refused) else e)
 
 # %% ../nbs/01_items.ipynb #ee147fea
@@ -127,7 +128,7 @@ def _jpeg_exif(data):
 
 # %% ../nbs/01_items.ipynb #d5452d4f
 WHITE,MAX_PIXELS = (255, 255, 255), 64_000_000
-MODES = ("RGB", "L")
+MODES = ("RGB", "L", "raw")
 _DAMAGE = {"Premature end of JPEG file":"truncated", "Corrupt JPEG data":"corrupt"}
 
 def _check_size(width, height, max_pixels):
@@ -138,14 +139,14 @@ def _check_size(width, height, max_pixels):
 def _jpeg_colours(stored, mode):
     "Choose what to decode a JPEG to from how it stores colour"
     if stored in ("CMYK", "YCCK"): return "CMYK"
-    return "GRAY" if mode == "L" and stored == "Gray" else "RGB"
+    return "GRAY" if mode != "RGB" and stored == "Gray" else "RGB"
 
-def _decode_jpeg(data, mode, max_pixels):
-    "Decode a JPEG strictly with libjpeg-turbo, or return None to leave it to Pillow"
+def _decode_jpeg(data, mode, max_pixels, side=0):
+    "Decode a JPEG strictly with libjpeg-turbo, shrunk while both sides stay above `side`, or return None to leave it to Pillow"
     try:
         height,width,stored,_ = simplejpeg.decode_jpeg_header(data)
         _check_size(width, height, max_pixels)
-        image = simplejpeg.decode_jpeg(data, _jpeg_colours(stored, mode))
+        image = simplejpeg.decode_jpeg(data, _jpeg_colours(stored, mode), min_height=side, min_width=side)
     except ValueError as e:
         for text,reason in _DAMAGE.items():
             if str(e).startswith(text): raise _Refused(reason, str(e)) from e
@@ -178,19 +179,26 @@ def _finish(im, mode):
     a = np.array(im if im.mode == mode else im.convert(mode))
     return a[...,None] if a.ndim == 2 else a
 
+def _all_channels(im):
+    "Turn a Pillow image into an array with the channels it has, alpha among them"
+    if im.mode == "1": im = im.convert("L")
+    elif im.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"): im = im.convert("RGBA" if im.has_transparency_data else "RGB")
+    return _finish(im, im.mode)
+
 def _pixels(im, mode, background):
     "Bring a loaded Pillow image of any mode to uint8 (H, W, C)"
     if im.mode == "F" or im.mode.startswith("I"):
         im = Image.fromarray(_eight_bit(np.asarray(im), sixteen=im.format in ("PNG", "PPM")))
+    elif mode == "raw": return _all_channels(im)
     elif im.has_transparency_data: im = _lay_on(im, background)
     elif im.mode not in ("1", "L", "P", "RGB"): im = im.convert("RGB")
-    return _finish(im, mode)
+    return _finish(im, im.mode if mode == "raw" else mode)
 
 # %% ../nbs/01_items.ipynb #2aa30ac2
-IMAGE_EXTENSIONS = frozenset(".jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp .gif".split())
+IMAGE_EXTENSIONS = frozenset(".jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp .gif .dcm .npy".split())
 _PLUGINS = (JpegImageFile, PngImageFile, WebPImageFile, GifImageFile, BmpImageFile, TiffImageFile, PpmImageFile)
 _FOREIGN = { # (where, what) to find in a file that is an image, but of another format
-    (4, b"ftyp"):"HEIC, AVIF or a video", (128, b"DICM"):"DICOM", (0, b"8BPS"):"Photoshop", (0, b"%PDF"):"PDF", (0, b"\0\0\1\0"):"an icon",
+    (4, b"ftyp"):"HEIC, AVIF or a video", (0, b"8BPS"):"Photoshop", (0, b"%PDF"):"PDF", (0, b"\0\0\1\0"):"an icon",
     (0, b"\0\0\0\x0cjP  "):"JPEG 2000", (0, b"\0\0\0\x0cJXL "):"JPEG XL", (0, b"\xff\x0a"):"JPEG XL", (0, b"<svg"):"SVG"}
 
 def _unknown(head):
@@ -221,6 +229,15 @@ def _decode_pillow(im, mode, background, max_pixels):
     im.load()
     return _turn(_pixels(im, mode, background), orientation)
 
+# %% ../nbs/01_items.ipynb #bdd610b1
+_PLUG_INS = ((128, b"DICM", "visionlab.dicom"), (0, b"\x93NUMPY", "visionlab.channels")) # (where, what) in a file's first bytes: the module that reads it
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+def _plug_in(head, mode=None):
+    "Return the module that reads a file with these first bytes, or None; of TIFF Pillow knows up to four channels"
+    name = next((m for at,mark,m in _PLUG_INS if head[at:at+len(mark)] == mark), "visionlab.channels" if mode == "raw" and head[:4] in _TIFF else None)
+    return name and importlib.import_module(name)
+
 # %% ../nbs/01_items.ipynb #835a9265
 def _check_options(mode, background):
     "Refuse options that could not work, so that no file is blamed for them"
@@ -228,19 +245,21 @@ def _check_options(mode, background):
     if background is not WHITE and not (len(background) == 3 and all(isinstance(o, (int, np.integer)) and 0 <= o <= 255 for o in background)):
         raise ConfigError(f"background is {background!r}", "", "Give three whole numbers from 0 to 255, as (255, 255, 255)", background=background)
 
-def _decode(data, mode, background, max_pixels):
+def _decode(data, mode, background, max_pixels, side=0):
     "Decode image bytes by the road their first bytes call for"
     if not len(data): raise _Refused("empty", "no bytes")
-    image = _decode_jpeg(data, mode, max_pixels) if data[:3] == b"\xff\xd8\xff" else None
-    return _decode_pillow(_open(io.BytesIO(data)), mode, background, max_pixels) if image is None else image
+    image = _decode_jpeg(data, mode, max_pixels, side) if data[:3] == b"\xff\xd8\xff" else None
+    if image is not None: return image
+    if module := _plug_in(data, mode): return _from_array(module.read(data, max_pixels), mode, background)
+    return _decode_pillow(_open(io.BytesIO(data)), mode, background, max_pixels)
 
 def decode(
     data:bytes,                 # the content of an image file
-    mode:str="RGB",             # "RGB", or "L" for one grey channel
+    mode:str="RGB",             # "RGB", "L" for one grey channel, or "raw" for the channels it has
     path=None,                  # where it came from, for the error
     background:tuple=WHITE,     # the colour behind transparent pixels
     max_pixels:int=MAX_PIXELS   # refuse larger images; None for no limit
-)->np.ndarray: # uint8 (H, W, 3), or (H, W, 1) for "L"
+)->np.ndarray: # uint8 (H, W, 3), (H, W, 1) for "L", or (H, W, channels)
     "Decode image bytes to upright uint8 pixels, or raise an `ImageReadError`"
     _check_options(mode, background)
     with _reading(path): return _decode(data, mode, background, max_pixels)
@@ -267,10 +286,12 @@ def read_bytes(
 # %% ../nbs/01_items.ipynb #41e89e21
 _CHANNELS = (1, 3, 4)
 
-def _hwc(a):
-    "View an array or a tensor as (H, W, C)"
+def _hwc(a, mode="RGB"):
+    "View an array or a tensor as (H, W, C); where any number of channels will do, the shorter of the first and last side holds them"
     if a.ndim == 2: return a[...,None]
     tensor = isinstance(a, torch.Tensor)
+    if mode == "raw" and a.ndim == 3 and a.shape[2] <= a.shape[0]: return a
+    if mode == "raw" and a.ndim == 3: return a.permute(1, 2, 0) if tensor else a.transpose(1, 2, 0)
     first,last = (a.ndim == 3 and a.shape[i] in _CHANNELS for i in (0, -1))
     if last and not tensor: return a
     if first: return a.permute(1, 2, 0) if tensor else a.transpose(1, 2, 0)
@@ -286,8 +307,9 @@ def _to_numpy(a):
 
 def _from_array(a, mode, background):
     "Bring an array or a tensor to uint8 (H, W, C)"
-    a = _eight_bit(_to_numpy(_hwc(a)))
+    a = _eight_bit(_to_numpy(_hwc(a, mode)))
     _check_size(a.shape[1], a.shape[0], None)
+    if mode == "raw": return np.array(a, order="C")
     return _pixels(Image.fromarray(np.ascontiguousarray(a[...,0] if a.shape[2] == 1 else a)), mode, background)
 
 # %% ../nbs/01_items.ipynb #bdcbaac0
@@ -322,13 +344,30 @@ def _load(source, mode, background, max_pixels):
 
 def load_image(
     source,                     # path, bytes, open file, Pillow image, array (H, W) or (H, W, C), or tensor (C, H, W)
-    mode:str="RGB",             # "RGB", or "L" for one grey channel
+    mode:str="RGB",             # "RGB", "L" for one grey channel, or "raw" for the channels it has
     background:tuple=WHITE,     # the colour behind transparent pixels
     max_pixels:int=MAX_PIXELS   # refuse larger images, unless they are arrays already; None for no limit
-)->np.ndarray: # uint8 (H, W, 3), or (H, W, 1) for "L"; yours to change
+)->np.ndarray: # uint8 (H, W, 3), (H, W, 1) for "L", or (H, W, channels); yours to change
     "Load an image from whatever holds it as upright uint8 pixels, or raise an `ImageReadError`"
     _check_options(mode, background)
     with _reading(_path_of(source)): return _load(source, mode, background, max_pixels)
+
+# %% ../nbs/01_items.ipynb #76f50475
+def pixel_mode(
+    channels:int # channels the model sees
+)->str:
+    "Return the mode that decodes to this number of channels"
+    return {1:"L", 3:"RGB"}.get(channels, "raw")
+
+def check_channels(
+    image:np.ndarray, # (H, W, C)
+    channels:int,     # how many it should have
+    path=None         # where it came from, for the error
+)->np.ndarray: # the image
+    "Raise an `ImageReadError` for an image with another number of channels"
+    n = image.shape[2]
+    if n == channels: return image
+    raise _read_error(_Refused("unsupported_mode", f"{n} channels instead of {channels}", f"Pass in_chans={n} if all have {n}; else leave this one out"), path)
 
 # %% ../nbs/01_items.ipynb #6416936c
 def _jpeg_size(data):
@@ -354,7 +393,12 @@ def _header_size(file):
         size = _jpeg_size(head) or _jpeg_size(head + file.read())      # colour profiles and thumbnails can fill the first 64 kB
         if size: return size
     file.seek(0)
-    return _pillow_size(_open(file))
+    if module := _plug_in(head): return module.size(file)
+    try: return _pillow_size(_open(file))
+    except SyntaxError:      # Pillow's word for a kind of TIFF it does not know
+        if head[:4] not in _TIFF: raise
+    file.seek(0)
+    return _plug_in(head, "raw").size(file)
 
 def _size_of(source):
     "Return the upright (height, width) of anything `load_image` takes"
@@ -379,6 +423,32 @@ def image_size(
 )->tuple: # (height, width) of the upright image
     "Read an image's size from its header, or raise an `ImageReadError`"
     with _reading(_path_of(source)): return _size_of(source)
+
+# %% ../nbs/01_items.ipynb #989ea93c
+@dataclass(eq=False)
+class Glance:
+    "Hold a small picture of an image, and what its header says"
+    image:np.ndarray # uint8 (H, W, 3), upright
+    size:tuple       # (height, width) of the whole image, upright
+    orientation:int  # EXIF orientation: 1, unless the stored picture had to be turned
+
+def _orientation_of(data):
+    "Read the EXIF orientation of image bytes that were decoded"
+    if _plug_in(data): return 1
+    return _exif_orientation(_jpeg_exif(data) if data[:3] == b"\xff\xd8\xff" else _exif_of(_open(io.BytesIO(data))))
+
+def glance(
+    data:bytes,                 # the content of an image file
+    side:int=128,               # JPEGs may be decoded smaller, but to no side below this many pixels
+    path=None,                  # where it came from, for the error
+    background:tuple=WHITE,     # the colour behind transparent pixels
+    max_pixels:int=MAX_PIXELS   # refuse larger images; None for no limit
+)->Glance:
+    "Decode image bytes as small as is cheap, or raise the `ImageReadError` that `decode` would"
+    with _reading(path):
+        image = _decode(data, "RGB", background, max_pixels, side)
+        size = _jpeg_size(data) if data[:3] == b"\xff\xd8\xff" else None
+        return Glance(image, size or image.shape[:2], _orientation_of(data))
 
 # %% ../nbs/01_items.ipynb #1b20b3fe
 ALIASES = dict(label="target", gt_label="target", gt_mask="mask", image_path="path", idx="index", depth_map="depth")
@@ -429,6 +499,7 @@ def _stack_field(name, values):
 def _image_hwc(image):
     "View an item's image as (H, W, C): arrays are, and of a tensor's first and last side the shorter holds the channels"
     if image.ndim == 2: return image[...,None]
+    if image.ndim == 4: return image      # the frames of a clip
     return image.permute(1, 2, 0) if isinstance(image, torch.Tensor) and image.shape[0] < image.shape[2] else image
 
 def _stack_images(items):
@@ -437,7 +508,8 @@ def _stack_images(items):
     kinds = {}
     for o,image in zip(items, images): kinds.setdefault((tuple(image.shape), str(image.dtype).removeprefix("torch.")), []).append(o.path)
     if len(kinds) > 1: raise _mixed(kinds)
-    return _stack(images).permute(0, 3, 1, 2)
+    x = _stack(images)
+    return x if x.ndim == 5 else x.permute(0, 3, 1, 2)
 
 def _mixed(kinds):
     "Name the sizes that cannot form one batch, and a file of each"
@@ -451,12 +523,12 @@ def _mixed(kinds):
 @dataclass(repr=False, eq=False)
 class ImageBatch:
     "Hold a batch as named tensors; iterating gives the images and the targets"
-    image:torch.Tensor       # (B, C, H, W)
+    image:torch.Tensor       # (B, C, H, W); (B, T, C, H, W) where an item is a clip
     target:torch.Tensor=None # (B,) class indices, or (B, classes)
     path:list=None           # B strings
     index:torch.Tensor=None  # (B,) row ids in the catalog
     mask:torch.Tensor=None   # (B, H, W)
-    depth:torch.Tensor=None  # (B, H, W) or (B, H, W, C)
+    depth:torch.Tensor=None  # (B, 1, H, W), (B, H, W) or (B, H, W, C)
     clip:torch.Tensor=None   # (B, T, C, H, W)
 
     @classmethod

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['EVENTS', 'PRECISIONS', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'Callback', 'choose_precision', 'to_device',
-           'norms_with_statistics', 'Recorder', 'Progress', 'Learner', 'default_lr']
+           'length', 'distinct', 'norms_with_statistics', 'kept_pages', 'Recorder', 'Progress', 'StopOnNaN', 'Learner',
+           'default_lr']
 
 # %% ../nbs/11_learner.ipynb #44b24934
-import random, signal, threading, time
+import ctypes, math, os, random, signal, sys, threading, time
 from contextlib import contextmanager, nullcontext
 import numpy as np, torch
 from torch import nn
@@ -16,7 +17,7 @@ from .items import ImageBatch
 from .loader import Loader
 from .models import ImageClassifier, freeze_to, frozen_norms, layer_groups, suggest_model
 from .optim import make_optimizer, param_groups
-from .metrics import CrossEntropy, Mean, make_loss, make_metric
+from .metrics import DEFAULT_METRICS, BinaryCrossEntropy, CrossEntropy, Mean, make_loss, make_metric, to_probs
 from .predict import Predictor
 from .progress import ProgressTable
 
@@ -49,11 +50,51 @@ def to_device(batch, device):
     if isinstance(batch, dict): batch = batch["image"], batch.get("label", batch.get("target"))
     x,y = batch if isinstance(batch, ImageBatch) else (batch[0], batch[1] if len(batch) > 1 else None)
     move = lambda o: o.to(device, non_blocking=True) if isinstance(o, torch.Tensor) else o
+    if isinstance(y, torch.Tensor) and y.dtype in (torch.int32, torch.int16, torch.uint8, torch.bool): y = y.long()
     return move(x), move(y)
+
+def length(dl)->int:
+    "Count the batches of a loader, or return None where nobody knows"
+    try: return len(dl)
+    except TypeError: return None
+
+def _usable_device(device)->torch.device:
+    "Check that a device is there"
+    try:
+        torch.zeros(1, device=device or default_device())
+        return torch.device(device or default_device())
+    except (RuntimeError, AssertionError) as e: raise ConfigError(f"The device {device!r} cannot be used: {str(e).splitlines()[0]}", "", "Leave it out, or give 'cpu', 'cuda' or 'mps'") from e
+
+def distinct(metrics)->list:
+    "Number metrics that share a name, so that none hides another"
+    seen = {}
+    for m in metrics:
+        seen[m.name] = seen.get(m.name, 0) + 1
+        if seen[m.name] > 1: m.name = f"{m.name}_{seen[m.name]}"
+    return metrics
 
 def norms_with_statistics(model)->list:
     "List the layers that keep running statistics, such as BatchNorm"
     return [m for m in model.modules() if getattr(m, "running_mean", None) is not None]
+
+@contextmanager
+def kept_pages(device):
+    "Let glibc keep the memory it frees while training on a CPU (`VISIONLAB_MALLOPT=0` turns this off)"
+    libc = _glibc() if torch.device(device).type == "cpu" and os.environ.get("VISIONLAB_MALLOPT") != "0" else None
+    try:
+        if libc: libc.mallopt(_MMAP_MAX, 0); libc.mallopt(_TRIM_THRESHOLD, 2**31-1)
+        yield
+    finally:
+        if libc: libc.mallopt(_MMAP_MAX, 65536); libc.mallopt(_TRIM_THRESHOLD, 128*1024); libc.malloc_trim(0)
+
+_TRIM_THRESHOLD,_MMAP_MAX = -1, -4       # of malloc.h
+
+def _glibc():
+    "Find glibc, if this is a Linux that uses it"
+    if sys.platform != "linux": return None
+    try: libc = ctypes.CDLL("libc.so.6")
+    except OSError: return None
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version") else None
 
 def _has_convs(model): return any(p.ndim == 4 for p in model.parameters())
 
@@ -62,7 +103,7 @@ class Recorder(Callback):
     "Keep the loss of every batch, and a row for every epoch"
     order = -10
     def __init__(self): self.rows,self.losses,self.lrs = [], [], []
-    def before_epoch(self, learn): self.start,self.total,self.n = time.perf_counter(), 0., 0
+    def before_epoch(self, learn): self.start,self.total,self.n,self.first = time.perf_counter(), 0., 0, len(self.lrs)
     def after_batch(self, learn):
         loss,n = learn.loss.detach(), len(learn.xb)
         self.losses.append(loss); self.lrs.append(learn.opt.param_groups[-1]["lr"])
@@ -71,7 +112,7 @@ class Recorder(Callback):
 
     def after_epoch(self, learn):
         row = dict(epoch=len(self.rows), train_loss=float(self.total)/self.n if self.n else float("nan"))   # one sync an epoch
-        self.rows.append(row | learn.scores | dict(lr=self.lrs[-1] if self.lrs else None, time=time.perf_counter()-self.start))
+        self.rows.append(row | learn.scores | dict(lr=max(self.lrs[self.first:], default=None), time=time.perf_counter()-self.start))      # the highest rate of the epoch
         self.losses = [o.item() if isinstance(o, torch.Tensor) else o for o in self.losses]
 
     def frame(self, columns=None):
@@ -103,7 +144,19 @@ class Progress(Callback):
         self.table.update(learn.epoch+1, learn.epochs, self.count, learn.n_batches)
     def after_epoch(self, learn): self.table.row(learn.recorder.rows[-1])
     def cleanup_fit(self, learn):
-        if hasattr(self, "table"): self.table.close("Interrupted: the learner is as it was after the last whole step." if learn.interrupted else "")
+        if (table := self.__dict__.pop("table", None)) is not None: table.close("Interrupted: the learner is as it was after the last whole step." if learn.interrupted else "")
+
+class StopOnNaN(Callback):
+    "Stop when the loss is no longer a finite number; on a CPU before the weights take harm, on a GPU at the end of the epoch"
+    order = -20
+    def after_loss(self, learn):
+        if learn.device.type == "cpu" and not math.isfinite(learn.loss.item()): self._stop(learn)
+    def after_train(self, learn):
+        if not math.isfinite(float(learn.recorder.total)): self._stop(learn)
+    def _stop(self, learn):
+        paths = getattr(learn.batch, "path", None) or []
+        raise TrainingError("The loss is no longer a finite number", f"epoch {learn.epoch}, step {learn.step}" + (f", a batch with {paths[0]}" if paths else ""),
+                            f"Train with a lower learning rate than {learn.opt.param_groups[-1]['lr']:.1e} (learn.lr_find() suggests one), in precision='fp32', and look at the inputs", step=learn.step, paths=paths)
 
 # %% ../nbs/11_learner.ipynb #8eff1a8b
 class Learner:
@@ -111,8 +164,8 @@ class Learner:
     def __init__(self,
         data,                     # an `ImageDataModule`, or (train, valid) of anything that yields (x, y)
         model=None,               # a name, an `ImageClassifier` or any module; default: one that suits the data
-        loss="cross_entropy",     # a name, or a function of (outputs, targets)
-        metrics=("accuracy",),    # names, torchmetrics objects, or functions of (probabilities, targets)
+        loss="auto",              # a name, or a function of (outputs, targets); default: what suits the labels
+        metrics=None,             # names, torchmetrics objects, or functions of (probabilities, targets); default: accuracy, or f1_macro where images have several classes
         opt="adamw",              # a name, or a function from parameter groups to an optimiser
         lr=None,                  # learning rate; default: what suits the model
         weight_decay:float=.02,   # not applied to biases and normalisation
@@ -121,22 +174,25 @@ class Learner:
         device=None,              # default: the fastest here
         precision="auto",         # "auto", "fp32", "bf16" or "fp16"
         pretrained:bool=True,     # for a model given by name: start from its published weights
-        seed:int=0                # of a new head's weights, the order of images, augmentation and dropout
+        seed:int=0,               # of a new head's weights, the order of images, augmentation and dropout
+        threshold:float=.5        # where images have several classes: one is said to be there above this probability
     ):
-        self.device,self.seed,self.opt_name,self.weight_decay = torch.device(device or default_device()), seed, opt, weight_decay
+        self.device,self.seed,self.opt_name,self.weight_decay = _usable_device(device), seed, opt, weight_decay
         self.data = data if hasattr(data, "train_dataloader") else None
         self.model = self._make_model(model, pretrained).to(self.device)
         self._connect(data)
         self.channels_last = _has_convs(self.model)
         if self.channels_last: self.model.to(memory_format=torch.channels_last)
-        self.loss_func = make_loss(loss, label_smoothing=label_smoothing) if isinstance(loss, str) else make_loss(loss)
+        self.task,self.threshold = _task_of(self.data, loss), threshold
+        self.loss_func = make_loss(loss, self.task, label_smoothing=label_smoothing) if isinstance(loss, str) else make_loss(loss)
+        if metrics is None: metrics = DEFAULT_METRICS[self.task]
         self.valid_loss_func = self.loss_func.plain() if hasattr(self.loss_func, "plain") else self.loss_func
-        self.metrics = [make_metric(m) for m in ([metrics] if isinstance(metrics, str) or callable(metrics) else metrics)]
+        self.metrics = distinct([make_metric(m, self.task, threshold) for m in ([metrics] if isinstance(metrics, str) or callable(metrics) else metrics)])
         self.dtype = choose_precision(precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
         self.lr = lr if lr is not None else default_lr(self.model)
-        self.recorder,self.opt,self.keep_statistics = Recorder(), None, False
-        self.callbacks = [self.recorder, Progress(), *callbacks]
+        self.recorder,self.opt,self.loss,self.keep_statistics = Recorder(), None, None, False
+        self.callbacks = [self.recorder, StopOnNaN(), Progress(), *(callbacks or ())]
         self.step,self.epochs_done,self.scores,self.interrupted,self._running = 0, 0, {}, False, False
 
     def _make_model(self, model, pretrained):
@@ -153,6 +209,7 @@ class Learner:
         "Find the loaders"
         if self.data is not None:
             if getattr(self.model, "config", None) is not None: self.data.adapt(self.model.config)
+            self.data = self.data.copy()        # another learner on the same data may need another size: this one keeps its own pipeline
             self.train_dl = self.data.train_dataloader()
             self.valid_dl = self.data.val_dataloader() if "val" in self.data.catalog.splits else None
             self.classes = self.data.classes
@@ -173,7 +230,7 @@ class Learner:
         callbacks=()    # for this fit alone
     ):
         "Train for some epochs"
-        if epochs < 1: raise ConfigError(f"epochs must be at least 1, not {epochs!r}")
+        if not isinstance(epochs, (int, np.integer)) or epochs < 1: raise ConfigError(f"epochs must be a whole number, at least 1, not {epochs!r}")
         with self._fitting(epochs, lr, callbacks):
             self._call("before_fit")
             for self.epoch in range(epochs): self._one_epoch()
@@ -203,7 +260,9 @@ class Learner:
                 except CancelBatch: self.opt.zero_grad()
                 self.step += 1
                 if self.interrupted: raise CancelFit
-        finally: self.batch = self.pred = None
+        finally:
+            self.batch = self.pred = self.xb = self.yb = None      # nothing of the last step stays behind: memory, or a graph that cannot be copied
+            if self.loss is not None: self.loss = self.loss.detach()
 
     def _one_batch(self, before, after_loss, before_step, after):
         self.xb,self.yb = to_device(self.batch, self.device)
@@ -242,10 +301,10 @@ class Learner:
     def _fitting(self, epochs, lr, callbacks):
         "Prepare a fit, and clean up after it whatever happens"
         self._bind(callbacks)
-        self.epochs,self.n_batches,self.interrupted = epochs, len(self.train_dl) if hasattr(self.train_dl, "__len__") else None, False
+        self.epochs,self.n_batches,self.interrupted = epochs, length(self.train_dl), False
         if self.n_batches == 0: raise TrainingError("There is no batch to train on", "", "Give at least one training image; with your own DataLoader, check drop_last")
         self.opt = make_optimizer(self.opt_name, self._groups(self.lr if lr is None else lr))
-        with _own_randomness(), self._interruptible():
+        with _own_randomness(), kept_pages(self.device), self._interruptible():
             self._running = True
             try: yield
             except CancelFit: pass
@@ -299,19 +358,25 @@ class Learner:
         dl=None # a loader, "train", "val" or "test"; default: validation
     )->dict: # valid_loss and the metrics
         "Compute the plain loss and the metrics"
-        plain = Mean("valid_loss", lambda out, y: self.valid_loss_func(out, y, reduction="none") if isinstance(self.valid_loss_func, CrossEntropy)
+        plain = Mean("valid_loss", lambda out, y: self.valid_loss_func(out, y, reduction="none") if isinstance(self.valid_loss_func, (CrossEntropy, BinaryCrossEntropy))
                      else self.valid_loss_func(out, y).expand(len(y)))
         metrics = [plain, *self.metrics]
         for m in metrics: m.reset()
+        n = 0
         for out,y in self._outputs(self._loader(dl)):
+            if y is None: raise ConfigError("These images have no labels to compare with", "", "Use get_preds, or data with labels")
+            n += len(y)
             for m in metrics: m.update(out, y)
+        if not n: raise ConfigError("There is no image to validate on", "", "Give a loader with at least one batch")
         return {m.name:m.compute() for m in metrics}
 
     def get_preds(self,
         dl=None # a loader, "train", "val" or "test"; default: validation
-    )->tuple: # (n, classes) probabilities and (n,) targets, on the CPU
+    )->tuple: # (n, classes) probabilities and (n,) targets, (n, classes) for several to an image, on the CPU
         "Compute the probabilities of every image, in the loader's order"
-        outs,ys = zip(*[(out.softmax(1).cpu(), y if y is None else y.cpu()) for out,y in self._outputs(self._loader(dl))])
+        pairs = [(to_probs(out, self.task).cpu(), y if y is None else y.cpu()) for out,y in self._outputs(self._loader(dl))]
+        if not pairs: raise ConfigError("There is no image to predict", "", "Give a loader with at least one batch")
+        outs,ys = zip(*pairs)
         return torch.cat(outs), None if ys[0] is None else torch.cat(ys)
 
     def _loader(self, dl):
@@ -325,9 +390,9 @@ class Learner:
     def predictor(self)->Predictor:
         "Make a predictor of the model as it is"
         if self.data is None: raise ConfigError("Predicting from images needs a data module, which knows the pipeline", "", "Use get_preds with a loader of your own")
-        return Predictor(self.model, self.data.eval_pipeline, self.classes, self.device)
+        return Predictor(self.model, self.data.eval_pipeline, self.classes, self.device, task=self.task, threshold=self.threshold)
 
-    def predict(self, source, topk:int=1, threshold:float=None):
+    def predict(self, source, topk:int=None, threshold:float=None):
         "Name the classes of one image or of many, as `Predictor.predict` does"
         return self.predictor().predict(source, topk=topk, threshold=threshold)
 
@@ -335,7 +400,7 @@ class Learner:
         n:int # groups before the `n`-th of three (stem to head) don't learn; negative counts from the end
     )->"Learner":
         "Freeze the first groups of layers"
-        freeze_to(self.model, n)
+        freeze_to(self.model, n, how=3)
         return self
     def freeze(self)->"Learner":
         "Let only the head learn"
@@ -347,7 +412,7 @@ class Learner:
     def __repr__(self):
         name = self.model.describe() if hasattr(self.model, "describe") else type(self.model).__name__
         arithmetic = "float32" if self.dtype is None else str(self.dtype).removeprefix("torch.")
-        return f"Learner: {name}\n  on {self.device} in {arithmetic}, lr {self.lr:g}, {len(self.train_dl)} batches an epoch, {len(self.history)} epochs done"
+        return f"Learner: {name}\n  on {self.device} in {arithmetic}, lr {self.lr:g}, {length(self.train_dl) or '?'} batches an epoch, {len(self.history)} epochs done"
 
 @contextmanager
 def _own_randomness():
@@ -360,6 +425,11 @@ def _own_randomness():
         if gpu is not None: torch.cuda.set_rng_state_all(gpu)
 
 _GENTLE = ("vit", "deit", "beit", "swin", "eva", "dino", "cait", "xcit", "coat", "maxvit")
+
+def _task_of(data, loss):
+    "Say whether images have one class or several: the catalog knows it; without one, the loss tells"
+    catalog = getattr(data, "catalog", None)
+    return getattr(catalog, "task", "multiclass") if catalog is not None else "multilabel" if loss == "bce" or isinstance(loss, BinaryCrossEntropy) else "multiclass"
 
 def default_lr(model)->float:
     "Choose a learning rate for AdamW: high from scratch, lower for pretrained convolutions, lowest for pretrained transformers"

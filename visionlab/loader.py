@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 import numpy as np, torch
-from .core import DataError, key, uniforms
-from .items import ImageBatch, decode, read_bytes
+from .core import DataError, VisionlabError, key, uniforms
+from .items import ImageBatch, check_channels, decode, load_image, pixel_mode, read_bytes
 from .catalog import Catalog
 from .transforms import Pipeline, Custom, Resize, resize
 from .batch import BatchAugment
@@ -23,11 +23,12 @@ class Images:
     "Give the decoded pixels of a catalog's rows"
     def __init__(self,
         catalog:Catalog,
-        channels:int=3,  # 3, or 1 for grey
+        channels:int=3,  # 3, 1 for grey, or all that the images have
         keep=False       # True keeps decoded images in memory; a number first shrinks the shorter side to it
     ):
-        self.files = None if catalog.pixels is not None else dict(zip(catalog.frame.index, catalog.files()))
-        self.pixels,self.channels,self.keep,self.memory = catalog.pixels, channels, keep, {}
+        in_files = catalog.pixels is None and catalog.reader is None
+        self.files = catalog.sources if in_files else None       # no object a row: a worker has nothing to copy
+        self.pixels,self.reader,self.channels,self.keep,self.memory = catalog.pixels, catalog.reader, channels, keep, {}
 
     def __getitem__(self, i:int)->np.ndarray: # (H, W, channels) uint8
         if self.pixels is not None: return self._channels(self.pixels[i])
@@ -40,11 +41,22 @@ class Images:
     def _channels(self, x): return x if x.shape[-1] == self.channels else np.repeat(x[...,:1], self.channels, -1)
 
     def _read(self, i):
-        path = self.files[i]
-        image = decode(read_bytes(path), "RGB" if self.channels == 3 else "L", path)
+        image = self._decode(self.files[i] if self.reader is None else self.reader[i], i)
         short = min(image.shape[:2])
         if self.keep is True or not self.keep or short <= self.keep: return image
         return resize(image, tuple(max(self.keep, round(o*self.keep/short)) for o in image.shape[:2]))
+
+    def _decode(self, source, i):
+        "Decode a path, encoded bytes or an array to the channels wanted"
+        if isinstance(source, (str, os.PathLike)): source,name = read_bytes(source), source
+        else: name = self.name(i)
+        image = decode(source, pixel_mode(self.channels), name) if isinstance(source, bytes) else load_image(source, pixel_mode(self.channels))
+        return check_channels(image, self.channels, name)
+
+    def name(self, i)->str:
+        "Say where row `i` comes from, for messages"
+        if self.files is not None: return str(self.files[i])
+        return self.reader.name(i) if hasattr(self.reader, "name") else f"row {i}"
 
     @property
     def nbytes(self)->int:
@@ -73,8 +85,15 @@ def cut(
     if merge_tail and len(parts) > 1 and len(parts[-1]) == 1: parts[-2:] = [np.concatenate(parts[-2:])]
     return parts
 
+def _rarest_weights(targets):
+    "Weight rows by the rarest class they have; those that have none are a class of their own, those without a label are not drawn"
+    known = ~np.isnan(targets).any(1)
+    has = np.c_[targets == 1, known & (targets != 1).all(1)]
+    return np.where(has, 1/np.maximum(has.sum(0), 1), 0.).max(1)
+
 def balanced_weights(targets)->np.ndarray:
-    "Weight rows so that every class is drawn equally often"
+    "Weight rows so that every class is drawn equally often; with several classes to an image, by the rarest of them"
+    if targets.ndim == 2: return _rarest_weights(targets)
     counts = np.bincount(targets[targets >= 0])
     return np.where(targets >= 0, 1/np.maximum(counts[targets], 1), 0.)
 
@@ -99,20 +118,22 @@ class _Samples(torch.utils.data.Dataset):
         except Exception as e: return e       # carried to the main process whole, with the file's name
 
     def _frame(self, row, seed):
-        image,tfm = self.images[row], self.pipeline.frame
+        image,tfm = self._pixels(row), self.pipeline.frame
         _seed_all(seed)
         if hasattr(tfm.transform, "set_random_seed"): tfm.transform.set_random_seed(seed % 2**32)
-        try: return tfm(image, self.pipeline.size)
+        try: return self._apply(tfm, image)
+        except VisionlabError: raise
         except Exception as e:
-            raise DataError(f"Your transform failed: {type(e).__name__}: {e}", self._name(row),
+            raise DataError(f"Your transform failed: {type(e).__name__}: {e}", self.images.name(row),
                             "It gets a PIL image (albumentations: an array) and should return an image or a tensor") from e
 
-    def _name(self, row): return str(self.images.files[row]) if self.images.files else f"row {row}"
-
+    def _pixels(self, row): return self.images[row]
+    def _apply(self, tfm, image): return tfm(image, self.pipeline.size)
 def _stack(samples):
     "Stack samples into a batch, or raise what a worker met"
     for o in samples:
         if isinstance(o, Exception): raise o
+    if isinstance(samples[0], dict): return {k:_stack([o[k] for o in samples]) for k in samples[0]}
     if len({tuple(o.shape) for o in samples}) > 1:
         raise DataError(f"Your transform returned different sizes: {sorted({tuple(o.shape) for o in samples})}", "", "End it with a resize or a crop to one size")
     return torch.stack(samples)
@@ -159,7 +180,7 @@ class Loader:
         self.ahead,self.pin,self.persistent = ahead, pin, persistent
         self.catalog,self.pipeline,self.batch_size,self.shuffle,self.seed = catalog, pipeline, batch_size, shuffle, seed
         self.workers,self.epoch,self._processes = workers, 0, None
-        self.ids,self.paths = catalog.frame.index.to_numpy(), catalog.frame["path"].to_numpy()
+        self.ids,self.paths = catalog.frame.index.to_numpy(), catalog.frame["path"].array
         self.y,self.labelled = catalog.targets(), bool(len(catalog)) and catalog.frame["label"].notna().any()
         self.weights = balanced_weights(self.y) if balanced else None
         self.images = images if images is not None else Images(catalog, len(pipeline.mean))
@@ -238,23 +259,28 @@ class Loader:
     def _empty(self, n): return torch.empty(n, *self.pipeline.size, self.images.channels, dtype=torch.uint8, 
                            pin_memory=self.device.type == "cuda" if self.pin is None else self.pin and torch.cuda.is_available())
 
-    def _frame_into(self, out, rows, u):
-        "Frame some images into their places in a batch"
-        for o,i,v in zip(out, self.ids[rows], u): o[...] = self.pipeline.frame(self.images[i], self.pipeline.size, v)
+    def _room(self, n):
+        "Make room for `n` images: the batch they will be, and the places to write them to"
+        x = self._empty(n)
+        return x.permute(0, 3, 1, 2), x.numpy()
+
+    def _frame_into(self, out, first, rows, u):
+        "Frame some images into their places in a batch, from place `first` on"
+        for k,i,v in zip(range(first, first+len(rows)), self.ids[rows], u): self._put(out, k, i, v)
+
+    def _put(self, out, k, i, u): out[k] = self.pipeline.frame(self.images[i], self.pipeline.size, u)
 
     def _numbers(self, draws, epoch): return uniforms(self.seed, epoch, draws, self.pipeline.frame.n_random, "frame")
 
     def _fill(self, rows, draws, epoch):
-        x = self._empty(len(rows))
-        self._frame_into(x.numpy(), rows, self._numbers(draws, epoch))
-        return x.permute(0, 3, 1, 2)
+        x,out = self._room(len(rows))
+        self._frame_into(out, 0, rows, self._numbers(draws, epoch))
+        return x
 
     def _submit(self, pool, rows, draws, epoch):
         "Hand a batch to the threads in chunks"
-        x,u = self._empty(len(rows)), self._numbers(draws, epoch)
-        out = x.numpy()
-        parts = [slice(i, i+_CHUNK) for i in range(0, len(rows), _CHUNK)]
-        return x, [pool.submit(self._frame_into, out[s], rows[s], u[s]) for s in parts]
+        (x,out),u = self._room(len(rows)), self._numbers(draws, epoch)
+        return x, [pool.submit(self._frame_into, out, i, rows[i:i+_CHUNK], u[i:i+_CHUNK]) for i in range(0, len(rows), _CHUNK)]
 
     def _in_threads(self, work):
         pool,waiting,todo = _pool(self.workers, os.getpid()), deque(), iter(work)
@@ -270,7 +296,7 @@ class Loader:
     def _wait(self, batch):
         x,tasks = batch
         for t in tasks: t.result()
-        return x.permute(0, 3, 1, 2)
+        return x
 
     def _samples(self): return _Samples(self.images, self.pipeline, self.seed)
     def _requests(self, rows, draws, epoch): return list(zip(self.ids[rows].tolist(), draws.tolist(), [epoch]*len(rows)))

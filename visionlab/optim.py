@@ -25,6 +25,11 @@ def spread_lr(
         return [float(o) for o in lr]
     return [float(lr)]*n
 
+def _positive(rates, given):
+    "Refuse rates that are not above zero"
+    if not all(math.isfinite(o) and o > 0 for o in rates): raise ConfigError(f"A learning rate must be above 0, not {given!r}", "", "learn.lr_find() suggests one")
+    return rates
+
 def param_groups(
     groups,            # lists of parameters, from the stem to the head
     lr=1e-3,           # as `spread_lr` takes it
@@ -32,7 +37,7 @@ def param_groups(
 )->list: # of dicts for a torch optimiser
     "Split each group into parameters that decay and those that don't"
     out = []
-    for params,rate in zip(groups, spread_lr(lr, len(groups))):
+    for params,rate in zip(groups, _positive(spread_lr(lr, len(groups)), lr)):
         for decays in (True, False):
             part = [p for p in params if (p.ndim > 1) == decays]
             if part: out.append(dict(params=part, lr=rate, weight_decay=weight_decay if decays else 0.))
@@ -143,12 +148,13 @@ def suggest_lr(
     keep = np.isfinite(losses)
     lrs,losses = np.asarray(lrs, float)[keep], np.asarray(losses, float)[keep]
     if len(lrs) == 0: raise ConfigError("The range test met no finite loss", "", "Start at a lower rate")
-    if len(lrs) < 3: return dict(minimum=float(lrs[losses.argmin()]/10))
     s,log = smooth(losses, .9 if len(losses) >= 50 else .6), np.log(lrs)
     start,end = _longest_fall(s)
-    turn = min(len(s)-1, int(s.argmin()))
-    return dict(valley=float(lrs[start + (end-start)*2//3]), steep=float(lrs[np.gradient(s, log)[:max(turn, 2)].argmin()]),
-                minimum=float(lrs[turn]/10), slide=float(lrs[_turning(s, turn)]/10))
+    low = int(s.argmin())
+    turn = lrs[_turning(s, low)]
+    slope = np.gradient(s, log)[:max(low, 2)] if len(s) > 1 else np.zeros(1)
+    found = dict(valley=lrs[start + (end-start)*2//3], steep=lrs[slope.argmin()], minimum=lrs[low]/10, slide=turn/10)
+    return {k:float(np.clip(v, turn/100, turn/3)) for k,v in found.items()}
 
 def _turning(s, low):
     "Find where the curve has risen a tenth of its fall above its lowest point"

@@ -9,11 +9,12 @@ __all__ = ['Prediction', 'Predictions', 'Predictor']
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
-from .core import BadInputError, ImageReadError, escape
-from .items import load_image
+from .core import BadInputError, ConfigError, ImageReadError, escape
+from .items import check_channels, load_image, pixel_mode
 from .transforms import Pipeline
 from .batch import BatchAugment
 from .data import list_images
+from .metrics import to_probs
 
 # %% ../nbs/10a_predict.ipynb #a5a02341
 @dataclass
@@ -22,23 +23,31 @@ class Prediction:
     top:list            # (name, score), those asked for
     probs:torch.Tensor  # (classes,) of all classes
     path:str = ""       # the file, where there is one
+    task:str = "multiclass" # "multilabel": `top` has any number of classes
+    error:str = ""      # why there is no answer, where many images were asked about and this one cannot be read
 
     @property
     def label(self)->str: return self.top[0][0] if self.top else None
     @property
+    def labels(self)->list: return [name for name,_ in self.top]
+    @property
+    def _nothing(self): return self.error or ("none of the classes" if self.task == "multilabel" else "unsure")
+    @property
     def score(self)->float: return self.top[0][1] if self.top else None
-    def __repr__(self): return (f"{self.path}: " if self.path else "") + (", ".join(f"{n} {s:.3f}" for n,s in self.top) or "unsure")
+    def __repr__(self): return (f"{self.path}: " if self.path else "") + (", ".join(f"{n} {s:.3f}" for n,s in self.top) or self._nothing)
     def _repr_html_(self):
         bar = lambda n, s: (f"<div style='display:flex;gap:8px;align-items:center'><span style='width:11em'>{escape(n)}</span>"
                             f"<progress value='{s:.3f}' max='1' aria-label='{escape(n)}'></progress><span>{s:.1%}</span></div>")
-        return f"<div>{escape(self.path)}{''.join(bar(*o) for o in self.top) or 'unsure'}</div>"
+        return f"<div>{escape(self.path)}{''.join(bar(*o) for o in self.top) or self._nothing}</div>"
 
 class Predictions(list):
     "A list of `Prediction`, and a table of them"
     def frame(self):
-        "Make a table: path, label, score"
+        "Make a table: path, label, score; with several classes to an image path, labels, scores"
         import pandas as pd
-        return pd.DataFrame([dict(path=o.path, label=o.label, score=o.score) for o in self])
+        errors = dict(error=[o.error for o in self]) if any(o.error for o in self) else {}
+        if any(o.task == "multilabel" for o in self): return pd.DataFrame([dict(path=o.path, labels=o.labels, scores=[s for _,s in o.top]) for o in self]).assign(**errors)
+        return pd.DataFrame([dict(path=o.path, label=o.label, score=o.score) for o in self]).assign(**errors)
     def _repr_html_(self): return self.frame().to_html(index=False)
 
 # %% ../nbs/10a_predict.ipynb #9b2ddeaa
@@ -51,10 +60,15 @@ def _images_in(source):
 
 def _read(source, channels):
     "Read one image of any kind"
-    try: return load_image(source, mode="RGB" if channels == 3 else "L")
+    try: return check_channels(load_image(source, mode=pixel_mode(channels)), channels, source if isinstance(source, (str, Path)) else None)
     except ImageReadError: raise
     except Exception as e:
         raise BadInputError(f"No image can be made of {type(source).__name__}: {e}", "", "Give a path, bytes, a PIL image, an array (H, W, 3) or a tensor (3, H, W)") from e
+
+def _whole(n, name):
+    "Check a whole number above zero"
+    if not isinstance(n, (int, np.integer)) or n < 1: raise ConfigError(f"{name} must be a whole number from 1 up, not {n!r}")
+    return int(n)
 
 class Predictor:
     "Answer with class names for images of any kind"
@@ -63,8 +77,11 @@ class Predictor:
         pipeline:Pipeline,     # the evaluation pipeline the model was validated with
         classes:list,          # names, in the order of the model's outputs
         device="cpu",
-        info:dict=None         # whatever is known of the model: metrics, versions
+        info:dict=None,        # whatever is known of the model: metrics, versions
+        task:str="multiclass", # or "multilabel": any number of classes to an image
+        threshold:float=.5     # multilabel: classes above this probability are named
     ):
+        self.task,self.threshold = task, threshold
         self.model,self.pipeline,self.classes,self.device,self.info = model.to(device).eval(), pipeline, list(classes), torch.device(device), info or {}
         self._finish = BatchAugment(pipeline)
 
@@ -78,29 +95,47 @@ class Predictor:
         sources,          # a list of images of any kind
         batch_size:int=64 # images at once
     )->torch.Tensor: # (n, classes), on the CPU
-        "Compute class probabilities"
-        out = []
+        "Compute class probabilities; an image that cannot be read raises"
+        return self._probabilities(sources, batch_size, None)
+
+    def _probabilities(self, sources, batch_size, errors):
+        out = torch.full((len(sources), len(self.classes)), float("nan"))
         for i in range(0, len(sources), batch_size):
-            x = torch.stack([self.prepare(o) for o in sources[i:i+batch_size]]).to(self.device)
-            out.append(self.model(self._finish(x)).float().softmax(1).cpu())
-        return torch.cat(out) if out else torch.zeros(0, len(self.classes))
+            x = {i+k:self._prepare(o, i+k, errors) for k,o in enumerate(sources[i:i+batch_size])}
+            x = {k:v for k,v in x.items() if v is not None}
+            if x: out[list(x)] = to_probs(self.model(self._finish(torch.stack(list(x.values())).to(self.device))), self.task).cpu()
+        return out
+
+    def _prepare(self, source, at, errors):
+        "Prepare one image of many, noting why if it cannot be read"
+        try: return self.prepare(source)
+        except ImageReadError as e:
+            if errors is None: raise
+            errors[at] = e.what
 
     def predict(self,
         source,              # a path, folder, bytes, PIL image, array, tensor, or a list of them
-        topk:int=1,          # classes to name, the most likely first
-        threshold:float=None,# leave out classes below this probability; nothing left means unsure
+        topk:int=None,       # classes to name, the most likely first; default: one, or with several to an image those above the threshold
+        threshold:float=None,# leave out classes below this probability; nothing left means unsure; default for several to an image: the model's
         batch_size:int=64    # images at once
     ):  # a `Prediction`, or `Predictions` for a list or a folder
         "Name the classes of one image or of many"
         images,single = _images_in(source)
-        probs = self.probabilities(images, batch_size)
+        errors = None if single else {}
+        probs = self._probabilities(images, _whole(batch_size, "batch_size"), errors)
+        if topk is not None: _whole(topk, "topk")
         found = Predictions(self._answer(p, topk, threshold, o) for p,o in zip(probs, images))
+        for i,why in (errors or {}).items(): found[i].top,found[i].error = [], why
         return found[0] if single else found
 
     def _answer(self, p, topk, threshold, source):
-        scores,ids = p.topk(max(1, min(topk, len(self.classes))))
-        top = [(self.classes[i], s) for s,i in zip(scores.tolist(), ids.tolist()) if threshold is None or s >= threshold]
-        return Prediction(top, p, str(source) if isinstance(source, (str, Path)) else "")
+        several = self.task == "multilabel"
+        if several and topk is None and threshold is None: threshold = self.threshold
+        k = topk if topk is not None else len(self.classes) if several else 1
+        scores,ids = p.topk(max(1, min(k, len(self.classes))))
+        enough = lambda s: threshold is None or (s > threshold if several else s >= threshold)
+        top = [(self.classes[i], s) for s,i in zip(scores.tolist(), ids.tolist()) if enough(s)]
+        return Prediction(top, p, str(source) if isinstance(source, (str, Path)) else "", self.task)
 
     def __repr__(self):
         n = len(self.classes)

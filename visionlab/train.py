@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 import torch
-from .core import ConfigError, atomic_write, one_of
+from .core import ConfigError, atomic_write, in_notebook, one_of
 from .data import ImageDataModule
 from .learner import Learner
 from .callbacks import LRFound
@@ -20,7 +20,7 @@ from . import deploy, interpret, widgets
 @dataclass
 class TrainConfig:
     "Everything `train` can be told"
-    data:str                    # a folder of class folders, or a built-in: CIFAR10, CIFAR100, MNIST, FashionMNIST, FashionSample
+    data:str                    # a folder of class folders, a CSV, or a built-in: CIFAR10, CIFAR100, MNIST, FashionMNIST, FashionSample
     out:str=None                # folder for the run; default: nothing is written
     model:str=None              # a timm name, torchvision/NAME, resnet9, or a weights folder; default: what suits the data
     epochs:int=5                # passes over the training images
@@ -33,6 +33,7 @@ class TrainConfig:
     valid:str=None              # folder that serves for validation; default: val, valid, validation or dev
     val_split:float=.1          # share of the training images for validation where there is no such folder
     balanced_sampling:bool=False # draw all classes equally often
+    max_bad:float=.05           # largest share of a split that may be unreadable and skipped
     pretrained:bool=True        # start from published weights where the model has them
     weights:str=None            # a file of weights to start from
     weight_decay:float=.02      # pull of the weights towards zero
@@ -44,7 +45,9 @@ class TrainConfig:
     overwrite:bool=False        # write into an existing run folder
 
     def __post_init__(self):
-        if self.epochs < 1: raise ConfigError(f"epochs must be at least 1, not {self.epochs!r}")
+        for name in ("epochs", "batch_size"):
+            n = getattr(self, name)
+            if n is not None and (not isinstance(n, int) or n < 1): raise ConfigError(f"{name} must be a whole number, at least 1, not {n!r}")
 
     @classmethod
     def from_dict(cls, d:dict)->"TrainConfig":
@@ -58,7 +61,7 @@ def _default_batch(config, small, n): return config.batch_size or ((128 if n > 2
 def make_data(config:TrainConfig)->ImageDataModule:
     "Make the data module of a configuration"
     dm = ImageDataModule(config.data, image_size=config.image_size, augmentation_preset=config.augmentation_preset, valid=config.valid, val_split=config.val_split,
-                         balanced_sampling=config.balanced_sampling, seed=config.seed, num_workers="auto" if config.num_workers is None else config.num_workers)
+                         balanced_sampling=config.balanced_sampling, max_bad=config.max_bad, seed=config.seed, num_workers="auto" if config.num_workers is None else config.num_workers)
     dm.batch_size = _default_batch(config, dm.is_small, len(dm.catalog.subset("train")))
     dm.eval_batch_size = 2*dm.batch_size
     return dm
@@ -83,17 +86,21 @@ def run_schedule(learn:Learner, config:TrainConfig)->Learner:
 
 # %% ../nbs/18_train.ipynb #a16fcf85
 def _new_folder(out, overwrite):
-    "Take a fresh folder: a number is added when it exists"
+    "Make a fresh folder before anything is trained: a number is added when it exists"
     out = Path(out)
-    if overwrite or not out.exists() or not any(out.iterdir()): return out
-    return next(p for n in range(2, 10_000) if not (p := out.with_name(f"{out.name}-{n}")).exists())
+    try:
+        if not overwrite and out.is_dir() and any(out.iterdir()): out = next(p for n in range(2, 10_000) if not (p := out.with_name(f"{out.name}-{n}")).exists())
+        out.mkdir(parents=True, exist_ok=True)
+        atomic_write(out/"config.json", "{}")
+    except OSError as e: raise ConfigError(f"The run cannot be written: {e.strerror or e}", str(out), "Choose another folder with out=") from e
+    return out
 
 def write_figures(learn:Learner, out:Path)->dict: # name → path
     "Save the batch, the class balance, the learning curve and the confusion matrix"
     out.mkdir(parents=True, exist_ok=True)
     split = "test" if "test" in learn.data.catalog.splits else "val"
     figures = dict(batch=learn.data.show_batch().figure(), balance=learn.data.class_balance().figure(), curve=learn.recorder.plot())
-    if split in learn.data.catalog.splits: figures["confusion"] = learn.interpret(split).confusion().plot()
+    if split in learn.data.catalog.splits and learn.task == "multiclass": figures["confusion"] = learn.interpret(split).confusion().plot()
     for name,fig in figures.items(): fig.savefig(out/f"{name}.png", dpi=110)
     return {name:out/f"{name}.png" for name in figures}
 
@@ -117,12 +124,22 @@ def train(
     dm = make_data(config)
     learn = make_learner(config, dm)
     say(dm.summary()); say(learn)
+    if out and str(out) != str(config.out): say(f"{config.out} exists: this run goes to {out}")
     if config.find_lr: _use_found_lr(learn, say)
-    run_schedule(learn, config)
+    stopped = _run_until_stopped(learn, config)
+    if stopped and not learn.history: raise KeyboardInterrupt
+    if stopped: say(f"Interrupted after {len(learn.history)} epochs: what has been learned is measured and written")
     scores = _score(learn)
     for split,s in scores.items(): say(f"{split}: " + ", ".join(f"{k} {v:.4f}" for k,v in s.items()))
     if out: _tell(learn, config, out, scores, say)
+    if stopped and not in_notebook(): raise KeyboardInterrupt
     return learn
+
+def _run_until_stopped(learn, config)->bool:
+    "Train; say whether the interrupt key ended it"
+    try: run_schedule(learn, config)
+    except KeyboardInterrupt: return True
+    return learn.interrupted
 
 def _use_found_lr(learn, say):
     "Search a learning rate and train with it"

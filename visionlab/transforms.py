@@ -91,7 +91,7 @@ class Resize:
         (h,w),(th,tw) = image.shape[:2], size
         factor = min(th/h, tw/w)
         x = resize(image, (min(th, max(1, round(h*factor))), min(tw, max(1, round(w*factor)))), self.interpolation)
-        out = np.full((th, tw, image.shape[2]), self.fill, np.uint8)
+        out = np.full((th, tw, image.shape[2]), self.fill, image.dtype)
         top,left = (th-x.shape[0])//2, (tw-x.shape[1])//2
         out[top:top+x.shape[0], left:left+x.shape[1]] = x
         return out

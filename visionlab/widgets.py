@@ -19,7 +19,8 @@ from .core import ConfigError, atomic_write, escape, in_notebook, new_figure, on
 from .transforms import (IMAGENET_MEAN, IMAGENET_STD, ColorJitter, Custom, HorizontalFlip, PadCrop, Pipeline, RandomResizedCrop, Resize, VerticalFlip, list_presets,
                                   preset, resize)
 from .batch import BatchAugment
-from .loader import Images, Loader
+from .catalog import label_text
+from .loader import Images, Loader, balanced_weights
 from .data import ImageDataModule
 
 # %% ../nbs/17_widgets.ipynb #bc75176d
@@ -141,6 +142,10 @@ def _one_thread():
     finally: torch.set_num_threads(before)
 
 # %% ../nbs/17_widgets.ipynb #cbd1add0
+def _row_text(row, classes):
+    "Write a row of 0 and 1 as names"
+    return label_text(None if any(o != o for o in row) else tuple(c for c,o in zip(classes, row) if o == 1))
+
 def _title(path, label, index): return f"{path} · {label} · index {index}"
 
 class BatchGrid(View):
@@ -197,6 +202,7 @@ class BatchGrid(View):
 
     def _labels(self, batch):
         if batch.target is None: return ["unlabelled"]*len(batch)
+        if batch.target.ndim == 2: return [_row_text(o, self.dm.classes) for o in batch.target.tolist()]
         return [self.dm.classes[i] if i >= 0 else "unlabelled" for i in batch.target.tolist()]
 
     def _headline(self, shown):
@@ -255,6 +261,7 @@ class ClassBalance(View):
         super().__init__()
         self.counts,self.balanced = dm.catalog.counts(), dm.balanced_sampling
         self.splits,self.n_train = list(self.counts.columns), int((dm.catalog.frame["split"] == "train").sum())
+        self._targets = dm.catalog.targets("train") if dm.task == "multilabel" else None      # (n, classes) where images have several classes
 
     @validate("by")
     def _known(self, proposal): return one_of(proposal["value"], ("count", "name"), "order")
@@ -265,8 +272,8 @@ class ClassBalance(View):
     @property
     def frame(self):
         "Give the table: a row for each class, a column for each split, the share of the training images, and how often an epoch draws the class"
-        t = self.counts.assign(share=self.counts["train"]/max(1, self.counts["train"].sum()))
-        if self.balanced: t["drawn"] = (t["train"] > 0)*self.n_train/max(1, (t["train"] > 0).sum())
+        t = self.counts.assign(share=self.counts["train"]/max(1, self.counts["train"].sum() if self._targets is None else self.n_train))
+        if self.balanced: t["drawn"] = (t["train"] > 0)*self.n_train/max(1, (t["train"] > 0).sum()) if self._targets is None else self._drawn_several()
         return t.sort_values("train", ascending=False, kind="stable") if self.by == "count" else t.sort_index(kind="stable")
 
     @property
@@ -286,8 +293,16 @@ class ClassBalance(View):
         if none: lines.append(f"No training image: {', '.join(map(_short, none[:8]))}" + (f" and {len(none)-8} more" if len(none) > 8 else ""))
         return lines + self._sampling(some)
 
+    def _drawn_several(self):
+        "Say how often an epoch meets each class when images are drawn by the rarest they have"
+        weights = balanced_weights(self._targets)
+        return weights @ np.nan_to_num(self._targets) * self.n_train/max(weights.sum(), 1e-12)
+
     def _sampling(self, n):
         "Say what balanced sampling does, or would do"
+        if self._targets is not None:
+            if self.balanced: return ["Balanced sampling draws an image by the rarest class it has"]
+            return ["balanced_sampling=True would draw an image by the rarest class it has"] if self.ratio >= 3 else []
         drawn = self.n_train/len(n)
         if self.balanced:
             often = lambda name: f"'{_short(name)}' {drawn/n[name]:.2g} times"
@@ -591,7 +606,7 @@ class AugmentationStudio(View):
         before = self._batch(_scaled(self.dm.eval_pipeline, factor), 0)
         columns = [undo(o.image) for o in (before, *self._draws(_scaled(self.pipeline, factor)))]
         images = [c[i] for i in range(len(self._rows)) for c in columns]
-        labels = [o if o is not None else "unlabelled" for o in self._rows.frame["label"]]
+        labels = list(map(label_text, self._rows.frame["label"]))
         when = [f"epoch {e}" for e in range(self.n_draws)]
         captions = [c for label in labels for c in (label, *when)]
         titles = [f"{_title(*o)} · {w}" for o in zip(before.path, labels, before.index.tolist()) for w in ("as in validation", *when)]
