@@ -1,6 +1,4 @@
 "The loop beyond the page: signals, odd data, other people's loaders, the frozen body."
-import os
-import signal
 import subprocess
 import sys
 import textwrap

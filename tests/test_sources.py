@@ -18,7 +18,7 @@ from visionlab.loader import Images, Loader
 from visionlab.sources import HFImages, synset_names
 from visionlab.transforms import preset
 
-datasets = pytest.importorskip("datasets")
+import datasets
 from datasets import Array3D, ClassLabel, Dataset, DatasetDict, Features, Sequence, Value  # noqa: E402
 from datasets import Image as HFImage  # noqa: E402
 

@@ -8,6 +8,7 @@ __all__ = ['audit', 'remove_bad', 'choose_cache', 'ImageDataModule', 'list_image
 # %% ../nbs/06a_data.ipynb #55c7f1a4
 import hashlib, json, os, warnings
 from copy import copy as shallow_copy
+from dataclasses import replace
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, torch
@@ -148,11 +149,6 @@ def _read_tables(train_csv, options, more):
     if train_csv is not None: return Catalog.from_csv(train_csv, **options)
     if options: raise ConfigError(f"{', '.join(options)} say how to read a table, and none is given", "", "Give train_csv='….csv' too")
 
-def _with_labels(catalog):
-    "Leave out training and validation images without a label, and list them"
-    blank = catalog.frame.index[catalog.frame["label"].isna() & catalog.frame["split"].isin(["train", "val"])]
-    return catalog.drop(blank.tolist(), "no label") if 0 < len(blank) else catalog
-
 def _hold_out(catalog, valid, val_split, seed):
     "Choose the validation images, unless the folder that was named holds them"
     if valid in WAYS and (valid != "test" or "test" in catalog.splits): return catalog.holdout(valid, val_split, seed)
@@ -216,7 +212,7 @@ class ImageDataModule:
         tables = dict(val_csv=val_csv, test_csv=test_csv, image_dir=image_dir, image_column=image_column, label_column=label_column)
         read = _read_tables(train_csv, tables, csv_options)
         self.catalog = _find_catalog(data_dir, dataset_name, valid) if read is None else read
-        self.catalog = _hold_out(_with_labels(self.catalog), valid, val_split, seed)
+        self.catalog = _hold_out(self.catalog, valid, val_split, seed)
         if not (self.catalog.frame["split"] == "train").any(): raise EmptyDatasetError("There is no image to train on", self.catalog.source, "Name the training folder `train`, or give one folder per class")
 
 def _positive(n, name, least=1):
@@ -334,6 +330,16 @@ def setup(self:ImageDataModule,
         self._images = images
     return self
 
+def _labelled(rows):
+    "Leave unlabelled rows out where others have labels: they would count for no class"
+    known = rows.frame["label"].notna()
+    return replace(rows, frame=rows.frame[known]) if known.any() and not known.all() else rows
+
+def _unlabelled_notes(catalog):
+    "Say how many rows of each split have no label while others have"
+    counts = catalog.frame["label"].isna().groupby(catalog.frame["split"]).agg(["sum", "size"])
+    return [f"{n} of {total} images of {split!r} have no label, and are left out" for split,n,total in counts.itertuples() if 0 < n < total]
+
 @patch
 def loader(self:ImageDataModule,
     split:str,          # "train", "val" or "test"
@@ -343,7 +349,7 @@ def loader(self:ImageDataModule,
     self.setup()
     wanted = (split, train, self.batch_size, self.eval_batch_size, self.balanced_sampling, id(self.train_transforms), id(self.eval_transforms))
     if wanted not in self._loaders:
-        rows = self.catalog.subset(split)
+        rows = _labelled(self.catalog.subset(split))
         if not len(rows): raise EmptyDatasetError(f"There is no {split!r} split", self.catalog.source, f"Splits here: {', '.join(self.catalog.splits)}")
         p = self.train_pipeline if train else self.eval_pipeline
         self._loaders[wanted] = self._loader_class(rows, p, self.batch_size if train else self.eval_batch_size, shuffle=train, seed=self.seed, workers=self.num_workers,
@@ -415,7 +421,7 @@ def facts(self:ImageDataModule)->list:
             ("Batch size", f"{self.batch_size} (evaluation {self.eval_batch_size})" + (", classes balanced" if self.balanced_sampling else "")),
             ("Augmentation", self.train_pipeline.name), ("Normalize", f"mean {nums(mean)}, std {nums(std)} (" + ("given" if self.given["normalize"] else getattr(self.model_config, "name", "ImageNet until a model says otherwise")) + ")"),
             ("Pixels", self.cache_reason), ("Workers", f"{self.num_workers} threads"),
-            *[("Note", o) for o in self.catalog.notes], *[("Skipped", f"{n} × {reason}") for reason,n in skipped["reason"].value_counts().items()]]
+            *[("Note", o) for o in [*self.catalog.notes, *_unlabelled_notes(self.catalog)]], *[("Skipped", f"{n} × {reason}") for reason,n in skipped["reason"].value_counts().items()]]
 
 class Summary:
     "Show facts as a table, in a notebook or a terminal"

@@ -9,12 +9,10 @@ __all__ = ['TrainConfig', 'make_data', 'make_learner', 'run_schedule', 'write_fi
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-import torch
 from .core import ConfigError, atomic_write, in_notebook, one_of
 from .data import ImageDataModule
 from .learner import Learner
-from .callbacks import LRFound
-from . import deploy, interpret, widgets
+from . import callbacks, deploy, interpret, widgets      # they add fit_one_cycle, lr_find, export, interpret and the views
 
 # %% ../nbs/18_train.ipynb #7ba80a00
 @dataclass
