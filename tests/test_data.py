@@ -292,11 +292,19 @@ def test_notes_of_the_catalog_are_shown(tmp_path):
 
 
 def test_training_images_without_a_label_are_listed_and_left_out(folder):
-    files = sorted((folder/"train").rglob("*.jpg"))
-    labels = [None if i < 4 else f.parent.name for i, f in enumerate(files)]
-    import pandas as pd
-    cat = Catalog.from_frame(pd.DataFrame(dict(path=[str(f) for f in files], label=labels, split="train")), on_bad="skip")
-    dm = ImageDataModule(cat, image_size=32, batch_size=8)
+    import dataclasses
+    cat = Catalog.from_folder(folder)
+    blank = cat.frame.index[cat.frame["split"] == "train"][:4]
+    dm = ImageDataModule(dataclasses.replace(cat, frame=cat.frame.assign(label=cat.frame["label"].mask(cat.frame.index.isin(blank), None))), image_size=32, batch_size=8)
     assert "have no label" in "".join(v for k, v in dm.facts() if k == "Note")
-    assert len(dm.loader("train").ids) + len(dm.loader("val").ids) == len(files)-4
+    assert len(dm.loader("train").ids) + len(dm.loader("val").ids) == len(cat)-4
     assert all((b.target >= 0).all() for b in dm.train_dataloader())
+
+
+@pytest.mark.parametrize("flags", [[True, False], ["True", "False"], [1, 0]])
+def test_the_column_is_valid_of_a_table_is_used(folder, flags):
+    import pandas as pd
+    files = sorted((folder/"train").rglob("*.jpg"))
+    df = pd.DataFrame(dict(path=[str(f) for f in files], label=[f.parent.name for f in files], is_valid=[flags[i % 3 > 0] for i in range(len(files))]))
+    dm = ImageDataModule(df, image_size=32)
+    assert sorted(dm.catalog.subset("val").frame["path"].map(lambda o: o.split("/")[-2:]).tolist()) == sorted(str(f).split("/")[-2:] for i, f in enumerate(files) if i % 3 == 0)

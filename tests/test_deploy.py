@@ -298,7 +298,7 @@ def test_missing_values_are_named(copy, name):
     with pytest.raises(CheckpointError, match=MANIFEST): load_model(copy, "cpu")
 
 def test_an_unreadable_file_is_named(copy, monkeypatch):
-    monkeypatch.setattr(deploy, "_sha256", no_space)
+    monkeypatch.setattr(deploy, "file_sha256", no_space)
     damaged(copy, WEIGHTS)
 
 def test_newer_format(copy):
@@ -329,7 +329,7 @@ def test_wrong_values_are_named(copy, where, name, value):
 def test_weights_of_another_network(copy, photos, tmp_path):
     other = make_learner(photos, "test_convnext", 32).export(tmp_path/"other")
     shutil.copy(other/WEIGHTS, copy/WEIGHTS)
-    edit(copy, lambda d: d["files"].update({WEIGHTS:dict(bytes=(copy/WEIGHTS).stat().st_size, sha256=deploy._sha256(copy/WEIGHTS))}))
+    edit(copy, lambda d: d["files"].update({WEIGHTS:dict(bytes=(copy/WEIGHTS).stat().st_size, sha256=deploy.file_sha256(copy/WEIGHTS))}))
     with pytest.raises(CheckpointError, match="do not fit") as e: load_model(copy, "cpu")
     assert WEIGHTS in e.value.where
 
@@ -337,7 +337,7 @@ def test_a_pickle_in_place_of_the_weights(copy, tmp_path):
     class Evil:
         def __reduce__(self): return os.mkdir, (str(tmp_path/"owned"),)
     torch.save(Evil(), copy/WEIGHTS)
-    edit(copy, lambda d: d["files"].update({WEIGHTS:dict(bytes=(copy/WEIGHTS).stat().st_size, sha256=deploy._sha256(copy/WEIGHTS))}))
+    edit(copy, lambda d: d["files"].update({WEIGHTS:dict(bytes=(copy/WEIGHTS).stat().st_size, sha256=deploy.file_sha256(copy/WEIGHTS))}))
     damaged(copy, WEIGHTS)
     assert not (tmp_path/"owned").exists()
 

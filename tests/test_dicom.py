@@ -19,12 +19,7 @@ from photos import photo, photo_folder
 SAMPLES = Path(pydicom.__file__).parent/"data"/"test_files"
 RAMP = np.linspace(0, 1, 48*64).reshape(48, 64)
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):

@@ -10,18 +10,14 @@ from defects import BROKEN, LOOKS, NEAR, PLAIN, TURNED, distinct, found_copies, 
 from PIL import Image
 from visionlab.catalog import Catalog
 from visionlab.core import ConfigError, DataError, ImageReadError, UnknownOptionError
+from visionlab import doctor
 from visionlab.doctor import ACTIONS, ISSUES, SEVERITIES, check, label_issues
-from visionlab.items import decode, glance
+from visionlab.items import decode, glance, load_image
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -400,3 +396,147 @@ def test_wrong_probabilities(probs, match):
 def test_unlabelled_rows_and_absent_classes_are_no_suspects():
     probs = np.array([[.9, .1, 0], [.1, .9, 0], [.2, .8, 0], [0, 0, 1.]])
     assert label_issues([0, 1, -1, -1], probs).empty
+
+
+# ---- similar by embedding
+
+def colours(images):
+    "Count colours: what turning and mirroring leave as it is"
+    return np.stack([np.sqrt(np.histogramdd(o.reshape(-1, 3), 10, [(0, 256)]*3)[0].ravel()/o.size) for o in images])
+
+
+@pytest.fixture
+def turned(tmp_path, pictures):
+    "Eleven pictures of train (the twelfth is cut from the same photo as another, and has its colours), a mirrored and a turned one again in val, one turned in train, one mirrored under another label, an identical one"
+    a = [np.asarray(o) for o in pictures]
+    more = {"val/a/mirrored.jpg": a[0][:, ::-1], "val/a/turned.jpg": np.rot90(a[2]), "train/a/turned again.jpg": np.rot90(a[4]), "train/b/other.jpg": a[6][:, ::-1]}
+    files = {f"train/{'ab'[i % 2]}/{i}.jpg": Image.fromarray(o) for i, o in enumerate(a) if i != 7} | {k: Image.fromarray(np.ascontiguousarray(o)) for k, o in more.items()}
+    root = write(tmp_path, files)
+    (root/"train/a/8 (1).jpg").write_bytes((root/"train/a/8.jpg").read_bytes())
+    (root/"train/a/broken.jpg").write_bytes(b"no picture at all")
+    return Catalog.from_folder(root)
+
+
+TURNED_PAIRS = {("val/a/mirrored.jpg", "train/a/0.jpg"), ("val/a/turned.jpg", "train/a/2.jpg"), ("train/a/turned again.jpg", "train/a/4.jpg"), ("train/b/other.jpg", "train/a/6.jpg")}
+
+
+def named(report, kind="similar"):
+    "List pairs of a kind by their paths"
+    return {(o.path, o.other_path) for o in report.copies[report.copies["kind"] == kind].itertuples()}
+
+
+def array_of(cat, how=colours):
+    "Embed each row of a catalog; NaN where it cannot be read"
+    def one(i):
+        try: return how([load_image(cat.sources[i])])[0]
+        except ImageReadError: return None
+    found = [one(i) for i in cat.frame.index]
+    return np.stack([np.full(1000, np.nan) if o is None else o for o in found])
+
+
+def test_turned_and_mirrored_copies_are_similar(turned):
+    plain, report = check(turned), check(turned, embeddings=colours)
+    assert not named(plain, "near") & TURNED_PAIRS and named(plain) == set()
+    assert named(report) == TURNED_PAIRS
+    found = report.frame[report.frame["issue"] == "similar"].set_index("path")
+    assert found["severity"].to_dict() == {"val/a/mirrored.jpg": "warning", "val/a/turned.jpg": "warning", "train/b/other.jpg": "warning", "train/a/turned again.jpg": "info"}
+    assert "in train" in found.at["val/a/turned.jpg", "detail"] and "there 'a', here 'b'" in found.at["train/b/other.jpg", "detail"]
+    assert report.frame["severity"].map(SEVERITIES.index).is_monotonic_increasing
+    assert report.summary().set_index("issue").at["similar", "severity"] == "warning"
+    assert report.edits().equals(plain.edits())      # a hint, so nothing is left out for it
+    assert "similar" in repr(report) and "<img" in report.thumbnails("similar").html
+
+
+def test_array_dict_and_function_agree_in_any_row_order(turned):
+    report, x = check(turned, embeddings=colours), array_of(turned)
+    for given in (x, torch.from_numpy(x), x.tolist(), dict(zip(turned.frame.index, x))):
+        pd.testing.assert_frame_equal(check(turned, embeddings=given).frame, report.frame)
+    mixed = replace(turned, frame=turned.frame.sample(frac=1, random_state=1))
+    assert named(check(mixed, embeddings=array_of(mixed))) == TURNED_PAIRS
+    assert named(check(mixed, embeddings=dict(zip(turned.frame.index, x)))) == TURNED_PAIRS
+
+
+def test_pairs_known_by_pixels_are_not_repeated(planted):
+    cat, _, report = planted
+    some = np.unique(report.copies.query("kind == 'near'")[["row", "other"]].to_numpy()[:20])
+    cat = replace(cat, frame=cat.frame.loc[some])
+    both = check(cat, embeddings=np.ones((len(cat), 3)))      # everything is like everything
+    pairs = [frozenset(o) for o in both.copies[["row", "other"]].to_numpy().tolist()]
+    assert len(set(pairs)) == len(pairs) and {"near", "similar"} <= set(both.copies["kind"])
+    pd.testing.assert_frame_equal(both.copies[both.copies["kind"] != "similar"], check(cat).copies)
+
+
+def test_blocks_do_not_matter():
+    x = np.random.default_rng(3).normal(size=(400, 8)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    cos = x.astype(float) @ x.astype(float).T
+    a, b = np.nonzero(np.triu(cos > .8, 1))
+    known = np.array([a[0]*400 + b[0]])
+    found = [doctor._closest(x, .8, known, block) for block in (1, 4000, 10**7)]
+    for pairs, score, missed in found:
+        assert {*map(tuple, pairs.tolist())} == {*zip(a[1:].tolist(), b[1:].tolist())} and missed == 0
+        assert np.array_equal(pairs, found[0][0]) and np.array_equal(score, found[0][1]) and (np.diff(score) < 1e-6).all()
+    for block in (1, 4000, 10**7):
+        pairs, score, missed = doctor._closest(x, .8, known, block, most=20)
+        assert np.array_equal(pairs, found[0][0][:20]) and missed == len(a) - 21
+
+
+def test_very_many_similar_pairs_are_capped_with_a_note(turned, monkeypatch):
+    monkeypatch.setattr(doctor._closest, "__defaults__", (*doctor._closest.__defaults__[:-1], 5))
+    report = check(turned, embeddings=lambda images: np.ones((len(images), 2)))
+    assert len(named(report)) == 5
+    assert "more pairs are similar" in report.frame.set_index("issue").at["not_compared", "detail"]
+
+
+def test_a_vector_of_zeros_is_like_none(turned): assert named(check(turned, embeddings=np.zeros((len(turned), 4)))) == set()
+
+
+@pytest.mark.parametrize("wrong,match", [
+    (lambda n: np.ones((n-1, 3)), "embeddings"), (lambda n: np.ones(n), "shape"), (lambda n: np.full((n, 2), np.nan), "NaN"), (lambda n: np.full((n, 2), np.inf), "NaN or infinity"),
+    (lambda n: [["a", "b"]]*n, "no array"), (lambda n: [[1.]]*(n-1) + [[1., 2.]], "no array"), (lambda n: {0: [1., 2.]}, "have no embedding"), (lambda n: lambda images: np.ones((1, 2)), "made"),
+    (lambda n: lambda images: None, "no array|shape")])
+def test_wrong_embeddings(turned, wrong, match):
+    with pytest.raises(ConfigError, match=match): check(turned, embeddings=wrong(len(turned)))
+
+
+@pytest.mark.parametrize("similar", [0, 1, 1.5, "much", None])
+def test_wrong_threshold(turned, similar):
+    with pytest.raises(ConfigError, match="cosine"): check(turned, embeddings=colours, similar=similar)
+
+
+class Colours(torch.nn.Module):
+    "Features that turning and mirroring leave as they are"
+    def __init__(self):
+        super().__init__()
+        self.drop, self.modes = torch.nn.Dropout(), []
+    def features(self, x):
+        self.modes.append(self.drop.training)
+        return torch.stack([torch.histc(o, 32, -3, 3).sqrt() for o in x.flatten(0, 1)]).reshape(len(x), -1)
+
+
+def test_a_data_module_embeds_what_the_model_sees(turned):
+    from visionlab.data import ImageDataModule
+    dm = ImageDataModule(turned, image_size=64, resize="squash", val_split=0, num_workers=0)
+    model = Colours()
+    x = dm.embed(model)
+    assert x.shape == (len(turned), 96) and not any(model.modes) and model.training and model.drop.training
+    assert not x[turned.frame["path"] == "train/a/broken.jpg"].any()
+    assert TURNED_PAIRS <= named(dm.check(embed=model, similar=.99, progress=False))
+    assert dm.check(progress=False).frame.equals(check(turned).frame)
+    with pytest.raises(ConfigError, match="no features"): dm.check(embed=3)
+
+
+def test_an_image_classifier_embeds(turned):
+    from visionlab.data import ImageDataModule
+    from visionlab.models import ImageClassifier
+    model = ImageClassifier("resnet9", 2)
+    assert ImageDataModule(turned, image_size=32, val_split=0, num_workers=0).embed(model).shape == (len(turned), 128)
+    with pytest.raises(ConfigError, match="channels"): ImageDataModule(turned, image_size=32, val_split=0).embed(ImageClassifier("resnet9", 2, in_chans=1))
+
+
+def test_without_the_internet_a_model_is_asked_for(turned, monkeypatch):
+    import timm
+    from visionlab.data import ImageDataModule
+    def refuse(*args, **kwargs): raise OSError("no network")
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(ConfigError, match="cannot be had"): ImageDataModule(turned, val_split=0).check(embed=True)

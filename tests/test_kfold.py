@@ -20,12 +20,7 @@ def quiet(monkeypatch, tmp_path):
     monkeypatch.setenv("VISIONLAB_CACHE", str(tmp_path/"cache"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -169,6 +169,7 @@ def test_bfloat16_on_cpu_learns(dm):
 
 SCRIPT = """
 import os, signal, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)      # a background job starts with the signal ignored
 os.environ["VISIONLAB_PROGRESS"] = "plain"
 from torch import nn
 from visionlab.learner import Learner, Callback

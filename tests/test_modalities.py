@@ -10,6 +10,7 @@ from dataclasses import replace
 import albumentations as A
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 import tifffile
@@ -20,7 +21,7 @@ from torchvision.transforms import v2
 from visionlab.clips import Avenue, FrameFolder, VideoFile, clip_starts, frame_times, read_truth
 from visionlab.core import ConfigError, DataError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, UnknownOptionError
 from visionlab.items import ImageBatch
-from visionlab.modalities import Archive, Folder, LayoutError, MVTec3D, MVTecAD, fetch, load_depth, plant, unpack
+from visionlab.modalities import Archive, Folder, LayoutError, MVTec3D, MVTecAD, Tabular, fetch, load_depth, plant, unpack
 from visionlab.transforms import ColorJitter, HorizontalFlip, PadCrop, Pipeline, RandomResizedCrop, Resize, VerticalFlip
 
 SIZE = (60, 80)
@@ -590,3 +591,127 @@ def test_nothing_lands_outside(tmp_path, kind):
 def packed_badly(path):
     path.write_bytes(b"not an archive at all"*10)
     return path
+
+
+# ---- tables
+
+def listed(wall, **columns):
+    "List the images of the category in columns, as their folders say."
+    files = sorted(wall.glob("wall/t*/*/*.png"))
+    kinds = [f.parent.name for f in files]
+    masks = [f"wall/ground_truth/{k}/{f.stem}_mask.png" if k != "good" else "" for k, f in zip(kinds, files)]
+    return dict(image_path=[f.relative_to(wall).as_posix() for f in files], label_index=[int(k != "good") for k in kinds],
+                split=[f.parent.parent.name for f in files], mask_path=masks) | columns
+
+
+def written(path, columns, sep=",", encoding="utf-8"):
+    pd.DataFrame(columns).to_csv(path, sep=sep, index=False, encoding=encoding)
+    return path
+
+
+@pytest.mark.parametrize("form", ["csv", "excel", "frame", "dict", "records"])
+def test_tables_of_every_form(wall, tmp_path, form):
+    columns = listed(wall)
+    samples = {"csv": lambda: written(tmp_path/"t.csv", columns), "excel": lambda: written(tmp_path/"t.csv", columns, ";", "utf-8-sig"), "frame": lambda: pd.DataFrame(columns),
+               "dict": lambda: columns, "records": lambda: pd.DataFrame(columns).to_dict("records")}[form]()
+    dm, same = Tabular(samples, wall, image_size=16, eval_batch_size=20), MVTecAD(wall, "wall", image_size=16, eval_batch_size=20)
+    assert per_split(dm) == per_split(same)
+    a, b = next(iter(dm.test_dataloader())), next(iter(Tabular(samples, wall, image_size=16, eval_batch_size=20, val_split_mode="none").test_dataloader()))
+    assert a.gt_mask.shape == (len(a), 16, 16) and torch.equal(b.gt_mask.flatten(1).any(1), b.gt_label == 1) and len(b) == 16
+    assert not next(iter(dm.train_dataloader())).gt_label.any()
+
+
+def test_a_table_is_relative_to_its_own_folder(wall, tmp_path, monkeypatch):
+    root = mvtec(tmp_path/"made"/"wall").parent
+    path = written(root/"t.csv", listed(root))
+    monkeypatch.chdir(tmp_path)
+    assert len(Tabular(path).catalog) == 28
+    monkeypatch.chdir(root)
+    assert len(Tabular(listed(root)).catalog) == 28      # and columns to the current one
+    monkeypatch.chdir(tmp_path)
+    absolute = listed(root, image_path=[str(root/o) for o in listed(root)["image_path"]], mask_path=[o and str(root/o) for o in listed(root)["mask_path"]])
+    dm = Tabular(absolute, image_size=16)
+    assert len(dm.catalog) == 28 and next(iter(dm.test_dataloader())).gt_mask is not None
+
+
+def test_labels_of_a_table_are_kinds_of_defects(wall):
+    columns = listed(wall)
+    kinds = [o.split("/")[2] for o in columns["image_path"]]
+    del columns["label_index"]
+    dm = Tabular(columns | dict(label=kinds), wall)
+    assert sorted(dm.catalog.frame["defect"].unique()) == ["broken", "good", "scratch"]
+    plain = Tabular(columns | dict(label=["normal" if o == "good" else "abnormal" for o in kinds]), wall)
+    assert sorted(plain.catalog.frame["defect"].unique()) == ["abnormal", "good"] and per_split(plain)["train"] == (12, 0)
+
+
+def test_splits_of_a_table(wall):
+    columns = listed(wall)
+    test, train = [i for i, s in enumerate(columns["split"]) if s == "test"], [i for i, s in enumerate(columns["split"]) if s == "train"]
+    split = columns["split"][:]
+    for i in (*train[:3], *test[:2]): split[i] = "valid"
+    dm = Tabular(columns | dict(split=split), wall)
+    assert dm.catalog.info["splits"]["val"] == "from_dir" and sum(per_split(dm)["val"]) == 5
+    del columns["split"]
+    free = Tabular(columns, wall)                        # normal ones train, abnormal ones test; a fifth of the normal ones goes with them
+    assert per_split(free)["train"][1] == 0 and sum(map(sum, per_split(free).values())) == 28 and min(per_split(free)["test"]) > 0
+    only = Tabular({k: [v[i] for i in train] for k, v in listed(wall).items()}, wall, test_split_ratio=.5)
+    assert only.catalog.frame["synthetic"].any()
+
+
+@pytest.mark.parametrize("change,match", [
+    (lambda c: c.pop("image_path"), "no column 'image_path'"), (lambda c: c.pop("label_index"), "no column 'label_index' or 'label'"),
+    (lambda c: c.clear(), "no rows"), (lambda c: c.update({k: [] for k in c}), "no rows"), (lambda c: c.update(split=["train"]), "make no table")])
+def test_tables_that_lack_something(wall, change, match):
+    columns = listed(wall)
+    change(columns)
+    with pytest.raises((DataError, ConfigError), match=match) as e: Tabular(columns, wall)
+    assert str(e.value).count("\n") == 2 and e.value.where and e.value.fix
+    with pytest.raises(DataError, match="does not exist"): Tabular(wall/"none.csv")
+
+
+@pytest.mark.parametrize("column,value,reason", [
+    ("image_path", "wall/none.png", "missing"), ("image_path", "", "missing path"), ("image_path", "../../x.png", "outside root"), ("image_path", "https://x.org/a.png", "an address, which is not fetched"),
+    ("image_path", "notes.txt", "extension .txt"), ("label_index", 7, "label_index '7' is neither 0 nor 1"), ("label_index", None, "missing label"), ("split", "trian", "split 'trian' is unknown"),
+    ("mask_path", "wall/none.png", "mask missing"), ("mask_path", "../../m.png", "mask outside root")])
+def test_bad_rows_of_a_table(wall, column, value, reason):
+    columns = listed(wall)
+    columns[column] = [value, *columns[column][1:]]
+    with pytest.raises(DataError, match="1 of 28 rows cannot be used") as e: Tabular(columns, wall)
+    assert e.value.context["rows"] == [(0, reason)]
+    cat = Tabular(columns, wall, on_bad_rows="skip").catalog
+    assert len(cat) == 27 and cat.skipped["reason"].tolist() == [reason]
+
+
+def test_contradictions_in_a_table(wall, tmp_path):
+    columns = listed(wall)
+    with pytest.raises(DataError, match="disagree"): Tabular(columns | dict(label=["normal"]*28), wall)
+    twice = {k: [*v, v[0]] for k, v in columns.items()}
+    twice["label_index"][-1] = 1 - twice["label_index"][0]
+    with pytest.raises(DataError, match="two labels"): Tabular(twice, wall)
+    (tmp_path/"t.csv").write_text("image_path,label_index\na.png,0\nb.png\n")
+    with pytest.raises(DataError, match="1 row of t.csv cannot be read") as e: Tabular(tmp_path/"t.csv", wall)
+    assert ":3: 1 field instead of 2" in e.value.where
+    with pytest.raises(UnknownOptionError): Tabular(columns, wall, on_bad_rows="ignore")
+
+
+def test_anomalous_rows_without_a_mask_are_listed(wall):
+    columns = listed(wall)
+    i = columns["label_index"].index(1)
+    columns["mask_path"][i] = ""
+    assert Tabular(columns, wall).catalog.skipped["reason"].tolist() == ["no mask"]
+    del columns["mask_path"]
+    assert next(iter(Tabular(columns, wall, image_size=16).test_dataloader())).image.shape[1:] == (3, 16, 16)
+
+
+@pytest.mark.parametrize("make", [lambda wall: MVTecAD(wall, "wall", image_size=16), lambda wall: Folder("train/good", "test/broken", root=wall/"wall", image_size=16),
+                                  lambda wall: Tabular(listed(wall), wall, image_size=16)])
+def test_a_folder_without_labels_is_served(wall, tmp_path, make):
+    for i in range(3): save(tmp_path/f"new/{i}.png", marked(i, True)[0])
+    dm = make(wall)
+    for source, n in ((tmp_path/"new", 3), (str(tmp_path/"new"), 3), ([tmp_path/"new"/"0.png"], 1), (tmp_path/"new"/"1.png", 1)):
+        (batch,) = dm.predict_dataloader(source)
+        assert batch.image.shape == (n, 3, 16, 16) and batch.image_path[0].endswith(".png") and batch.gt_mask is None
+    known = next(iter(dm.predict_dataloader()))          # without a source: the test split
+    assert known.gt_label is not None and len(known.image_path) == len(known)
+    (tmp_path/"none").mkdir()
+    with pytest.raises(EmptyDatasetError): dm.predict_dataloader(tmp_path/"none")

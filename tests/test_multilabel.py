@@ -19,12 +19,7 @@ from visionlab import callbacks, interpret, widgets
 
 NAMES = ["disc", "square", "bar"]
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 def draw(has, rng):
     "Draw a red disc, a green square and a blue bar, each if the picture has it"

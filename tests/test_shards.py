@@ -12,12 +12,7 @@ from photos import photo_folder
 
 CLASSES = ("chelsea", "coffee", "rocket")
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):

@@ -350,3 +350,11 @@ def test_a_large_table_behaves_as_a_small_one(tmp_path, monkeypatch):
     assert Catalog.load(tmp_path/"list").targets().tolist() == [1, *[0]*5, *[1]*6]
     csv.write_text(csv.read_text().replace("train/a/0.png", "../../0.png"))
     with pytest.raises(DataError, match="lead out"): Catalog.load(tmp_path/"list")
+
+
+@pytest.mark.parametrize("val", ["train", "train/a"])
+def test_lightly_splits_that_share_a_folder_are_refused(tmp_path, val):
+    from photos import photo_folder
+    root = photo_folder(tmp_path/"d", n_train=4, n_val=2, size=40, classes=("brick", "coffee"))
+    (root/"train"/"a"/"x").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="share a folder"): Catalog.from_lightly({"train": str(root/"train"), "val": str(root/val)})

@@ -10,7 +10,7 @@ from visionlab.data import ImageDataModule
 from visionlab.multilabel import MultiLabelImageDataModule
 from visionlab.imagenet import ImageNetDataModule
 from visionlab.shards import ShardedDataModule, write_shards
-from visionlab.modalities import Folder, MVTec3D, MVTecAD
+from visionlab.modalities import Folder, MVTec3D, MVTecAD, Tabular
 from visionlab.clips import Avenue
 from visionlab.models import ImageClassifier, create_model, list_models, resnet9, suggest_model
 from visionlab.optim import OPTIMIZERS, SCHEDULES, plot_schedule

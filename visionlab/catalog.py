@@ -689,6 +689,12 @@ def _settle_bad(frame, bad, given, on_bad):
         raise TooManyBadFilesError(f"No row of {_listed(sorted(lost))} can be used", f"{len(rows):,} of {_plural(len(frame), 'row')}: {bad[rows[0]]}", "Correct the rows")
     return kept, _skips([(given[i], frame["split"][i], bad[i]) for i in rows])
 
+def _with_split(df, split_col):
+    "Take fastai's `is_valid` where there is no column of splits"
+    if split_col is None or "is_valid" not in df or split_col in df: return df
+    valid = df["is_valid"].map(lambda o: o.strip().lower() in ("true", "1", "yes") if isinstance(o, str) else bool(o))
+    return df.assign(**{split_col: np.where(valid, "val", "train")})
+
 @patch(cls_method=True)
 def from_frame(cls:Catalog,
     df,                      # table with one row for each image; columns that are not named below are kept
@@ -703,7 +709,7 @@ def from_frame(cls:Catalog,
 )->Catalog:
     "Read a table of paths and labels"
     one_of(on_bad, ("error", "skip"), "on_bad"); names,ids = _class_list(classes)
-    df = _named_columns(df, path_col, label_col, split_col)
+    df = _named_columns(_with_split(df, split_col), path_col, label_col, split_col)
     if not len(df): raise EmptyDatasetError("The table has no rows", f"columns: {', '.join(map(str, df.columns))}", "Check the file it was read from")
     frame,root,bad = _checked_rows(df, names, ids, root, label_col is not None)
     kept,skipped = _settle_bad(frame, bad, list(df["path"]), on_bad)

@@ -6,8 +6,8 @@
 __all__ = ['VisionlabError', 'DataError', 'EmptyDatasetError', 'ClassMismatchError', 'TooManyBadFilesError', 'ConfigError',
            'UnknownOptionError', 'CheckpointError', 'TrainingError', 'ExportError', 'PredictError', 'BadInputError',
            'MissingDependencyError', 'ImageReadError', 'close_matches', 'one_of', 'optional_import', 'default_device',
-           'usable_cpus', 'rank', 'world_size', 'is_main', 'set_seed', 'key', 'uniforms', 'atomic_write', 'cache_dir',
-           'in_notebook', 'to_uint8', 'new_figure', 'show_images', 'show_image', 'escape', 'html_table']
+           'usable_cpus', 'rank', 'world_size', 'is_main', 'set_seed', 'key', 'uniforms', 'atomic_write', 'file_sha256',
+           'cache_dir', 'in_notebook', 'to_uint8', 'new_figure', 'show_images', 'show_image', 'escape', 'html_table']
 
 # %% ../nbs/00_core.ipynb #8356c32c
 import difflib, hashlib, html, importlib, math, os, random, sys, tempfile
@@ -156,6 +156,13 @@ def atomic_write(
     except BaseException:
         Path(tmp).unlink(missing_ok=True); raise
     return path
+
+def file_sha256(path)->str:
+    "Hash a file without holding it in memory"
+    h = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(2**20): h.update(block)
+    return h.hexdigest()
 
 def _umask():
     "Read the process's umask"

@@ -442,9 +442,51 @@ def __repr__(self:ImageDataModule): return repr(self.summary())
 def _repr_html_(self:ImageDataModule): return self.summary()._repr_html_()
 
 # %% ../nbs/06a_data.ipynb #a8d54c08
+class _Pretrained:
+    "Features of a small network that knows ImageNet's pictures, in any number of channels"
+    def __init__(self, in_chans, name="mobilenetv3_small_100"):
+        import timm
+        try: self.net = timm.create_model(name, pretrained=True, num_classes=0, in_chans=in_chans).eval()
+        except (OSError, RuntimeError, ValueError) as e:
+            raise ConfigError(f"The weights of {name} cannot be had: {type(e).__name__}", "", "Connect to the internet once, or give a model of your own: embed=learn.model") from e
+    def features(self, x): return self.net(x)
+    def parameters(self): return self.net.parameters()
+
+@patch
+def _embeddable(self:ImageDataModule, model):
+    "Give the readable rows and their loader, and adapt to the model where no model was known"
+    config = getattr(model, "config", None)
+    dm = self.copy().adapt(config) if config is not None and self.model_config is None and hasattr(config, "mean") else self
+    if getattr(config, "in_chans", dm.in_chans) != dm.in_chans: raise ConfigError(f"The model sees {config.in_chans} channels, the data have {dm.in_chans}", "", "Give the data module in_chans=, or another model")
+    images = dm._open_images(False)
+    rows = replace(dm.catalog, frame=dm.catalog.frame.drop(index=[i for i,_ in dm._find_bad(images)]))
+    return dm._loader_class(rows, dm.eval_pipeline, dm.eval_batch_size, seed=dm.seed, workers=dm.num_workers, images=images, **dm.loading | dict(persistent=False))
+
+@patch
+def embed(self:ImageDataModule,
+    model=True # has `features`, such as an `ImageClassifier` or learn.model; True: a small network that knows ImageNet, downloaded once
+)->np.ndarray: # (n, d) in the order of catalog.frame; zeros where an image cannot be read
+    "Compute a model's features of every image, as in evaluation"
+    if model is True: model = _Pretrained(self.in_chans)
+    if not callable(getattr(model, "features", None)): raise ConfigError(f"A {type(model).__name__} has no features(x)", "", "Give an ImageClassifier, learn.model, or any object with a method `features`")
+    loader,modes = self._embeddable(model), [(m, m.training) for m in model.modules()] if hasattr(model, "modules") else []
+    device = next((p.device for p in getattr(model, "parameters", list)()), torch.device("cpu"))
+    try:
+        for m,_ in modes: m.training = False
+        with torch.no_grad(): found = [(b.index.cpu().numpy(), _rows_of(model.features(b.image.to(device)))) for b in loader] if len(loader.ids) else []
+    finally:
+        for m,training in modes: m.training = training
+    out = np.zeros((len(self.catalog), found[0][1].shape[1] if found else 1), np.float32)
+    for ids,x in found: out[self.catalog.frame.index.get_indexer(ids)] = x
+    return out
+
+def _rows_of(x): return x.flatten(1).float().cpu().numpy()
+
 @patch
 def check(self:ImageDataModule,
-    **options # `workers`, `near` and `progress`, as for `doctor.check`
+    embed=None,  # a model with `features`, or True: also look for similar images, as `embed` sees them
+    **options    # `workers`, `near`, `progress`, `embeddings` and `similar`, as for `doctor.check`
 )->Report:
     "Look at every image once, and report what is wrong with the data"
+    if embed is not None and embed is not False: options["embeddings"] = self.embed(embed)
     return check_catalog(self.catalog, **options)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
-from .core import CheckpointError, ConfigError, ExportError, VisionlabError, atomic_write, default_device
+from .core import CheckpointError, ConfigError, ExportError, VisionlabError, atomic_write, default_device, file_sha256
 from .catalog import TASKS
 from .transforms import Pipeline, Resize
 from .models import ImageClassifier, ModelConfig, unwrap
@@ -26,13 +26,6 @@ _KIND = "visionlab classifier"
 _MANIFEST_LIMIT,_LARGEST = 64*2**20, 2**14           # bytes; pixels a side
 
 class NewerFormatError(CheckpointError): "An export was written by a visionlab newer than this one"
-
-def _sha256(path):
-    "Hash a file without holding it in memory"
-    h = hashlib.sha256()
-    with open(path, "rb") as f:
-        while block := f.read(2**20): h.update(block)
-    return h.hexdigest()
 
 def _seal(d):
     "Hash the values of a manifest, so that a byte flipped in it shows"
@@ -192,7 +185,7 @@ def _plain(scores): return {k:v if math.isfinite(v) else None for k,v in scores.
 def _manifest(learn, config, pipeline, folder):
     "Describe an export whose other files are written"
     ids = learn.data.catalog.info.get("class_ids")
-    files = {o:dict(bytes=(folder/o).stat().st_size, sha256=_sha256(folder/o)) for o in (WEIGHTS, CONFIG)}
+    files = {o:dict(bytes=(folder/o).stat().st_size, sha256=file_sha256(folder/o)) for o in (WEIGHTS, CONFIG)}
     several = dict(task=learn.task, threshold=learn.threshold) if learn.task == "multilabel" else {}
     d = dict(kind=_KIND, format=FORMAT, classes=list(learn.classes), **(dict(class_ids=list(ids)) if ids else {}), **several, model=config.to_dict(), pipeline=pipeline,
              metrics=_plain(learn.scores), versions=_versions(), files=files)
@@ -244,7 +237,7 @@ def _check_file(path, want):
     "Compare a file with the size and the hash that were noted"
     if not path.is_file(): raise _damaged(path, "is missing")
     if (n := path.stat().st_size) != want["bytes"]: raise _damaged(path, f"has {n:,} bytes instead of {want['bytes']:,}: it was cut short or replaced")
-    try: same = _sha256(path) == want["sha256"]
+    try: same = file_sha256(path) == want["sha256"]
     except OSError as e: raise _damaged(path, f"cannot be read: {e.strerror}") from e
     if not same: raise _damaged(path, "is damaged: its SHA-256 differs from the one noted at export")
 

@@ -333,9 +333,9 @@ class Learner:
     @contextmanager
     def _interruptible(self):
         "Let the interrupt key finish the current step"
-        if threading.current_thread() is not threading.main_thread():
-            yield; return
         before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):      # None: somebody else's handler
+            yield; return
         def on_interrupt(number, frame):
             if self.interrupted: raise KeyboardInterrupt
             self.interrupted = True

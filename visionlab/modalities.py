@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NORMAL', 'ANOMALOUS', 'VAL_MODES', 'TEST_MODES', 'MVTEC_AD', 'MVTEC_3D_LICENCE', 'LayoutError', 'settle_splits',
            'plant', 'load_depth', 'Planes', 'PairedLoader', 'AnomalyDataModule', 'mvtec_catalog', 'Archive', 'fetch',
-           'unpack', 'download', 'MVTecAD', 'folder_catalog', 'Folder', 'mvtec3d_catalog', 'MVTec3D',
-           'classification_catalog']
+           'unpack', 'download', 'MVTecAD', 'folder_catalog', 'Folder', 'tabular_catalog', 'Tabular', 'mvtec3d_catalog',
+           'MVTec3D', 'classification_catalog']
 
 # %% ../nbs/07_modalities.ipynb #028a784f
 import hashlib, io, math, os, shutil, tarfile, tempfile, urllib.request, warnings, zipfile
@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 import torch.nn.functional as F
 from PIL import Image, TiffImagePlugin
-from .core import ConfigError, DataError, EmptyDatasetError, ImageReadError, close_matches, key, one_of, optional_import
+from .core import ConfigError, DataError, EmptyDatasetError, ImageReadError, close_matches, file_sha256, key, one_of, optional_import
 from .items import decode, image_size as read_size, read_bytes
-from .catalog import Catalog, _existing_folder, _listed, _objects, _plural, _Scan, _skips
+from .catalog import Catalog, _clashes, _existing_folder, _first, _listed, _objects, _plural, _read_splits, _Scan, _settle_bad, _shown, _skips, _under
+from .tables import CsvError, _file, _name_columns, _read_sheet, _row_problem
 from .transforms import Custom, HorizontalFlip, PadCrop, Pipeline, Resize, VerticalFlip, _flat, _is_albumentations, resize
 from .loader import Images, Loader, _Samples
 from .data import ImageDataModule, audit
@@ -484,7 +485,7 @@ def fetch(
     if archive.url.split(":")[0] not in ("http", "https", "file"): raise ConfigError(f"{archive.url!r} is not an http, https or file address")
     path = Path(folder)/archive.url.rsplit("/", 1)[-1]
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and _sha256(path) == archive.sha256.lower(): return path
+    if path.is_file() and file_sha256(path) == archive.sha256.lower(): return path
     part = path.with_name(path.name + ".part")
     try:
         with urllib.request.urlopen(archive.url, timeout=60) as r, open(part, "wb") as f:
@@ -495,13 +496,6 @@ def fetch(
         raise DataError(f"The download failed: {e}", archive.url, f"Get it from {archive.homepage} and unpack it to {str(folder)!r}") from e
     finally: part.unlink(missing_ok=True)
     return path
-
-def _sha256(path):
-    "Hash a file"
-    digest = hashlib.sha256()
-    with open(path, "rb") as f:
-        while chunk := f.read(2**20): digest.update(chunk)
-    return digest.hexdigest()
 
 # %% ../nbs/07_modalities.ipynb #171eca38
 _MAX_FILES = 500_000
@@ -617,6 +611,101 @@ class Folder(AnomalyDataModule):
     ):
         if abnormal_dir is None: options = dict(test_split_mode="synthetic") | options
         catalog = folder_catalog(normal_dir, abnormal_dir, normal_test_dir, mask_dir, root, normal_val_dir, abnormal_val_dir)
+        super().__init__(catalog, image_size, train_batch_size, eval_batch_size, num_workers, **options)
+
+# %% ../nbs/07_modalities.ipynb #ae0f976a
+_TABULAR = "Expected columns image_path, label_index (0 normal, 1 abnormal) or label, and perhaps split and mask_path"
+_NORMAL_WORDS,_ABNORMAL_WORDS = ("normal", "good", "normal_test"), ("abnormal", "anomalous", "anomaly", "abnormal_test")
+_INDEX = {"0":NORMAL, "0.0":NORMAL, "false":NORMAL, "1":ANOMALOUS, "1.0":ANOMALOUS, "true":ANOMALOUS}
+
+def _csv_frame(path):
+    "Read a CSV as text; a record that is no row is an error"
+    sheet = _name_columns(_read_sheet(path, None, None, None), True, None)
+    bad = [(line, wrong) for line,row in zip(sheet.lines, sheet.rows) if (wrong := _row_problem(row, sheet))]
+    if bad: raise CsvError(f"{_plural(len(bad), 'row')} of {sheet.path.name} cannot be read", f"{sheet.path}:{bad[0][0]}: {bad[0][1]}", "Correct the lines", rows=[(sheet.path.name, n, "", o) for n,o in bad])
+    return pd.DataFrame(sheet.rows, columns=sheet.columns, dtype=object), str(sheet.path.parent), sheet.path.name
+
+def _samples_frame(samples):
+    "Make a table of what was given; return it, the folder its paths are relative to, and its name"
+    if isinstance(samples, (str, os.PathLike)): return _csv_frame(samples)
+    try: frame = samples if isinstance(samples, pd.DataFrame) else pd.DataFrame(samples)
+    except (ValueError, TypeError) as e: raise ConfigError(f"The samples make no table: {e}", type(samples).__name__, _TABULAR) from e
+    return frame, os.getcwd(), "table"
+
+def _text(frame, column):
+    "List a column as text without spaces around it; what is missing, or a column that is, is empty"
+    if column not in frame: return [""]*len(frame)
+    return ["" if o is None or o is pd.NA or o != o else (os.fsdecode(o) if isinstance(o, os.PathLike) else str(o)).strip() for o in frame[column].tolist()]
+
+def _kind_of(index, label):
+    "Read one row's label: (normal or anomalous, kind of defect, what is wrong)"
+    word = label.lower()
+    said = None if not label else NORMAL if word in _NORMAL_WORDS else ANOMALOUS
+    found = _INDEX.get(index.lower()) if index else said
+    if index and found is None: return None, None, f"label_index '{_shown(index)}' is neither 0 nor 1"
+    if found is None: return None, None, "missing label"
+    if said and said != found: return None, None, f"label_index {index} and label '{_shown(label)}' disagree"
+    return found, _GOOD if found == NORMAL else "abnormal" if not label or word in _ABNORMAL_WORDS else label, None
+
+def _table_splits(frame, labels):
+    "Read the split of each row; where none is said it follows from the label"
+    own = ["test" if label == ANOMALOUS or word.lower().endswith("_test") else "train" for label,word in zip(labels, _text(frame, "label"))]
+    said = [o or None for o in _text(frame, "split")]
+    found,wrong = _read_splits([o or d for o,d in zip(said, own)])
+    return found, wrong
+
+def _table_mask(value, base):
+    "Find a mask's file: (path, what is wrong)"
+    if not value: return None, None
+    path,wrong = _file(value, base, False)
+    return path, wrong and f"mask {wrong}"
+
+def tabular_catalog(
+    samples,              # path of a CSV, DataFrame, dict of columns or list of dicts
+    root=None,            # folder the paths are relative to; default: the CSV's own, or the current one
+    on_bad_rows:str="error" # rows that cannot be used: "error", or "skip" to list them in `skipped`
+)->Catalog:
+    "Read a table of normal and abnormal images as `Tabular` describes it"
+    one_of(on_bad_rows, ("error", "skip"), "on_bad_rows")
+    frame,base,source = _samples_frame(samples)
+    _check_columns(frame, source)
+    base = str(_existing_folder(root)) if root is not None else base
+    given = _text(frame, "image_path")
+    paths,bad_path = zip(*(_file(o, base, False) for o in given))
+    labels,defects,bad_label = zip(*map(_kind_of, _text(frame, "label_index"), _text(frame, "label")))
+    masks,bad_mask = zip(*(_table_mask(o, base) for o in _text(frame, "mask_path")))
+    splits,bad_split = _table_splits(frame, labels)
+    rows = pd.DataFrame({k:_objects(v) for k,v in dict(path=paths, label=labels, split=splits, defect=defects, mask=masks, depth=[None]*len(given)).items()}).assign(synthetic=False)
+    kept,skipped = _settle_bad(rows, _first(bad_path, bad_label, bad_split, _clashes(rows), bad_mask), given, on_bad_rows)
+    cat = Catalog(_inside(kept, base), [NORMAL, ANOMALOUS], base, source, skipped)
+    if kept["mask"].isna().all(): return cat
+    return cat.drop(kept.index[(kept["label"] == ANOMALOUS) & (kept["split"] != "train") & kept["mask"].isna()], "no mask")
+
+def _check_columns(frame, source):
+    "Say which column a table lacks"
+    if not len(frame): raise EmptyDatasetError("The table has no rows", source, _TABULAR)
+    for names in (("image_path",), ("label_index", "label")):
+        if any(o in frame for o in names): continue
+        near = close_matches(names[0], [str(o) for o in frame])
+        raise CsvError(f"The table has no column {' or '.join(map(repr, names))}", f"{source} has {_listed([str(o) for o in frame], 20)}", (f"Did you mean {_listed(near)}? " if near else "") + _TABULAR, columns=[str(o) for o in frame])
+
+def _inside(frame, base):
+    "Write paths relative to the root where they lie below it"
+    short = lambda p: p if p is None else _under(p, base) or p
+    return frame.assign(**{c:_objects([short(o) for o in frame[c]], frame.index) for c in ("path", "mask")})
+
+class Tabular(AnomalyDataModule):
+    "Serve normal and abnormal images that a table lists"
+    def __init__(self,
+        samples,              # path of a CSV, DataFrame, dict of columns or list of dicts
+        root=None,            # folder the paths are relative to; default: the CSV's own, or the current one
+        image_size=(256, 256), train_batch_size:int=32, eval_batch_size:int=32, num_workers="auto",
+        on_bad_rows:str="error", # "skip" leaves out rows that cannot be used and lists them
+        **options             # of `AnomalyDataModule`; val_split_mode is "from_dir" where the table has rows for validation
+    ):
+        catalog = tabular_catalog(samples, root, on_bad_rows)
+        if len(_of(catalog, "val")): options = dict(val_split_mode="from_dir") | options
+        if not (catalog.frame["label"] == ANOMALOUS).any(): options = dict(test_split_mode="synthetic") | options
         super().__init__(catalog, image_size, train_batch_size, eval_batch_size, num_workers, **options)
 
 # %% ../nbs/07_modalities.ipynb #7c4ec916

@@ -255,6 +255,12 @@ def _lightly_tree(scan, folders, ignored):
         if label in ignored: scan.skip(path, s, "ignored class")
     return [o for o in tree if o[1] not in ignored]
 
+def _check_apart(folders):
+    "Refuse splits that share a folder, or lie within one another"
+    real = {s:os.path.join(os.path.realpath(o), "") for s,o in folders.items()}
+    for a,b in ((a, b) for a in real for b in real if a != b and real[a].startswith(real[b])):
+        raise ConfigError(f"{a!r} and {b!r} share a folder: images would be in both", str(folders[a]), "Name a folder of its own for each split, or leave one out: validation images are then taken from train")
+
 @patch(cls_method=True)
 def from_lightly(cls:Catalog,
     data,                    # {"train": folder or CSV, "val": …, "test": …, "classes": {id: name}, "ignore_classes": [id]}, or a YAML file of it
@@ -269,6 +275,7 @@ def from_lightly(cls:Catalog,
     if not classes and data.get("ignore_classes"): raise ConfigError("ignore_classes needs classes", "", "Give classes as {id: name}")
     if is_csv(data["train"]): return _lightly_tables(cls, data, base, ignored, task, allow_single)
     folders = {s:_existing_folder(base/os.path.expanduser(data[s])) for s in SPLITS if data.get(s)}
+    _check_apart(folders)
     names,ids = _class_list(classes)
     scan = _Scan(Path(os.path.commonpath(folders.values())), follow_links)
     tree = _lightly_tree(scan, folders, ignored)

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from .core import ConfigError, DataError, EmptyDatasetError, one_of, usable_cpus
+from .core import ConfigError, DataError, EmptyDatasetError, file_sha256, one_of, usable_cpus
 from .paths import Repeated
 from .catalog import SPLITS, Catalog, _group_names, _lot, _plural, _shares, label_text
 
@@ -160,8 +160,7 @@ def _size(source):
 def _digest(source):
     "Hash the content of an image as it is stored; None for a file that cannot be read"
     if not isinstance(source, (str, os.PathLike)): return hashlib.sha256(np.ascontiguousarray(source) if hasattr(source, "dtype") else source).digest()
-    try:
-        with open(source, "rb") as f: return hashlib.file_digest(f, "sha256").digest() if hasattr(hashlib, "file_digest") else hashlib.sha256(f.read()).digest()
+    try: return bytes.fromhex(file_sha256(source))
     except OSError: return None
 
 def _in_threads(f, sources, ids, size=256):
