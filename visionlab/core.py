@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['VisionlabError', 'DataError', 'EmptyDatasetError', 'ClassMismatchError', 'TooManyBadFilesError', 'ConfigError',
            'UnknownOptionError', 'CheckpointError', 'TrainingError', 'ExportError', 'PredictError', 'BadInputError',
-           'MissingDependencyError', 'ImageReadError', 'close_matches', 'one_of', 'optional_import', 'default_device',
-           'usable_cpus', 'rank', 'world_size', 'is_main', 'set_seed', 'key', 'uniforms', 'atomic_write', 'file_sha256',
-           'cache_dir', 'in_notebook', 'to_uint8', 'new_figure', 'show_images', 'show_image', 'escape', 'html_table']
+           'MissingDependencyError', 'ImageReadError', 'close_matches', 'one_of', 'whole_number', 'optional_import',
+           'default_device', 'usable_cpus', 'rank', 'world_size', 'is_main', 'set_seed', 'key', 'uniforms',
+           'atomic_write', 'file_sha256', 'cache_dir', 'in_notebook', 'to_uint8', 'new_figure', 'show_images',
+           'show_image', 'escape', 'html_table']
 
 # %% ../nbs/00_core.ipynb #8356c32c
 import difflib, hashlib, html, importlib, math, os, random, sys, tempfile
@@ -67,6 +68,12 @@ def one_of(
     near,known = close_matches(name, options),", ".join(map(str, list(options)[:20]))
     fix = (f"Did you mean {' or '.join(map(repr, near[:3]))}? " if near else "") + f"Known: {known}"
     raise UnknownOptionError(f"Unknown {what} {name!r}", "", fix, name=name, near=near)
+
+# %% ../nbs/00_core.ipynb #026f9ad4
+def whole_number(n, name:str, least:int=1)->int:
+    "Return `n` if it is a whole number from `least` up, else raise `ConfigError`"
+    if not isinstance(n, (int, np.integer)) or n < least: raise ConfigError(f"{name} must be a whole number from {least} up, not {n!r}")
+    return int(n)
 
 # %% ../nbs/00_core.ipynb #32ca7a8a
 def optional_import(

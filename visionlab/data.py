@@ -12,7 +12,7 @@ from dataclasses import replace
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, torch
-from .core import ConfigError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, VisionlabError, atomic_write, cache_dir, html_table, one_of, usable_cpus
+from .core import ConfigError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, VisionlabError, atomic_write, cache_dir, html_table, one_of, usable_cpus, whole_number
 from .items import IMAGE_EXTENSIONS, image_size as read_size
 from .catalog import BUILTINS, Catalog, label_names
 from .tables import is_csv
@@ -85,8 +85,9 @@ def remove_bad(
         total = (catalog.frame["split"] == split).sum()
         if n > max(1, limit*total): raise TooManyBadFilesError(f"{n} of {total:,} files of split {split!r} cannot be read", listing, f"Mend or remove them; up to {limit:.0%} are skipped, and max_bad= raises that", bad=bad)
     for reason in sorted({r for _,r in bad}): catalog = catalog.drop([i for i,r in bad if r == reason], reason)
-    left = catalog.frame.loc[catalog.frame["split"] == "train", "label"] if (lost["split"] == "train").any() else catalog.frame["label"]
-    gone = label_names(lost.loc[lost["split"] == "train", "label"] if (lost["split"] == "train").any() else lost["label"]) - label_names(left)
+    in_train = (lost["split"] == "train").any()        # then what counts is whether training still has the class
+    names = lambda frame: label_names(frame.loc[frame["split"] == "train", "label"] if in_train else frame["label"])
+    gone = names(lost) - names(catalog.frame)
     if gone: raise TooManyBadFilesError(f"No readable image is left of class {sorted(gone)[0]!r}", listing, "Mend the files or leave the class out", bad=bad)
     return catalog
 
@@ -200,8 +201,8 @@ class ImageDataModule:
     ):
         if augmentation_preset is not None: one_of(augmentation_preset, list(PRESETS), "augmentation preset")
         self.preset_given,self.backend = augmentation_preset, one_of(transform_backend, ("torchvision",), "transform backend")
-        self.batch_size,self.eval_batch_size = _positive(batch_size, "batch_size"), _positive(eval_batch_size or 2*batch_size, "eval_batch_size")
-        self.num_workers = usable_cpus() if num_workers == "auto" else _positive(num_workers, "num_workers", 0)
+        self.batch_size,self.eval_batch_size = whole_number(batch_size, "batch_size"), whole_number(eval_batch_size or 2*batch_size, "eval_batch_size")
+        self.num_workers = usable_cpus() if num_workers == "auto" else whole_number(num_workers, "num_workers", 0)
         self.num_workers = min(8, self.num_workers)
         self.train_transforms,self.eval_transforms,self.balanced_sampling = train_transforms, eval_transforms, balanced_sampling
         self.seed,self.cache,self.on_bad,self.max_bad = seed, cache, one_of(on_bad, ("skip", "error"), "on_bad"), max_bad
@@ -214,11 +215,6 @@ class ImageDataModule:
         self.catalog = _find_catalog(data_dir, dataset_name, valid) if read is None else read
         self.catalog = _hold_out(self.catalog, valid, val_split, seed)
         if not (self.catalog.frame["split"] == "train").any(): raise EmptyDatasetError("There is no image to train on", self.catalog.source, "Name the training folder `train`, or give one folder per class")
-
-def _positive(n, name, least=1):
-    "Check a whole number"
-    if not isinstance(n, (int, np.integer)) or n < least: raise ConfigError(f"{name} must be a whole number from {least} up, not {n!r}")
-    return int(n)
 
 # %% ../nbs/06a_data.ipynb #b7a4557f
 from fastcore.basics import patch
@@ -260,7 +256,7 @@ def image_size(self:ImageDataModule)->tuple:
 def in_chans(self:ImageDataModule)->int:
     "Count the channels the model sees"
     own = 3 if self.catalog.pixels is None else self.catalog.pixels.shape[3]
-    return _positive(self.given["in_chans"] or own, "in_chans")
+    return whole_number(self.given["in_chans"] or own, "in_chans")
 
 @patch(as_prop=True)
 def stats(self:ImageDataModule)->tuple:

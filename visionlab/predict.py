@@ -9,7 +9,7 @@ __all__ = ['Prediction', 'Predictions', 'Predictor']
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
-from .core import BadInputError, ConfigError, ImageReadError, escape
+from .core import BadInputError, ImageReadError, escape, whole_number
 from .items import check_channels, load_image, pixel_mode
 from .transforms import Pipeline
 from .batch import BatchAugment
@@ -65,11 +65,6 @@ def _read(source, channels):
     except Exception as e:
         raise BadInputError(f"No image can be made of {type(source).__name__}: {e}", "", "Give a path, bytes, a PIL image, an array (H, W, 3) or a tensor (3, H, W)") from e
 
-def _whole(n, name):
-    "Check a whole number above zero"
-    if not isinstance(n, (int, np.integer)) or n < 1: raise ConfigError(f"{name} must be a whole number from 1 up, not {n!r}")
-    return int(n)
-
 class Predictor:
     "Answer with class names for images of any kind"
     def __init__(self,
@@ -122,8 +117,8 @@ class Predictor:
         "Name the classes of one image or of many"
         images,single = _images_in(source)
         errors = None if single else {}
-        probs = self._probabilities(images, _whole(batch_size, "batch_size"), errors)
-        if topk is not None: _whole(topk, "topk")
+        probs = self._probabilities(images, whole_number(batch_size, "batch_size"), errors)
+        if topk is not None: whole_number(topk, "topk")
         found = Predictions(self._answer(p, topk, threshold, o) for p,o in zip(probs, images))
         for i,why in (errors or {}).items(): found[i].top,found[i].error = [], why
         return found[0] if single else found

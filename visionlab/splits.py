@@ -15,7 +15,7 @@ import pandas as pd
 from fastcore.basics import patch
 from .core import ConfigError, DataError, EmptyDatasetError, file_sha256, one_of, usable_cpus
 from .paths import Repeated
-from .catalog import SPLITS, Catalog, _group_names, _lot, _plural, _shares, label_text
+from .catalog import SPLITS, Catalog, _deal_rows, _group_names, _lot, _plural, _shares, label_text
 
 # %% ../nbs/02c_splits.ipynb #148a07b6
 def _names_of(label): return label if isinstance(label, tuple) else (label,)
@@ -101,12 +101,12 @@ def sample(self:Catalog,
     rows = self.subset(split).frame
     if len(rows) <= max_samples: return self
     names = rows["label"].map(label_text)
-    counts = names.value_counts().sort_index()
+    rows,names = rows[names.notna()], names[names.notna()]
+    counts = dict(sorted(Counter(names).items()))
     if not balanced and max_samples < len(counts): raise ConfigError(f"{max_samples} images are fewer than the {len(counts)} classes", self.source, "Keep more")
-    shares = dict(zip(counts.index, (_even_shares if balanced else _shares)(counts.to_numpy(), int(max_samples)).tolist()))
-    lots = pd.Series([_lot(seed, o) for o in rows["path"]], rows.index, dtype=object)
-    chosen = {i for name,part in lots.groupby(names) for i in part.sort_values().index[:shares[name]]}
-    less = self.drop([i for i in rows.index if i not in chosen], "not sampled")
+    shares = dict(zip(counts, (_even_shares if balanced else _shares)(np.array(list(counts.values())), int(max_samples)).tolist()))
+    chosen = set(_deal_rows(rows.assign(label=names), shares, seed))
+    less = self.drop([i for i in self.subset(split).frame.index if i not in chosen], "not sampled")
     return replace(less, info=less.info | dict(sample=dict(max_samples=int(max_samples), balanced=balanced, seed=int(seed), split=split)))
 
 # %% ../nbs/02c_splits.ipynb #a7f279bb
