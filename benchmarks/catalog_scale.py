@@ -64,7 +64,7 @@ def measure(folder):
     "Open the catalog and make a loader in this process."
     from visionlab.catalog import Catalog
     from visionlab.loader import Images, Loader
-    from visionlab.transforms import preset
+    from visionlab.presets import preset
     warm_up()
     start, at = resident(), time.perf_counter()
     catalog = Catalog.load(folder)

@@ -158,13 +158,40 @@ def test_neighbours_in_chunks():
 
 def test_classes_are_split_from_the_labelled_images(textures):
     dm = MVTecAD(textures, "brick", image_size=96)
-    two = dm.as_classification(val_split=.5)
-    assert two.classes == ["normal", "defect"] and two.catalog.counts().to_dict() == dict(train=dict(normal=37, defect=8), val=dict(normal=7, defect=8))
-    kinds = dm.as_classification(kinds=True, with_normals=False, val_split=.5)
+    two = dm.as_classification()
+    assert two.classes == ["normal", "defect"] and two.catalog.counts().to_dict() == dict(train=dict(normal=26, defect=10), val=dict(normal=9, defect=3), test=dict(normal=9, defect=3))
+    kinds = dm.as_classification(kinds=True, with_normals=False, val_split=.5, test_split=0)
     assert kinds.classes == ["good", "scratch", "stain"] and kinds.catalog.counts().loc["good"].to_dict() == dict(train=7, val=7)
-    assert set(two.catalog.subset("val").frame["path"]) == set(kinds.catalog.subset("val").frame["path"])
-    with pytest.warns(UserWarning): same = MVTecAD(textures, "brick", image_size=96, val_split_mode="same_as_test").as_classification(val_split=.5)
+    with pytest.warns(UserWarning): same = MVTecAD(textures, "brick", image_size=96, val_split_mode="same_as_test").as_classification()
     assert len(same.catalog) == len(two.catalog)      # copies are not counted twice
+    assert two.catalog.frame["mask"].notna().sum() == 16 and two.catalog.subset("test").frame.query("label == 'defect'")["mask"].notna().all()
+
+
+@pytest.mark.parametrize("normal,defects", [(54, dict(dent=6)), (100, dict(dent=10, hole=10, stain=20)), (30, dict(dent=3, hole=3))])
+def test_validation_and_test_hold_both_in_the_proportion_of_the_whole(tmp_path, normal, defects):
+    for kind, n in dict(good=normal, **defects).items():
+        for i in range(n):
+            (tmp_path/kind).mkdir(exist_ok=True)
+            Image.new("L", (8, 8), i).save(tmp_path/kind/f"{i}.png")
+    make = lambda **kw: Folder("good", list(defects), root=tmp_path, image_size=8, val_split_mode="none", **kw).as_classification().catalog
+    counts, total = make().counts(), normal + sum(defects.values())
+    assert counts.loc["normal"].sum() == normal and counts.to_numpy().sum() == total
+    for split in ("val", "test"):
+        assert abs(counts[split].sum() - .2*total) <= 1
+        assert abs(counts.loc["defect", split] - .2*sum(defects.values())) <= 1 and counts.loc["defect", split] > 0
+    paths = lambda cat: sorted(cat.subset("val").frame["path"])
+    assert paths(make()) == paths(make(seed=42)) != paths(make(seed=0)) != paths(make(seed=1))
+
+
+def test_too_few_defects_to_deal_say_so(tmp_path):
+    for kind, n in dict(good=20, dent=2).items():
+        (tmp_path/kind).mkdir()
+        for i in range(n): Image.new("L", (8, 8), i).save(tmp_path/kind/f"{i}.png")
+    dm = Folder("good", "dent", root=tmp_path, image_size=8, val_split_mode="none")
+    with pytest.raises(EmptyDatasetError, match="No anomalous image is left for 'test'") as e: dm.as_classification()
+    assert "test_split=0" in e.value.fix and dm.as_classification(test_split=0).catalog.counts().loc["defect"].tolist() == [1, 1]
+    for kw in (dict(val_split=0), dict(val_split=.6, test_split=.5), dict(test_split=-1)):
+        with pytest.raises(ConfigError, match="split"): dm.as_classification(**kw)
 
 
 def test_painted_defects_are_no_labels(textures):

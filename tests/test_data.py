@@ -11,9 +11,10 @@ from torchvision.transforms import v2
 from photos import photo_folder
 from visionlab.catalog import Catalog
 from visionlab.core import ConfigError, DataError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, UnknownOptionError
-from visionlab.data import ImageDataModule, audit, choose_cache
+from visionlab.data import ImageDataModule, audit
 from visionlab.loader import Images, Loader
-from visionlab.transforms import Pipeline, RandomResizedCrop, Resize, preset
+from visionlab.transforms import Pipeline, RandomResizedCrop, Resize
+from visionlab.presets import preset
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +152,7 @@ def test_a_file_that_vanishes_later_is_named(folder, tmp_path):
 
 @pytest.mark.parametrize("budget,keep", [("ram", True), (10**9, True), (230_000, 37), (1000, False), (None, False)])
 def test_where_pixels_are_kept(folder, budget, keep):
-    assert choose_cache(Catalog.from_folder(folder), budget, 3, 32)[0] == keep
+    assert ImageDataModule(folder, image_size=32, cache=budget)._plan_cache().keep == keep
 
 
 def test_kept_pixels_stay_within_the_estimate(folder):
@@ -265,7 +266,7 @@ def test_shrunk_pixels_in_memory_do_not_change_an_answer(tmp_path):
         for i in range(8): Image.fromarray(rng.integers(0, 255, (300, 400, 3), dtype=np.uint8)).resize((800, 600), Image.BICUBIC).save(tmp_path/"d"/name/f"{i}.jpg")
     dm = ImageDataModule(tmp_path/"d", image_size=64, cache=2_000_000, val_split=.5)
     dm.setup()
-    assert "shorter side" in dm.cache_reason
+    assert "shorter side" in dm.cache_plan.reason
     from visionlab.predict import Predictor
     p = Predictor(torch.nn.Identity(), dm.eval_pipeline, dm.classes)
     batch = next(iter(dm.val_dataloader()))

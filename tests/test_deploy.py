@@ -11,7 +11,7 @@ from visionlab.data import ImageDataModule
 from visionlab.deploy import CONFIG, FILES, FORMAT, MANIFEST, WEIGHTS, NewerFormatError, load_model
 from visionlab.learner import Learner
 from visionlab.models import ImageClassifier
-from visionlab.transforms import preset
+from visionlab.presets import preset
 
 CLASSES = ["kite", "lamp", "moth"]
 

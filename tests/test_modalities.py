@@ -20,9 +20,10 @@ from torchvision.transforms import v2
 
 from visionlab.clips import Avenue, FrameFolder, VideoFile, clip_starts, frame_times, read_truth
 from visionlab.core import ConfigError, DataError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, UnknownOptionError
+from visionlab.data import ImageDataModule
 from visionlab.items import ImageBatch
 from visionlab.modalities import Archive, Folder, LayoutError, MVTec3D, MVTecAD, Tabular, fetch, load_depth, plant, unpack
-from visionlab.transforms import ColorJitter, HorizontalFlip, PadCrop, Pipeline, RandomResizedCrop, Resize, VerticalFlip
+from visionlab.transforms import ColorJitter, HorizontalFlip, PadCrop, Pipeline, RandomResizedCrop, VerticalFlip
 
 SIZE = (60, 80)
 KINDS = dict(good=6, broken=6, scratch=4)
@@ -207,6 +208,41 @@ def test_predicting_on_files(wall):
     assert next(iter(dm.predict_dataloader())).mask is not None      # the test split
 
 
+def test_settings_from_a_file_are_relative_to_it(wall, monkeypatch, tmp_path):
+    import visionlab.imagenet      # brings from_config
+    monkeypatch.chdir(tmp_path)
+    (wall/"mvtec.yaml").write_text("data:\n  root: .\n  category: wall\n  image_size: [16, 24]\n  train_batch_size: 4\n")
+    dm = MVTecAD.from_yaml(wall/"mvtec.yaml", eval_batch_size=3)
+    assert (dm.image_size, dm.batch_size, dm.eval_batch_size) == ((16, 24), 4, 3)
+    (wall/"wall/folder.yaml").write_text("normal_dir: train/good\nabnormal_dir: test/broken\nimage_size: 16\n")
+    assert set(Folder.from_yaml(wall/"wall/folder.yaml").catalog.frame["defect"]) == {"good", "broken"}
+    for wrong in ("catgory", "catalog", "data_dir"):
+        with pytest.raises(UnknownOptionError, match=wrong): MVTecAD.from_config(dict(root=str(wall), **{wrong:"wall"}))
+
+
+def test_a_module_of_ones_own(wall):
+    class Own(MVTecAD):
+        def setup(self, stage=None):
+            self.stages = [*getattr(self, "stages", []), stage]
+            return super().setup(stage)
+        def train_dataloader(self): return [b.image for b in super().train_dataloader()]
+    dm = Own(wall, "wall", image_size=16, train_batch_size=5)
+    dm.setup("fit")
+    assert [o.shape for o in dm.train_dataloader()] == [(5, 3, 16, 16)]*2 + [(2, 3, 16, 16)] and dm.stages[0] == "fit"
+    with pytest.raises(UnknownOptionError, match="stage"): dm.setup("fti")
+    with pytest.raises(ConfigError, match="train_batch|batch_size"): MVTecAD(wall, "wall", train_batch_size=True)
+
+
+def test_fields_of_a_batch_fit_its_images(wall):
+    b = next(iter(MVTecAD(wall, "wall", image_size=16, eval_batch_size=5).test_dataloader()))
+    arrays = b.to_numpy()
+    assert {k:getattr(v, "shape", len(v)) for k, v in arrays.items()} == dict(image=(5, 3, 16, 16), target=(5,), path=5, index=(5,), mask=(5, 16, 16))
+    assert all(isinstance(v, np.ndarray) for k, v in arrays.items() if k != "path") and [o.image.shape for o in b.items()] == [(3, 16, 16)]*5
+    for name, value in dict(target=b.target[:2], path=["a"], mask=b.mask[1:]).items():
+        with pytest.raises(DataError, match=f"{name} has . entr.*for 5 images"): setattr(b, name, value)
+    b.mask = None
+
+
 def test_the_cache_can_be_cleared(wall):
     dm = MVTecAD(wall, "wall", image_size=16, cache="ram").setup()
     a = next(iter(dm.test_dataloader()))
@@ -311,6 +347,30 @@ def test_folders(tmp_path):
     assert next(iter(absolute.test_dataloader())).image.shape[1:] == (3, 32, 32)
     own = Folder("fine", "bad/dent", root=tmp_path, normal_val_dir="bad/hole", val_split_mode="from_dir")
     assert per_split(own)["val"] == (4, 0)
+
+
+@pytest.mark.parametrize("kw,match", [(dict(abnormal_dir="fine"), "normal_dir='fine' and abnormal_dir='fine' are one folder"), (dict(abnormal_dir="bad", normal_test_dir="fine"), "normal_dir='fine' and normal_test_dir='fine'"),
+                                      (dict(abnormal_dir=["bad", "./bad"]), "abnormal_dir='bad' and abnormal_dir='./bad'"), (dict(abnormal_dir="bad", abnormal_val_dir="bad/dent"), "overlap"),
+                                      (dict(abnormal_dir="bad", mask_dir="bad/dent"), "mask_dir='bad/dent' and abnormal_dir='bad' overlap"), (dict(abnormal_dir="linked"), "abnormal_dir='linked'"),
+                                      (dict(normal_dir=".", abnormal_dir="bad"), "abnormal_dir='bad' and normal_dir='.' overlap")])
+def test_folders_that_are_one_or_overlap_are_refused(tmp_path, kw, match):
+    for i in range(4):
+        for o in ("fine", "bad/dent", "bad/hole"): save(tmp_path/f"{o}/{i}.png", marked(i, True)[0])
+    (tmp_path/"linked").symlink_to(tmp_path/"fine")
+    with pytest.raises(ConfigError, match=match) as e: Folder(**dict(normal_dir="fine", root=tmp_path) | kw)
+    assert "folder of its own" in e.value.fix
+    assert len(Folder("bad/dent", "bad/hole", root=tmp_path, val_split_mode="none").catalog) == 8      # side by side they may be
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_the_number_of_channels_is_found_and_asked_for(tmp_path, channels):
+    for kind, n in (("fine", 10), ("bad", 4)):
+        (tmp_path/kind).mkdir()
+        for i in range(n): np.save(tmp_path/kind/f"{i}.npy", np.random.default_rng(i).integers(0, 255, (24, 24, channels), dtype=np.uint8))
+    for make in (lambda **kw: Folder("fine", "bad", root=tmp_path, image_size=16, **kw), lambda **kw: ImageDataModule(tmp_path, image_size=16, **kw)):
+        with pytest.raises(ConfigError, match=f"{channels} channels instead of 3") as e: make().setup()
+        assert e.value.fix == f"Pass in_chans={channels}"
+        assert next(iter(make(in_chans=channels).val_dataloader())).image.shape[1:] == (channels, 16, 16)
 
 
 def test_normal_images_alone_get_painted_defects(wall):

@@ -128,9 +128,9 @@ def test_importing_every_name_changes_nothing(watched_import):
 
 # Preinstalled by Colab: googlecolab/backend-info, snapshot of 2026-08-19. A floor above these would make `pip install` replace torch or the widgets.
 COLAB_PYTHON = "3.12"
-COLAB = {"torch":"2.11.0", "torchvision":"0.26.0", "timm":"1.0.28", "fastcore":"2.2.12", "albumentations":"2.0.8", "numpy":"2.1.3", "pandas":"2.2.3",
+COLAB = {"torch":"2.11.0", "torchvision":"0.26.0", "timm":"1.0.28", "fastcore":"2.2.12", "numpy":"2.1.3", "pandas":"2.2.3",
          "matplotlib":"3.10.0", "pillow":"11.3", "ipywidgets":"7.7.1"}
-IMPORT_NAMES = {"pyyaml":"yaml", "pillow":"PIL"}
+IMPORT_NAMES = {"pyyaml":"yaml", "pillow":"PIL", "opencv-python-headless":"cv2"}
 BROUGHT_BY = {"IPython":"ipywidgets", "huggingface_hub":"timm"}   # not declared: a declared package requires them
 
 def test_version_is_the_settings_version():

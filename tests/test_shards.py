@@ -134,11 +134,67 @@ def test_foreign_shards_without_an_index(tmp_path):
     foreign(tmp_path/"a-000.tar", [(f"x/{i:03}", {".jpg":jpeg(i), ".cls":str(i%2).encode()}) for i in range(6)])
     foreign(tmp_path/"a-001.tar", [("p", {".cls":b"10", ".png.meta":b"-", ".webp":jpeg(7)}), ("q", {".json":json.dumps(dict(label=0)).encode(), ".jpeg":jpeg(8), ".cls":b"1"}), ("r", {".txt":b"1", ".png":jpeg(9)})])
     cat = Catalog.from_shards(f"{tmp_path}/a-{{000..001}}.tar")
-    assert cat.classes == ["0", "1", "10"] and cat.frame["label"].tolist() == ["0", "1"]*3 + ["10", "0", "1"]
+    assert cat.classes == ["0", "1", "10"] and cat.info["class_ids"] == [0, 1, 10] and cat.frame["label"].tolist() == ["0", "1"]*3 + ["10", "0", "1"]
     assert cat.frame["path"].iloc[0] == "a-000/x/000.jpg" and cat.reader[cat.frame.index[0]] == jpeg(0)
     assert cat.frame.index[6] == 1 << 20                   # its number does not move when a shard grows
     named = Catalog.from_shards(tmp_path, classes={0:"cat", 1:"dog", 10:"owl"})
     assert named.classes == ["cat", "dog", "owl"] and named.frame["label"].iloc[6] == "owl"
+
+def labelled(path, labels, start=0): return foreign(path, [(f"{i:04}", {".jpg":jpeg(i)} | ({} if o is None else {".cls":o.encode()})) for i,o in enumerate(labels, start)])
+
+def test_labels_are_text_as_folders_are(tmp_path):
+    cat = Catalog.from_shards(labelled(tmp_path/"a-0.tar", ["01", "1", "10", "2", "01"]))
+    assert cat.classes == ["01", "1", "10", "2"] and cat.frame["label"].tolist() == ["01", "1", "10", "2", "01"] and "class_ids" not in cat.info
+    assert any("'01' and '1' are classes of their own" in o for o in cat.notes)
+    for o in cat.classes: (tmp_path/"folders"/o).mkdir(parents=True); (tmp_path/"folders"/o/"0.jpg").write_bytes(jpeg())
+    assert Catalog.from_folder(tmp_path/"folders").classes == cat.classes
+    named = Catalog.from_shards(tmp_path/"a-0.tar", classes={1:"cat", 2:"dog", 10:"owl"})
+    assert named.frame["label"].tolist() == ["cat", "cat", "owl", "dog", "cat"] and any("'01' and '1' are one class" in o for o in named.notes)
+    assert Catalog.from_shards(labelled(tmp_path/"b-0.tar", ["00", "01", "02"]), classes=["x", "y", "z"]).frame["label"].tolist() == ["x", "y", "z"]
+    swapped = Catalog.from_shards(labelled(tmp_path/"c-0.tar", ["0", "1"]), classes=["1", "0"])
+    assert swapped.frame["label"].tolist() == ["0", "1"] and swapped.targets().tolist() == [1, 0]
+    assert Catalog.from_shards(labelled(tmp_path/"d-0.tar", ["0", "1"]), classes={"0":"cat", "1":"dog"}).frame["label"].tolist() == ["cat", "dog"]
+
+@pytest.mark.parametrize("label,reason", [(None, "missing label"), ("7", "label '7' is not a class"), ("bird", "label 'bird' is not a class")])
+def test_labels_that_are_none_stop_first_and_are_listed_then(tmp_path, label, reason):
+    labelled(tmp_path/"train-0.tar", (["cat", "dog"] if label == "bird" else ["0", "1"])*10 + [label]*3)
+    for make in (lambda **kw: Catalog.from_shards(tmp_path, ["cat", "dog"], **kw),
+                 lambda **kw: ShardedDataModule(tmp_path, classes=["cat", "dog"], image_size=16, **{f"{k}_rows":v for k, v in kw.items()}).catalog):
+        with pytest.raises(DataError, match="3 samples of 23 cannot be used") as e: make()
+        assert f"train-0.tar/0020.jpg: {reason}" in e.value.where and ("predict" in e.value.fix) == (label is None)
+        cat = make(on_bad="skip")
+        assert len(cat) == 20 and cat.skipped["reason"].tolist() == [reason]*3 and cat.skipped["path"].iloc[0] == "train-0.tar/0020.jpg"
+
+def test_images_to_predict_need_no_label(tmp_path):
+    labelled(tmp_path/"a-0.tar", ["0", "1"]*3); labelled(tmp_path/"b-0.tar", [None]*3)
+    cat = Catalog.from_shards(dict(train=tmp_path/"a-0.tar", predict=tmp_path/"b-0.tar"))
+    assert cat.splits == ["train", "predict"] and cat.subset("predict").frame["label"].isna().all()
+
+def test_our_own_unlabelled_rows_come_back(folder, tmp_path):
+    cat = Catalog(folder.frame.assign(label=[None, *folder.frame["label"][1:]]), folder.classes, folder.root)
+    write_shards(cat, tmp_path/"s")
+    assert Catalog.from_shards(tmp_path/"s").frame.sort_index()["label"].tolist() == cat.frame["label"].tolist()
+
+def test_one_shard_in_two_splits_is_refused(shards, tmp_path, memory):
+    one, two = shards/"train-000000.tar", shutil.copy(shards/"train-000000.tar", tmp_path/"other.tar")
+    for a, b in ((one, one), (one, two), (one, f"file://{one}"), (f"{memory}/train-000000.tar",)*2):
+        for make in (lambda: Catalog.from_shards({"train":str(a), "val":str(b)}), lambda: ShardedDataModule(str(a), str(b))):
+            with pytest.raises(DataError, match="1 shard would serve as train and as val") as e: make()
+            assert "train-000000.tar" in e.value.where and "of its own" in e.value.fix
+    with pytest.raises(DataError, match="2 shards would serve as train and as val: val-000000.tar"): ShardedDataModule(shards, f"{shards}/val-*.tar")
+    assert Catalog.from_shards({"train":f"{shards}/train-*.tar", "val":f"{shards}/val-*.tar"}).notes == []
+
+def test_one_sample_in_two_splits_is_noted(tmp_path):
+    labelled(tmp_path/"train-0.tar", ["0", "1"]*5); labelled(tmp_path/"val-0.tar", ["0", "1"]*2, start=8)
+    cat = Catalog.from_shards(tmp_path)
+    assert [o for o in cat.notes if "in train too" in o] == ["2 samples of val are in train too, going by key and size; the first is val-0.tar/0008.jpg. catalog.leaks() compares all bytes"]
+    assert cat.leaks()["split"].tolist() == ["train", "val"]*2 and "in train too" in str(ShardedDataModule(tmp_path, image_size=16))
+    labelled(tmp_path/"val-0.tar", ["0", "1"]*2, start=20)
+    assert Catalog.from_shards(tmp_path).notes == []
+
+def test_a_catalog_of_shards_takes_nothing_beside_it(shards, folder):
+    with pytest.raises(ConfigError, match="'val' cannot be given"): ShardedDataModule(Catalog.from_shards(shards), val=shards)
+    with pytest.raises(ConfigError, match="not one of shards"): ShardedDataModule(folder)
 
 def test_shards_pass_to_webdataset_and_back(folder, shards, tmp_path):
     import webdataset as wds

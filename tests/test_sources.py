@@ -13,10 +13,11 @@ from visionlab import sources
 from visionlab.catalog import Catalog
 from visionlab.core import ClassMismatchError, ConfigError, DataError, EmptyDatasetError, ImageReadError, MissingDependencyError, UnknownOptionError
 from visionlab.data import ImageDataModule
+from visionlab.multilabel import MultiLabelImageDataModule
 from visionlab.imagenet import ImageNetDataModule
 from visionlab.loader import Images, Loader
 from visionlab.sources import HFImages, synset_names
-from visionlab.transforms import preset
+from visionlab.presets import preset
 
 import datasets
 from datasets import Array3D, ClassLabel, Dataset, DatasetDict, Features, Sequence, Value  # noqa: E402
@@ -228,7 +229,7 @@ def test_lightly_yaml_is_relative_to_its_file(zoo, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("change,message", [
     (dict(train_csv="x.csv"), "Both 'train' and 'train_csv'"), (dict(clases=[]), "classes"), (dict(train=None), "no 'train'"), (dict(train="nowhere"), "does not exist"),
-    (dict(ignore_classes=[3]), "class id"), (dict(ignore_classes=[0, 1]), "Every class"), (dict(classes={0: "cat", 1: "dgo"}), "Did you mean 'dog'"),
+    (dict(ignore_classes=[3]), "class id in ignore_classes '3'"), (dict(ignore_classes="0"), "is no list"), (dict(classes={0: "cat", "0": "dog"}), "one id"), (dict(ignore_classes=[0, 1]), "Every class"), (dict(classes={0: "cat", 1: "dgo"}), "Did you mean 'dog'"),
     (dict(classes={0: "cat", 1: "cat"}), "twice"), (dict(classes=None, ignore_classes=[1]), "needs classes"), (dict(ignore_classes=[1]), "one class")])
 def test_lightly_mistakes(zoo, change, message):
     with pytest.raises((ConfigError, DataError), match=message): Catalog.from_lightly(dict(train=zoo/"train", val=zoo/"val", classes={0: "cat", 1: "dog"}) | change)
@@ -254,6 +255,26 @@ def test_lightly_tables(zoo):
     data = dict(train_csv=zoo/"train.csv", classes={0: "cat", 9: "dog", 4: "car"}, ignore_classes=[4], csv_label_type="id")
     cat = Catalog.from_lightly(data)
     assert cat.classes == ["cat", "dog"] and cat.info["class_ids"] == [0, 9] and len(cat) == 3 and cat.skipped["reason"].tolist() == ["ignored class"]
+
+
+def test_lightly_ids_as_text_and_as_numbers_are_the_same(zoo):
+    "JSON knows no keys but texts."
+    rows = ["image_path,label", *(f'train/{n}/0.png,"{i}"' for n, i in (("cat", "0,4"), ("dog", 9), ("car", 4)))]
+    (zoo/"train.csv").write_text("\n".join(rows))
+    for keys, ignored in (((0, 9, 4), ["4"]), (("0", "9", "4"), [4]), (("0", "9", "4"), ["4"])):
+        classes = dict(zip(keys, ("cat", "dog", "car")))
+        folders = Catalog.from_lightly(dict(train=zoo/"train", classes=classes, ignore_classes=ignored))
+        assert folders.classes == ["cat", "dog"] and list(map(int, folders.info["class_ids"])) == [0, 9]
+        for kind in (dict(csv_label_type="id"), {}):
+            data = dict(train=zoo/"train.csv", classes=classes, ignore_classes=ignored, **kind)
+            for dm in (MultiLabelImageDataModule(data, image_size=16, val_split=0), ImageDataModule(data | dict(task="multilabel"), image_size=16, val_split=0)):
+                assert dm.task == "multilabel" and dm.classes == ["cat", "dog"] and dm.catalog.frame["label"].tolist() == [("cat",), ("dog",)]
+    with pytest.raises(DataError, match="2 labels where one is expected") as e: ImageDataModule(data)
+    assert "multilabel" in e.value.fix
+    (zoo/"data.yaml").write_text("train: train.csv\nclasses: {'0': cat, 9: dog, 4: car}\nignore_classes: ['4']\ncsv_label_type: id\n")
+    assert MultiLabelImageDataModule(zoo/"data.yaml", image_size=16, val_split=0).label_names == ["cat", "dog"]
+    with pytest.raises(ConfigError, match="one class each"): MultiLabelImageDataModule(dict(train=zoo/"train"))
+    with pytest.raises(ConfigError, match="image_dir"): MultiLabelImageDataModule(data, image_dir=zoo)
 
 
 # ---- ImageNet

@@ -14,6 +14,7 @@ from visionlab.core import ConfigError, DataError, EmptyDatasetError, UnknownOpt
 from visionlab.data import ImageDataModule
 from visionlab.loader import Images
 from visionlab.paths import Repeated
+from visionlab.splits import leak_text, shared_files
 
 
 def table(labels, split="train", classes=None, **columns):
@@ -172,7 +173,48 @@ def test_only_files_of_one_size_are_read(tmp_path, monkeypatch):
     cat = Catalog.from_folder(folder(tmp_path))
     sizes = pd.Series([os.path.getsize(o) for o in cat.files()]).to_frame("size").assign(split=cat.frame["split"].to_numpy())
     shared = sizes[sizes.groupby("size")["split"].transform("nunique") > 1]
-    read = []
-    monkeypatch.setattr(visionlab.splits, "_digest", lambda o, keep=visionlab.splits._digest: read.append(o) or keep(o))
+    read = dict(_tail=[], _digest=[])
+    for name, seen in read.items(): monkeypatch.setattr(visionlab.splits, name, lambda o, keep=getattr(visionlab.splits, name), seen=seen: seen.append(o) or keep(o))
     cat.leaks()
-    assert len(read) == len(shared)
+    assert len(read["_tail"]) == len(shared) > 0 and read["_digest"] == []      # their ends differ: none is read whole
+
+
+def test_files_that_agree_in_size_and_end_are_read_whole(tmp_path):
+    for split, first in (("train", 0), ("train", 1), ("val", 1), ("val", 2)):
+        (tmp_path/split/"a").mkdir(parents=True, exist_ok=True)
+        (tmp_path/split/"a"/f"{first}.jpg").write_bytes(bytes([first])*6000 + bytes(5000))
+    found, why = shared_files(Catalog.from_folder(tmp_path, allow_single=True))
+    assert why is None and found[["path", "train_path"]].to_numpy().tolist() == [["val/a/1.jpg", "train/a/1.jpg"]]
+
+
+def test_links_are_followed(tmp_path):
+    folder(tmp_path)
+    (tmp_path/"test/b/link.png").symlink_to(tmp_path/"train/a/3.png")
+    found, _ = shared_files(Catalog.from_folder(tmp_path))
+    assert found[["path", "train_path"]].to_numpy().tolist() == [["test/b/link.png", "train/a/3.png"]]
+
+
+def test_where_shared_files_does_not_look_it_says_so(monkeypatch, tmp_path):
+    reader = [bytes([i % 4])*10 for i in range(8)]
+    cat = replace(table(["a", "b"]*4, split=["train"]*4 + ["test"]*4), reader=reader)
+    found, why = shared_files(cat)
+    assert len(found) == 0 and "sizes are not known" in why
+    class Sized(list):
+        def sizes(self): return [len(o) for o in self]
+    found, why = shared_files(replace(cat, reader=Sized(reader)))
+    assert why is None and found["train_path"].tolist() == [f"{i}.png" for i in range(4)] and "4 images of test are also in train" in leak_text(found)
+    assert len(shared_files(replace(cat, reader=Repeated(Sized(reader), np.arange(4, 8)), frame=pd.concat([cat.frame, cat.frame.tail(4).assign(split="val").set_axis(range(8, 12))])))[0]) == 8
+    monkeypatch.setattr(visionlab.splits, "LOOK_UP_TO", 7)
+    assert "8 images are more than 7" in shared_files(replace(cat, reader=Sized(reader)))[1]
+    assert shared_files(cat.subset("train"))[1] is None          # one split: there is nothing to look for
+
+
+def test_datasets_know_their_sizes(tmp_path):
+    import datasets
+    pictures = [np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8) for i in (0, 1, 2, 3, 1, 4)]
+    make = lambda part: datasets.Dataset.from_dict(dict(image=pictures[part], label=["a", "b", "a"]), features=datasets.Features(dict(image=datasets.Image(), label=datasets.Value("string"))))
+    parts = datasets.DatasetDict(train=make(slice(3)), test=make(slice(3, 6)))
+    for data in (parts, datasets.DatasetDict({k: v.shuffle(seed=1) for k, v in parts.items()})):
+        cat = Catalog.from_hf(data)
+        assert cat.reader.sizes().tolist() == [len(cat.reader[i]) for i in range(6)]
+        assert len(shared_files(cat)[0]) == 1

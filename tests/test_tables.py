@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from visionlab.catalog import Catalog
-from visionlab.core import ClassMismatchError, ConfigError, DataError, EmptyDatasetError, TooManyBadFilesError, UnknownOptionError
+from visionlab.core import ClassMismatchError, ConfigError, DataError, EmptyDatasetError, TooManyBadFilesError
 from visionlab.data import ImageDataModule
+from visionlab.multilabel import MultiLabelImageDataModule
 from visionlab.tables import CsvError, is_csv
 
 LABELS = dict(cat=3, dog=3)
@@ -79,6 +80,16 @@ def test_quotes_spaces_and_unicode(pets):
     cat = Catalog.from_csv(table(pets, "image,label", *lines))
     assert cat.frame["path"].tolist() == names
 
+@pytest.mark.parametrize("sep", [",", ";", "\t", "|"])
+def test_spaces_around_quotes(pets, sep):
+    for name in ("a, b.png", "a; b|c.png", 'the "big" one.png', "two\tparts.png"): put(pets/name)
+    quoted = lambda o: '"' + o.replace('"', '""') + '"'
+    lines = [f'{quoted("a, b.png")} {sep}cat', f' {quoted("a; b|c.png")}  {sep} "cat"  ', f'{quoted(chr(116)+"he " + chr(34) + "big" + chr(34) + " one.png")} {sep} "dog" ', f'"two\tparts.png"{sep} dog']
+    for end in ("\n", "\r\n"):
+        cat = Catalog.from_csv(table(pets, f'"image" {sep} label', *lines, end=end))
+        assert cat.frame["path"].tolist() == ["a, b.png", "a; b|c.png", 'the "big" one.png', "two\tparts.png"] and cat.frame["label"].tolist() == ["cat", "cat", "dog", "dog"]
+    assert "beyond line 3" in refused(CsvError, table(pets, f"image{sep}label", f'"a, b.png" {sep}cat', f'"a; b|c.png" x{sep}dog'), delimiter=sep).what
+
 def test_accents_composed_or_apart(pets):
     put(pets/"cafe\u0301.png"); put(pets/"b.png")
     assert len(Catalog.from_csv(table(pets, "image,label", "caf\u00e9.png,x", "b.png,y"))) == 2
@@ -113,6 +124,20 @@ def test_split_columns(pets):
     assert whole(Catalog.from_csv(table(pets, "image,label,is_valid", *lines))).counts().to_numpy().tolist() == [[2, 1]]*2
     e = refused(CsvError, table(pets, "image,label,split", *(f"{o},{s}" for o,s in zip(rows(), ["train", "oops", ""]*2))))
     assert [o[3] for o in e.rows] == ["split 'oops' is unknown", "missing split"]*2
+
+def test_split_and_is_valid_must_agree(pets):
+    lines = [f"{o},{s},{v}" for o,s,v in zip(rows(), ["train", "val", "test"]*2, ["False", "True", "0", "0", "1", ""])]
+    cat = whole(Catalog.from_csv(table(pets, "image,label,split,is_valid", *lines)))
+    assert cat.counts().to_numpy().tolist() == [[1, 1, 1]]*2 and any("'split' says the split; 'is_valid' agrees" in o for o in cat.notes)
+    e = refused(CsvError, table(pets, "image,label,is_valid,split", *(f"{o},{v},{s}" for o,s,v in zip(rows(), ["train", "val", "train"]*2, "110"*2))))
+    assert [(o[1], o[3]) for o in e.rows] == [(2, "split is train, is_valid is 1"), (5, "split is train, is_valid is 1")]
+    e = refused(CsvError, table(pets, "image,label,is_valid,split", *(f"{o},{v},{s}" for o,s,v in zip(rows(), ["train", "val"]*3, "00"*3))))
+    assert {o[3] for o in e.rows} == {"split is val, is_valid is 0"}
+    assert Catalog.from_csv(table(pets, "image,label,split,is_valid", *lines), split_column="split").notes == []
+
+def test_a_split_column_beside_several_tables_is_noted(pets):
+    a,b = (table(pets, "image,label,split", *(f"{o},train" for o in part), name=f"{n}.csv") for n,part in (("a", rows()[:2]+rows()[3:5]), ("b", rows()[2::3])))
+    assert any("'split' is not used" in o for o in Catalog.from_csv(a, b).notes)
 
 def test_rows_to_predict_need_no_label(pets):
     cat = Catalog.from_csv(table(pets, "image,label,split", *(f"{o},train" for o in rows()[:-1]), "images/dog/2.png,,predict"))
@@ -169,6 +194,13 @@ def test_ids_in_a_cell_without_a_header(pets):
     lines = [f'{f},"{",".join({"cat":"0", "dog":"2"}[o] for o in sorted(w))}"' for f,w in zip(FILES, WANT)]
     assert several(Catalog.from_csv(table(pets, *lines), task="multilabel", classes={0:"cat", 2:"dog"})) == WANT
 
+def test_ids_in_a_cell_of_one_class_each_are_pointed_out(pets):
+    path = table(pets, "image,label", *rows(cat="7", dog="10")[1:], f'{FILES[0]},"7,10"')
+    for kw in (dict(classes={7:"cat", 10:"dog"}), dict(classes={"7":"cat", "10":"dog"}), dict(label_type="id"), dict(classes=["7", "10"])):
+        e = refused(CsvError, path, **kw)
+        assert [o[1:] for o in e.rows] == [(7, FILES[0], "2 labels where one is expected")] and "multilabel" in e.fix
+    for ids in ({7:"cat", 10:"dog"}, {"7":"cat", "10":"dog"}): assert several(Catalog.from_csv(path, classes=ids, task="multilabel"))[-1] == {"cat", "dog"}
+
 def test_two_possible_delimiters_are_a_question(pets):
     path = table(pets, "image,label", f'{FILES[0]},"a,b"', f"{FILES[1]},a;c")
     assert "label_delimiter" in refused(ConfigError, path, task="multilabel").fix
@@ -198,7 +230,40 @@ def test_columns_of_0_and_1_with_one_class_each(pets):
 
 def test_a_flag_that_is_none(pets):
     e = refused(CsvError, table(pets, "image,cat,dog", f"{FILES[0]},1,0", f"{FILES[3]},2,1"), label_columns=["cat", "dog"])
-    assert e.rows[0][3] == "'2' is neither 0 nor 1"
+    assert e.rows[0][3] == "cat is '2', neither 0 nor 1"
+
+def test_a_flag_that_is_none_among_columns_that_were_not_named(pets):
+    path = table(pets, "image,cat,dog", *(f"{o},{ONE['cat' in o]},{'2' if i == 4 else ONE['dog' in o]}" for i,o in enumerate(FILES)))
+    e = refused(CsvError, path, "1 cell in columns of 0 and 1 is neither")
+    assert e.where == "t.csv:6 dog is '2'" and e.rows == [("t.csv", 6, "2", "dog is neither 0 nor 1")]
+    e = refused(CsvError, table(pets, "image,cat,dog", *(f"{o},{ONE['cat' in o]},{ONE['dog' in o]}" for o in FILES), name="train.csv"), val_csv=path)
+    assert ("t.csv", 6, FILES[4], "dog is '2', neither 0 nor 1") in e.rows
+    refused(CsvError, table(pets, "image,a,b", *(f"{o},x,1" for o in FILES)), "several columns")
+
+def test_a_label_column_beside_flags_goes_by_its_name(pets):
+    path = table(pets, "image_path,label,occluded", *(f"{o},{ONE['dog' in o]},{i % 2}" for i,o in enumerate(FILES)))
+    cat = Catalog.from_csv(path)
+    assert (cat.task, cat.classes, cat.frame["occluded"].tolist()) == ("multiclass", ["0", "1"], ["0", "1"]*3)
+    assert any("'label' has the label, by its name" in o and "'occluded'" in o for o in cat.notes) and "'occluded'" in repr(cat)
+    assert Catalog.load(cat.save(pets/"saved")).notes == cat.notes
+    both = Catalog.from_csv(path, task="multilabel")
+    assert (both.classes, both.notes) == (["label", "occluded"], [])
+    assert Catalog.from_csv(path, label_columns=["occluded", "label"]).classes == ["occluded", "label"]
+
+def test_one_hot_that_was_inferred_is_noted(pets):
+    path = table(pets, "image_path,cat,dog", *(f"{o},{ONE['cat' in o]},{ONE['dog' in o]}" for o in FILES))
+    assert any("2 columns of 0 and 1, 'cat', 'dog', are read as classes" in o for o in Catalog.from_csv(path).notes)
+    assert "are read as classes" in repr(ImageDataModule(path, image_size=8, val_split=2))
+    for kw in (dict(label_columns=["cat", "dog"]), dict(task="multilabel")): assert Catalog.from_csv(path, **kw).notes == []
+
+def test_one_column_of_0_and_1_is_one_class_where_images_have_any_number(pets):
+    path = table(pets, "path,defect", *(f"{o},{ONE['dog' in o]}" for o in FILES))
+    cat = Catalog.from_csv(path, task="multilabel")
+    assert (cat.classes, several(cat)) == (["defect"], [set()]*3 + [{"defect"}]*3)
+    dm = MultiLabelImageDataModule(path, image_size=8, val_split=2, batch_size=4)
+    assert dm.label_names == ["defect"] and next(iter(dm.train_dataloader())).target.shape == (4, 1)
+    assert Catalog.from_csv(path).classes == ["0", "1"]                                                 # one class to an image
+    assert Catalog.from_csv(table(pets, "path,label", *(f"{o},{ONE['dog' in o]}" for o in FILES)), task="multilabel").classes == ["0", "1"]      # ids, as its name says
 
 def test_several_labels_for_one_class_each(pets):
     e = refused(CsvError, table(pets, "image,label", *rows()[1:], f'{FILES[0]},"cat,dog"'), task="multiclass", label_delimiter=",")

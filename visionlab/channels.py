@@ -6,7 +6,7 @@
 __all__ = ['read', 'size']
 
 # %% ../nbs/01c_channels.ipynb #a607f77e
-import io
+import io, struct
 import numpy as np
 from .core import optional_import
 from .items import MAX_PIXELS, _check_size, _hwc, _open, _pixels, _Refused
@@ -44,9 +44,30 @@ def _with_pillow(data, max_pixels):
     im.load()
     return _pixels(im, "raw", None)
 
+def _check_pages(file):
+    "Refuse a TIFF whose pages lead back to an earlier one: a reader would follow them for ever"
+    file.seek(0)
+    head = file.read(16)
+    order,big = "<" if head[:2] == b"II" else ">", head[2:4] in (b"+\0", b"\0+")
+    at,number,word,entry = (8, "Q", "Q", 20) if big else (4, "H", "I", 12)
+    seen,width = set(), struct.calcsize(number)
+    try: at, = struct.unpack_from(order+word, head, at)
+    except struct.error: return
+    while at and at not in seen:
+        seen.add(at)
+        file.seek(at)
+        try:
+            n, = struct.unpack(order+number, file.read(width))
+            file.seek(at + width + n*entry)
+            at, = struct.unpack(order+word, file.read(struct.calcsize(word)))
+        except (struct.error, OSError, OverflowError): break
+    file.seek(0)
+    if at in seen and at: raise _Refused("corrupt", "its pages lead back to an earlier one")
+
 def _series(file):
     "Open the first image of a TIFF; return it and the names of its axes"
     tifffile = optional_import("tifffile", "channels")
+    _check_pages(file)
     try: found = tifffile.TiffFile(file).series[0]
     except (tifffile.TiffFileError, IndexError) as e: raise _Refused("corrupt", str(e)) from e
     return found, found.axes

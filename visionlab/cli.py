@@ -6,29 +6,48 @@
 __all__ = ['add_fields', 'demo', 'predict', 'check', 'make_parser', 'main']
 
 # %% ../nbs/19_cli.ipynb #b74ce538
-import argparse, os, sys
+import argparse, ast, os, sys
 from dataclasses import MISSING, fields
 from pathlib import Path
 from . import __version__
-from .core import VisionlabError
+from .core import VisionlabError, is_main, rank, usable_cpus, world_size
 
 # %% ../nbs/19_cli.ipynb #6e379cb8
 def add_fields(
     parser:argparse.ArgumentParser,
-    cls # a dataclass with a comment beside each field
+    cls,      # a dataclass with a comment beside each field
+    only=None # names of the fields; default: all
 ):
     "Add a flag for every field of a dataclass"
     from fastcore.docments import docments
     said = docments(cls)
-    for f in fields(cls): parser.add_argument(*_flag(f), **_how(f), help=(said.get(f.name) or "").replace("%", "%%"))
+    for f in fields(cls):
+        if only is None or f.name in only: parser.add_argument(*_flag(f), **_how(f), help=(said.get(f.name) or "").replace("%", "%%"))
 
 def _flag(f): return [f"--{f.name.replace('_', '-')}"]
 
 def _how(f):
     "Say how a field is read from the command line"
     if f.type in (bool, "bool"): return dict(action=argparse.BooleanOptionalAction, default=f.default)
-    kind = {"int":int, "float":float}.get(getattr(f.type, "__name__", f.type), str)
-    return dict(type=kind, required=f.default is MISSING, default=None if f.default is MISSING else f.default, metavar=kind.__name__.upper(), dest=f.name)
+    name = getattr(f.type, "__name__", f.type)
+    if name in _PARTS: return dict(action=_PARTS[name], nargs="+", default=f.default, metavar=dict(dict="NAME=VALUE", list="NAME").get(name), dest=f.name)
+    kind = {"int":int, "float":float, "tuple":_numbers}.get(name, str)
+    return dict(type=kind, required=f.default is MISSING, default=None if f.default is MISSING else f.default, metavar="[[…],[…]]" if kind is _numbers else kind.__name__.upper(), dest=f.name)
+
+def _numbers(text):
+    "Read numbers in brackets"
+    try: return ast.literal_eval(text)
+    except (ValueError, SyntaxError) as e: raise argparse.ArgumentTypeError(f"{text!r} should be numbers in brackets, such as [[.5, .5, .5], [.2, .2, .2]]") from e
+
+class _Pairs(argparse.Action):
+    "Collect NAME=VALUE; yes and no, true and false are answers"
+    def __call__(self, parser, space, values, flag=None):
+        wrong = [o for o in values if "=" not in o]
+        if wrong: parser.error(f"argument {flag}: {wrong[0]!r} is not NAME=VALUE")
+        answers = dict(true=True, yes=True, false=False, no=False)
+        setattr(space, self.dest, (getattr(space, self.dest) or {}) | {k:answers.get(v.lower(), v) for k,_,v in (o.partition("=") for o in values)})
+
+_PARTS = dict(list="store", dict=_Pairs)
 
 # %% ../nbs/19_cli.ipynb #ad089f1e
 def demo(
@@ -60,21 +79,31 @@ def _exported(folder):
     inside = Path(folder)/"exported_models"/"exported_last"
     return inside if inside.is_dir() else folder
 
+_SOURCE = ("valid", "classes", "ignore_classes")              # what `check` takes of `train`: how to open the data …
+_TABLES = ("val_csv", "test_csv", "image_dir", "image_column", "label_column", "label_columns", "label_delimiter", "label_type")    # … and a table
+
 def check(
     data:str,      # folder of images, or anything else that `train --data` takes
     html:str=None, # also write the report as one HTML page
-    json:str=None  # also write the report as JSON
+    json:str=None, # also write the report as JSON
+    **options      # of `train`, about opening the data
 )->int: # 1 if errors were found, else 0
-    "Report what is wrong with the data: unreadable files, copies across splits, two labels for one picture"
-    from visionlab.data import ImageDataModule
-    report = ImageDataModule(data, val_split=0).check()
+    "Report what is wrong with the data: unreadable files, copies across splits, two labels for one picture, rows that cannot be used"
+    from visionlab.doctor import check as look
+    from visionlab.train import _class_names
+    source = {k:v for k in _SOURCE if (v := options.get(k)) is not None}
+    if "classes" in source: source["classes"] = _class_names(source["classes"])
+    tables = {k:options.get(k) for k in _TABLES} | (options.get("csv_options") or {})
+    report = look(data, max_pixels=options.get("max_pixels"), tables=tables, **source)
     for path in filter(None, (html, json)): report.save(path)
     print(report)
     return int(not report.ok)
 
 def _train(args):
-    from visionlab.train import TrainConfig, train
-    train(TrainConfig.from_dict({f.name:getattr(args, f.name) for f in fields(TrainConfig)}))
+    from visionlab.train import TrainConfig, train, train_in_processes
+    config = TrainConfig.from_dict({f.name:getattr(args, f.name) for f in fields(TrainConfig)})
+    if world_size() == 1 and (config.devices or 1) > 1: train_in_processes(config, threads=max(1, usable_cpus()//config.devices))
+    else: train(config)
 
 def make_parser(
     command:str=None # build only this command's flags; the others are costly to look up
@@ -96,6 +125,7 @@ def _add_function(f):
         from fastcore.docments import docments
         said = docments(f)
         for p in inspect.signature(f).parameters.values():
+            if p.kind is p.VAR_KEYWORD: continue
             kind = p.annotation if p.annotation in (int, float) else str
             if p.default is p.empty: parser.add_argument(p.name, type=kind, nargs="+" if p.annotation is list else None, help=said[p.name])
             else: parser.add_argument(f"--{p.name}", type=kind, default=p.default, metavar=kind.__name__.upper(), help=said[p.name])
@@ -105,12 +135,17 @@ def _add_train(parser):
     from visionlab.train import TrainConfig
     add_fields(parser, TrainConfig)
 
+def _add_check(parser):
+    from visionlab.train import TrainConfig
+    _add_function(check)(parser)
+    add_fields(parser, TrainConfig, (*_SOURCE, *_TABLES, "csv_options", "max_pixels"))
+
 def _call(f):
     def run(args): return f(**{k:v for k,v in vars(args).items() if k not in ("run", "command")})
     return run
 
 _COMMANDS = {"demo":(_call(demo), _add_function(demo), demo.__doc__), "train":(_train, _add_train, "Train a classifier on a folder or a built-in data set"),
-             "predict":(_call(predict), _add_function(predict), predict.__doc__), "check":(_call(check), _add_function(check), check.__doc__)}
+             "predict":(_call(predict), _add_function(predict), predict.__doc__), "check":(_call(check), _add_check, check.__doc__)}
 
 def main(
     argv=None # arguments; default: the command line's
@@ -120,12 +155,14 @@ def main(
     args = make_parser(next((o for o in argv if o in _COMMANDS), "")).parse_args(argv)
     try: code = args.run(args)
     except VisionlabError as e:
-        print(f"visionlab: {e}", file=sys.stderr)
+        print(f"visionlab: {e}" if is_main() else f"visionlab, process {rank()}: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("visionlab: interrupted", file=sys.stderr)
+        if is_main(): print("visionlab: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())     # whoever read the output has gone
         return 141
     return code if isinstance(code, int) else 0
+
+if __name__ == "__main__" and globals().get("__spec__"): sys.exit(main())       # python -m visionlab.cli, as torchrun calls it

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from .core import ConfigError, DataError, EmptyDatasetError, ImageReadError, atomic_write, cache_dir, one_of, optional_import
+from .core import ConfigError, DataError, EmptyDatasetError, ImageReadError, atomic_write, cache_dir, one_of, optional_import, whole_number
 from .items import MAX_PIXELS, decode, read_bytes
 from .catalog import Catalog, _existing_folder, _is_hidden, _kind, _listed, _objects, _Scan, _skips
 from .transforms import resize
@@ -263,7 +263,8 @@ class Clips(Images):
     has_depth,mask_channels = False, 1
 
     def __init__(self, catalog:Catalog, films:_Films, keep=False):
-        super().__init__(catalog, 3*films.length, bool(keep))
+        super().__init__(catalog, 3*films.length)
+        self.keep,self.memory = bool(keep), {}      # frames, which clips share
         self.films,self.has_masks = films, films.has_masks
         self.rows = {o.Index:o for o in catalog.frame[["video", "start", "frame"]].itertuples()}
         if films.target == "all": self.mask_channels = films.length
@@ -338,9 +339,6 @@ AVENUE = tuple(Archive(f"http://www.cse.cuhk.edu.hk/leojia/projects/detectabnorm
     ("Avenue_Dataset", "fc9cb8432a11ca79c18aa180c72524011411b69d3b0ff27c8816e41c0de61531"),
     ("ground_truth_demo", "60fec1728ec8f73a58aad3aeb5729d70a805a47e0b8eb4bf91ab67ef06386d77")))
 
-def _whole_number(n, name):
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1: raise ConfigError(f"{name} must be a whole number above 0, not {n!r}")
-
 class Avenue(AnomalyDataModule):
     "Serve clips of videos in the layout of Avenue"
     _loader_class = ClipLoader
@@ -361,7 +359,7 @@ class Avenue(AnomalyDataModule):
         **options                      # of `AnomalyDataModule`
     ):
         one_of(target_frame, TARGETS, "target_frame")
-        _whole_number(clip_length_in_frames, "clip_length_in_frames"); _whole_number(frames_between_clips, "frames_between_clips")
+        whole_number(clip_length_in_frames, "clip_length_in_frames"); whole_number(frames_between_clips, "frames_between_clips")
         if "synthetic" in (options.get("val_split_mode"), options.get("test_split_mode")): raise ConfigError("Defects are not painted on clips", "", "Choose another split mode")
         if download: self._download(Path(root))
         catalog,self.films = avenue_catalog(root, clip_length_in_frames, frames_between_clips, target_frame, gt_dir, options.get("test_split_mode") != "none")
@@ -373,7 +371,17 @@ class Avenue(AnomalyDataModule):
         if not any((root/o/"training_videos").is_dir() for o in ("", "Avenue Dataset")):
             for o in self.archives: download(o, root)
 
-    def _open_images(self, keep): return Clips(self.catalog, self.films, keep)
+    _shares_files = False
+
+    def _plan_cache(self):
+        if self.cache in ("disk", "device"): raise ConfigError(f"Frames of clips are kept in memory or not at all, not on the {self.cache}", "cache", "Pass cache='ram', 'auto' or None")
+        return super()._plan_cache()
+
+    def _open_images(self, keep, store=None): return Clips(self.catalog, self.films, keep)
+
+    def clear_cache(self):
+        "Forget decoded frames; they are read again when needed"
+        if self._images is not None: self._images.memory.clear()
 
     def _find_bad(self, images):
         "List the clips with a frame that cannot be read; videos were read through when they were indexed"

@@ -72,7 +72,7 @@ def one_of(
 # %% ../nbs/00_core.ipynb #026f9ad4
 def whole_number(n, name:str, least:int=1)->int:
     "Return `n` if it is a whole number from `least` up, else raise `ConfigError`"
-    if not isinstance(n, (int, np.integer)) or n < least: raise ConfigError(f"{name} must be a whole number from {least} up, not {n!r}")
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < least: raise ConfigError(f"{name} must be a whole number from {least} up, not {n!r}")
     return int(n)
 
 # %% ../nbs/00_core.ipynb #32ca7a8a
@@ -91,7 +91,7 @@ def optional_import(
 def default_device():
     "Return the fastest device torch can use here: CUDA, then Apple's MPS, then the CPU"
     import torch
-    if torch.cuda.is_available(): return torch.device("cuda")
+    if torch.cuda.is_available(): return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if world_size() > 1 else torch.device("cuda")      # a GPU for each process
     mps = getattr(torch.backends, "mps", None)
     return torch.device("mps" if mps and mps.is_available() else "cpu")
 
@@ -201,16 +201,22 @@ def to_uint8(
 
 def new_figure(
     width:float, # inches
-    height:float # inches
+    height:float,# inches
+    format:str="png" # how a notebook keeps it: "png" for curves and text, "jpeg" for photographs, a tenth of the size
 ):
     "Make a matplotlib figure that shows itself as a cell's value and belongs to no global list"
+    from base64 import b64encode
     from io import BytesIO
     from matplotlib.figure import Figure
     fig = Figure(figsize=(width, height), dpi=80, layout="constrained")
-    def png():
-        fig.savefig(buf := BytesIO(), format="png")
+    def picture():
+        fig.savefig(buf := BytesIO(), format=format)
         return buf.getvalue()
-    fig._repr_png_ = png          # also where no inline backend is set up
+    def show():
+        from IPython.display import display
+        display({"image/jpeg":b64encode(picture()).decode(), "text/plain":repr(fig)}, raw=True)
+    setattr(fig, f"_repr_{format}_", picture)          # also where no inline backend is set up
+    if format == "jpeg": fig._ipython_display_ = show  # a backend would keep a PNG beside it
     return fig
 
 def _grid(n, ncols):
@@ -228,7 +234,7 @@ def show_images(
     "Draw `images` in a grid and return the matplotlib figure"
     images,titles = [to_uint8(o) for o in images], None if titles is None else list(titles)
     nrows,ncols = _grid(max(len(images), 1), ncols)
-    fig = new_figure(ncols*size, nrows*(size + (.25 if titles is not None else 0)))
+    fig = new_figure(ncols*size, nrows*(size + (.25 if titles is not None else 0)), "jpeg")
     axes = np.atleast_1d(fig.subplots(nrows, ncols)).ravel()
     for ax in axes[len(images):]: ax.remove()
     for i,(ax,im) in enumerate(zip(axes, images)):

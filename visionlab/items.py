@@ -542,6 +542,12 @@ class ImageBatch:
         paths = None if all(o.path is None for o in items) else [o.path and os.fsdecode(o.path) for o in items]
         return cls(_stack_images(items), path=paths, **stacked)
 
+    def __setattr__(self, name, value):
+        "Set a field; one value for each image, or none"
+        n = getattr(value, "shape", None) or (len(value),) if isinstance(value, (list, torch.Tensor)) else None
+        if n and name != "image" and n[0] != len(self): raise DataError(f"{name} has {n[0]} entries for {len(self)} images", "", "Give one for each image of the batch")
+        object.__setattr__(self, name, value)
+
     def __len__(self): return self.image.shape[0]
     def __iter__(self): return iter((self.image, self.target))
     def _present(self): return {o.name:v for o in fields(self) if (v := getattr(self, o.name)) is not None}
@@ -565,6 +571,10 @@ class ImageBatch:
     )->"ImageBatch":
         "Move every tensor to `device`"
         return self._tensors(lambda o: o.to(device, non_blocking=non_blocking))
+
+    def to_numpy(self)->dict: # {field: array, or list of paths} of the fields that are there
+        "Give every field as NumPy, on the CPU"
+        return {k:v.detach().cpu().numpy() if isinstance(v, torch.Tensor) else v for k,v in self._present().items()}
 
     def pin_memory(self)->"ImageBatch":
         "Put every tensor into page-locked memory, from which a GPU copies faster; without a GPU do nothing"

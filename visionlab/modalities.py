@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 import torch.nn.functional as F
-from PIL import Image, TiffImagePlugin
+from PIL import TiffImagePlugin
 from .core import ConfigError, DataError, EmptyDatasetError, ImageReadError, close_matches, file_sha256, key, one_of, optional_import
 from .items import decode, image_size as read_size, read_bytes
 from .catalog import Catalog, _clashes, _existing_folder, _first, _listed, _objects, _plural, _read_splits, _Scan, _settle_bad, _shown, _skips, _under
@@ -223,9 +223,10 @@ class Planes(Images):
         catalog:Catalog,
         channels:int=3,  # 3, or 1 for grey
         keep=False,      # as in `Images`
-        seed:int=42      # of synthetic defects
+        seed:int=42,     # of synthetic defects
+        store=None       # as in `Images`
     ):
-        super().__init__(catalog, channels, keep)
+        super().__init__(catalog, channels, keep, store)
         rows = catalog.frame
         self.seed,self.names = seed, dict(zip(rows.index, rows["path"]))
         self.painted = set(rows.index[rows["synthetic"].astype(bool)])
@@ -238,8 +239,8 @@ class Planes(Images):
 
     def _plant(self, i, image): return plant(image, key("plant", self.seed, self.names[i]))
 
-    def _read(self, i):
-        image = super()._read(i)
+    def __getitem__(self, i):
+        image = super().__getitem__(i)      # as it was found: what is kept knows nothing of a seed
         return self._plant(i, image)[0] if i in self.painted else image
 
     def mask(self, i:int, image)->np.ndarray: # (H, W, 1) uint8, 1 where it is anomalous
@@ -255,8 +256,9 @@ class Planes(Images):
 
     def planes(self, i:int)->dict:
         "Give everything that belongs to a row"
-        image = self[i]
-        return dict(image=image) | (dict(mask=self.mask(i, image)) if self.has_masks else {}) | (dict(depth=self.depth(i, image)) if self.has_depth else {})
+        found = super().__getitem__(i)
+        image = self._plant(i, found)[0] if i in self.painted else found
+        return dict(image=image) | (dict(mask=self.mask(i, found)) if self.has_masks else {}) | (dict(depth=self.depth(i, image)) if self.has_depth else {})
 
 # %% ../nbs/07_modalities.ipynb #e940470c
 def _chw(x): return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, -3)))
@@ -301,6 +303,7 @@ def _frame_for(frame, interpolation):
 class PairedLoader(Loader):
     "Iterate over batches whose masks and depth went the way of their images"
     collate = None      # a function of a list of `ImageItem`s: makes batches of another kind
+    _early = False      # masks and depth go through the same operations, so these wait until the batch is whole
 
     def __init__(self, *args, **kw):
         super().__init__(*args, **kw)
@@ -312,6 +315,11 @@ class PairedLoader(Loader):
         h,w = self.pipeline.size
         more = (dict(mask=torch.empty(n, h, w, self.images.mask_channels, dtype=torch.uint8)) if self.images.has_masks else {}) | (dict(depth=torch.empty(n, h, w, 1)) if self.images.has_depth else {})
         return dict(image=x) | {k:v.permute(0, 3, 1, 2) for k,v in more.items()}, dict(image=out) | {k:v.numpy() for k,v in more.items()}
+
+    def _frame_into(self, out, first, rows, draws, u, epoch):
+        for k,i,v in zip(range(first, first+len(rows)), self.ids[rows], u): self._put(out, k, i, v)
+
+    def _finish(self, x, draws, epoch): return x if self.as_bytes else self.finish(x, draws, epoch)
 
     def _put(self, out, k, i, u):
         for name,plane in self.images.planes(i).items(): out[name][k] = self._frames[name](plane, self.pipeline.size, u)
@@ -370,17 +378,13 @@ class AnomalyDataModule(ImageDataModule):
         asked = self.preset_given or self.train_transforms is not None
         return ImageDataModule.train_pipeline.fget(self) if asked else self.eval_pipeline.edit(name="none")
 
-    def _open_images(self, keep): return Planes(self.catalog, self.in_chans, keep, self.seed)
+    def _open_images(self, keep, store=None): return Planes(self.catalog, self.in_chans, keep, self.seed, store)
     def _find_bad(self, images): return _first_reasons(super()._find_bad(images), *(_bad_partners(self.catalog, o, self.num_workers) for o in ("mask", "depth")))
 
     def loader(self, split, train=False):
         dl = super().loader(split, train)
         dl.collate = self.collate
         return dl
-
-    def clear_cache(self):
-        "Free the memory that decoded images take; they are read again when needed"
-        if self._images is not None: self._images.memory.clear()
 
     def facts(self):
         rows = self.catalog.frame
@@ -578,6 +582,17 @@ def _given(root, names):
         if not path.is_dir(): raise LayoutError(f"There is no folder {rel!r}", f"{path.parent} has {_names(path.parent)}" if path.parent.is_dir() else str(path), f"Expected {_FOLDER}")
     return found
 
+def _check_apart(**folders):
+    "Refuse folders that are one, or lie within one another: their images would be normal and anomalous, or in two splits"
+    real = [(name, rel, os.path.join(os.path.realpath(path), "")) for name,found in folders.items() for rel,path in found]
+    for i,(a,x,inner) in enumerate(real):
+        b,y,outer = next((o for j,o in enumerate(real) if j != i and inner.startswith(o[2])), (None,)*3)
+        if b is None: continue
+        how = "are one folder" if inner == outer else "overlap: the first lies in the second"
+        raise ConfigError(f"{a}={x!r} and {b}={y!r} {how}", inner.rstrip(os.sep), f"Give each a folder of its own{_APART.get(b, '')}")
+
+_APART = dict(abnormal_dir="; folders inside abnormal_dir are kinds of defects, and one called 'good' is normal", normal_dir="; without normal_test_dir a fifth of the normal images is for testing")
+
 def _kinds(scan, rel, path):
     "List (folder, kind) of a folder of defects: its folders, or itself"
     inside = _folders(scan, rel) if any(o.is_dir() for o in path.iterdir()) else []
@@ -586,6 +601,8 @@ def _kinds(scan, rel, path):
 def folder_catalog(normal_dir, abnormal_dir=None, normal_test_dir=None, mask_dir=None, root=None, normal_val_dir=None, abnormal_val_dir=None)->Catalog:
     "Read folders of normal and anomalous images as `Folder` describes them"
     root = _existing_folder(root) if root is not None else Path.cwd()
+    _check_apart(**{k:_given(root, v) for k,v in dict(normal_dir=normal_dir, abnormal_dir=abnormal_dir, normal_test_dir=normal_test_dir, normal_val_dir=normal_val_dir,
+                                                      abnormal_val_dir=abnormal_val_dir, mask_dir=mask_dir).items()})
     scan = _Scan(root, False)
     tree = [(rel, _GOOD, split) for names,split in ((normal_dir, "train"), (normal_test_dir, "test"), (normal_val_dir, "val")) for rel,_ in _given(root, names)]
     bad = [(*o, split) for names,split in ((abnormal_dir, "test"), (abnormal_val_dir, "val")) for rel,path in _given(root, names) for o in _kinds(scan, rel, path)]
@@ -746,32 +763,39 @@ def _labelled(cat):
 def classification_catalog(
     catalog:Catalog,         # of an `AnomalyDataModule`
     kinds:bool=False,        # one class for each kind of defect, instead of one for all
-    val_split:float=.3,      # share of the labelled images for validation
-    with_normals:bool=True,  # train on the normal training images too
+    val_split:float=.2,      # share of the images for validation
+    test_split:float=.2,     # and for the test; 0 for none
+    with_normals:bool=True,  # use the normal training images too
     seed:int=42
 )->Catalog:
     "Make a supervised problem out of normal and anomalous images"
-    _check_ratio(val_split, "val_split")
+    _check_ratio(val_split, "val_split"); _check_ratio(test_split or .5, "test_split"); _check_ratio(val_split + test_split, "val_split + test_split")
     rows = _labelled(catalog)
-    pool = rows[rows["split"] != "train"]
-    if not (pool["label"] == ANOMALOUS).any(): raise EmptyDatasetError("There is no real anomalous image to learn from", catalog.source, "Give a folder of them")
-    val = _lots(catalog, pool, val_split, seed)
-    rows = (rows if with_normals else pool).assign(split="train")
-    rows.loc[val, "split"] = "val"
+    rows = (rows if with_normals else rows[rows["split"] != "train"]).assign(split="train")
+    if not (rows["label"] == ANOMALOUS).any(): raise EmptyDatasetError("There is no real anomalous image to learn from", catalog.source, "Give a folder of them")
+    rows.loc[_lots(catalog, rows, val_split, seed), "split"] = "val"
+    if test_split: rows.loc[_lots(catalog, rows[rows["split"] == "train"], test_split/(1-val_split), seed+1), "split"] = "test"
+    _check_both(rows, catalog)
     rows["label"] = rows["defect"] if kinds else rows["label"].map({NORMAL:"normal", ANOMALOUS:"defect"})
     first = _GOOD if kinds else "normal"
     classes = [first, *sorted(set(rows["label"]) - {first})]
-    return replace(catalog, frame=rows, classes=classes, source=f"{catalog.source}, as classes", info=catalog.info | dict(split=dict(val_split=val_split, seed=int(seed))))
+    return replace(catalog, frame=rows, classes=classes, source=f"{catalog.source}, as classes", info=catalog.info | dict(split=dict(val_split=val_split, test_split=test_split, seed=int(seed))))
+
+def _check_both(rows, catalog):
+    "Check that every split has normal and anomalous images"
+    for split,found in rows.groupby("split")["label"]:
+        if missing := {NORMAL, ANOMALOUS} - set(found): raise EmptyDatasetError(f"No {missing.pop()} image is left for {split!r}", f"{catalog.source}: {rows['label'].value_counts().to_dict()}", "Add images, or pass test_split=0 or other shares")
 
 @patch
 def as_classification(self:AnomalyDataModule,
     kinds:bool=False,        # one class for each kind of defect, instead of one for all
-    val_split:float=.3,      # share of the labelled images for validation
-    with_normals:bool=True,  # train on the normal training images too
+    val_split:float=.2,      # share of the images for validation
+    test_split:float=.2,     # and for the test; 0 for none
+    with_normals:bool=True,  # use the normal training images too
     **options                # of `ImageDataModule`
 )->ImageDataModule:
     "Make an ordinary data module that tells normal from defect, classes drawn equally often"
-    cat = classification_catalog(self.catalog, kinds, val_split, with_normals, self.seed)
+    cat = classification_catalog(self.catalog, kinds, val_split, test_split, with_normals, self.seed)
     given = dict(image_size=self.image_size, batch_size=self.batch_size, eval_batch_size=self.eval_batch_size, num_workers=self.num_workers, seed=self.seed, resize="squash",
                  normalize=self.given["normalize"], train_transforms=_WHOLE, balanced_sampling=True, val_split=0)
     return ImageDataModule(cat, **(given | options))

@@ -6,13 +6,23 @@
 __all__ = ['MultiLabelImageDataModule']
 
 # %% ../nbs/06d_multilabel.ipynb #bb70aad2
+import os
+from .core import ConfigError
+from .catalog import Catalog
 from .data import ImageDataModule
 
 # %% ../nbs/06d_multilabel.ipynb #6438e389
+def _other_than_a_table(source):
+    "Open a catalog or LightlyTrain's dictionary (or its YAML file); None for a table"
+    lightly = isinstance(source, dict) or (isinstance(source, (str, os.PathLike)) and os.fspath(source).lower().endswith((".yaml", ".yml")))
+    catalog = Catalog.from_lightly(source, task="multilabel") if lightly else source if isinstance(source, Catalog) else None
+    if catalog is None or catalog.task == "multilabel": return catalog
+    raise ConfigError("These images have one class each", catalog.source, "Use ImageDataModule; for several to an image give tables, not class folders")
+
 class MultiLabelImageDataModule(ImageDataModule):
     "Serve images that have any number of classes, from a table"
     def __init__(self,
-        train_csv,                  # table of paths, with a column of 0 and 1 for each class (or, with `label_column`, a cell of names)
+        train_csv,                  # table of paths, with a column of 0 and 1 for each class (or, with `label_column`, a cell of names); LightlyTrain's dictionary of tables; or a `Catalog`
         image_dir=None,             # folder the paths are relative to; default: the table's own
         val_csv=None,               # table of the validation images; default: a part of the training images
         test_csv=None,              # table of the test images
@@ -32,10 +42,12 @@ class MultiLabelImageDataModule(ImageDataModule):
         csv_options:dict=None,      # whatever else `Catalog.from_csv` takes, such as label_delimiter or on_bad (for rows)
         **options                   # whatever else `ImageDataModule` takes, such as balanced_sampling, label_column or seed
     ):
-        super().__init__(train_csv=train_csv, image_dir=image_dir, val_csv=val_csv, test_csv=test_csv, image_column=image_column, image_size=image_size, batch_size=batch_size,
+        catalog = _other_than_a_table(train_csv)
+        given,read = (dict(train_csv=train_csv), dict(task="multilabel", label_columns=label_columns)) if catalog is None else (dict(data_dir=catalog), {k:v for k,v in dict(label_columns=label_columns).items() if v})
+        super().__init__(**given, image_dir=image_dir, val_csv=val_csv, test_csv=test_csv, image_column=image_column, image_size=image_size, batch_size=batch_size,
                          num_workers=num_workers, val_split=val_split, train_transforms=train_transforms, eval_transforms=eval_transforms, augmentation_preset=augmentation_preset,
                          transform_backend=transform_backend, pin_memory=pin_memory, persistent_workers=persistent_workers, prefetch_factor=prefetch_factor,
-                         csv_options=dict(task="multilabel", label_columns=label_columns) | (csv_options or {}), **options)
+                         csv_options=read | (csv_options or {}), **options)
 
     @property
     def num_labels(self)->int: return self.num_classes

@@ -14,8 +14,8 @@ _MODES = ("html", "text", "plain", "off")
 
 def progress_mode(stream=None)->str:
     "Choose how progress is shown here"
-    if (asked := os.environ.get("VISIONLAB_PROGRESS")): return one_of(asked, _MODES, "VISIONLAB_PROGRESS")
     if not is_main(): return "off"
+    if (asked := os.environ.get("VISIONLAB_PROGRESS")): return one_of(asked, _MODES, "VISIONLAB_PROGRESS")
     if in_notebook(): return "html"
     stream = stream or sys.stdout
     return "text" if hasattr(stream, "isatty") and stream.isatty() else "plain"

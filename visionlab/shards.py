@@ -9,16 +9,18 @@ __all__ = ['INDEX', 'list_shards', 'write_shards', 'ShardReader', 'reader_again'
 import hashlib, io, json, os, re, tarfile, threading, zlib
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from dataclasses import replace
 from itertools import compress
 from operator import not_
+from collections import Counter
 from queue import Full, Queue
 import numpy as np, pandas as pd
 from fastcore.basics import patch
-from .core import ConfigError, DataError, EmptyDatasetError, ImageReadError, MissingDependencyError, atomic_write, cache_dir, one_of, rank, uniforms, world_size
+from .core import ConfigError, DataError, EmptyDatasetError, ImageReadError, MissingDependencyError, atomic_write, cache_dir, file_sha256, one_of, rank, uniforms, world_size
 from .paths import PathArray, RowNumbers
 from .items import IMAGE_EXTENSIONS, _reading, _Refused, read_bytes
-from .catalog import (SPLITS, Catalog, _SPLIT_OF, _as_numbers, _check_single, _check_splits, _class_list, _facts, _listed, _objects, _plural, _read_labels,
-                               _shown, _skips)
+from .catalog import (SPLITS, TASKS, Catalog, _SPLIT_OF, _check_single, _check_splits, _class_list, _facts, _listed, _objects, _plural,
+                               _shown, _skips, label_names)
 from .transforms import Custom
 from .loader import Images, Loader, cut
 from .data import ImageDataModule, audit
@@ -206,15 +208,13 @@ def _name_parts(name):
     stem,_,ext = base.partition(".")
     return f"{folder}/{stem}" if folder else stem, f".{ext.lower()}"
 
-def _number(text): return int(text) if re.fullmatch(r"\d{1,18}", text) else text
-
 def _label_in(ext, data):
-    "Read the class from a sample's .json, .cls or .txt"
+    "Read the class from a sample's .json, .cls or .txt, as text"
     text = data.decode("utf-8", "replace").strip()
-    if ext != ".json": return _number(text) if text else None
+    if ext != ".json": return text or None
     try: label = json.loads(text).get("label")
     except (ValueError, AttributeError): return None
-    return label if isinstance(label, (int, str)) and not isinstance(label, bool) else None
+    return str(label).strip() or None if isinstance(label, (int, str)) and not isinstance(label, bool) else None
 
 class _Scan:
     "Collect the samples of a shard"
@@ -270,7 +270,7 @@ def _stamp(url):
 
 def _remembered(url):
     "Read what is in a shard from the cache, or go through it and remember"
-    note = cache_dir()/"shards"/f"{hashlib.sha256(json.dumps(_stamp(url)).encode()).hexdigest()[:32]}.json"
+    note = cache_dir()/"shards"/f"{hashlib.sha256(json.dumps(['text', *_stamp(url)]).encode()).hexdigest()[:32]}.json"      # labels are kept as text
     try: return json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError): pass
     found = _scan_shard(url)
@@ -411,23 +411,85 @@ def _row_numbers(frame):
     own = frame["id"]
     return frame.set_axis((own if (own >= 0).all() and own.is_unique else frame["place"]).to_numpy(), axis=0).sort_index()
 
-def _raw_labels(values):
-    "Return labels as whole numbers if all of them are, else as they are"
-    values = _as_numbers(values)
-    return values.astype("Int64") if values.dtype != object else values
+_WHOLE = re.compile(r"[+-]?\d+")
+
+def _translated(labels, names, ids):
+    "Turn texts into class names: numbers by the ids given, or by the places of names that are no numbers; else by name. Return them and what is wrong with each"
+    known,by = {o for o in labels if o is not None}, dict(zip(names, names))
+    whole = all(map(_WHOLE.fullmatch, known))
+    number = {int(i):n for i,n in zip(ids or range(len(names)), names) if isinstance(i, int) or _WHOLE.fullmatch(i)}
+    by_id = set(map(int, known)) <= set(number) if whole and ids else whole and not any(map(_WHOLE.fullmatch, names))
+    if whole and (by_id or ids and not known <= set(by)): by = {o:number[int(o)] for o in known if int(o) in number}
+    return [by.get(o) for o in labels], ["missing label" if o is None else None if o in by else f"label '{_shown(o)}' is not a class" for o in labels]
+
+def _spellings(labels):
+    "List numbers that are written in several ways, as ['01', '1']"
+    found = {}
+    for o in sorted({o for o in labels if isinstance(o, str) and _WHOLE.fullmatch(o)}): found.setdefault(int(o), []).append(o)
+    return [o for o in found.values() if len(o) > 1]
+
+def _read_texts(labels, names, ids):
+    "Read the labels of samples: (class names, what is wrong with each, notes)"
+    twice = [" and ".join(map(repr, o)) for o in _spellings(labels)]
+    if names is None: return labels, ["missing label" if o is None else None for o in labels], [f"{o} are classes of their own; did you mean one? classes={{id: name}} makes them one" for o in twice]
+    found,wrong = _translated(labels, names, ids)
+    return found, wrong, [f"{o} are one class, by the ids given" for o in twice if not {*names} & {*labels}]
+
+_NO_LABEL = "; images without labels are given as {'predict': …}"
 
 def _settle(frame, problems, on_bad):
     "Raise for what cannot be used, or list it"
     if problems and on_bad == "error":
+        hint = _NO_LABEL if any(r == "missing label" for *_,r in problems) else ""
         raise DataError(f"{_plural(len(problems), 'sample')} of {len(frame)+len(problems):,} cannot be used", "; ".join(f"{_shown(p, 80)}: {r}" for p,_,r in problems[:5]) + (f"; {len(problems)-5:,} more" if len(problems) > 5 else ""),
-                        "Mend the shards, or pass on_bad='skip' to leave these out and list them in .skipped", problems=problems)
+                        f"Mend the shards, or pass on_bad='skip' (to ShardedDataModule on_bad_rows='skip') to leave these out and list them in .skipped{hint}", problems=problems)
     return _skips(problems)
 
-def _known_classes(indexes, task):
+def _known_classes(indexes):
     "Return the classes of the indexes, if they agree"
     known = {tuple(o["classes"]) for o in indexes if o}
     return list(known.pop()) if len(known) == 1 and all(indexes) else None
 
+def _known_task(indexes, urls):
+    "Say whether images have several classes: what the indexes say, who may not contradict each other"
+    tasks = {o["task"] for o in indexes if o} or {"multiclass"}
+    if len(tasks) > 1 or not tasks <= set(TASKS): raise DataError(f"Shards of different tasks: {_listed(sorted(tasks))}", _listed(urls), "Read one kind at a time")
+    return tasks.pop()
+
+# %% ../nbs/06c_shards.ipynb #9c73d8fb
+def _same_shards(shards, found):
+    "Yield (shard, its split, shard, its split) where two splits have one file: the same address, or the same size, contents and bytes"
+    by = {}
+    for (url,split),o in zip(shards, found): by.setdefault(json.dumps([_stamp(url)[1], o["rows"]["member"], o["rows"]["offset"]]), []).append((url, split))
+    for same in (o for o in by.values() if len({split for _,split in o}) > 1):
+        first = {}
+        for url,split in same:
+            other,whose = first.setdefault(url if len({o for o,_ in same}) == 1 else _content_of(url), (url, split))
+            if whose != split: yield other, whose, url, split
+
+def _content_of(url):
+    "Hash a shard; of one that is far away, its beginning"
+    fs,path = _fs(url)
+    return file_sha256(url) if _is_local(fs) else hashlib.sha256(fs.cat_file(path, 0, 2**20)).hexdigest()
+
+def _check_apart(shards, found):
+    "Refuse shards that serve two splits"
+    if len({split for _,split in shards}) < 2 or not (same := list(_same_shards(shards, found))): return
+    a,s,b,t = same[0]
+    raise DataError(f"{_plural(len(same), 'shard')} would serve as {s} and as {t}: {os.path.basename(a) if a == b else f'{a} and {b} are one'}", a,
+                    "Give each split shards of its own, or leave val out: validation images are then taken from train", shards=same)
+
+def _repeated_samples(frame, reader, most=200):
+    "Note how many samples of other splits have the key, the size and (as far as can be looked up quickly) the bytes of a training sample"
+    if frame["split"].nunique() < 2: return []
+    rows = [(i, (m.rpartition("/")[2], n), s) for i,m,n,s in zip(frame.index, frame["member"], frame["size"].tolist(), frame["split"])]
+    train = {k:i for i,k,s in rows if s == "train"}
+    pairs = [(i, train[k], s) for i,k,s in rows if s != "train" and k in train]
+    if reader.seekable: pairs = [o for o in pairs[:most] if reader[o[0]] == reader[o[1]]] + pairs[most:]
+    n = Counter(s for *_,s in pairs)
+    return [f"{_plural(k, 'sample')} of {s} {'is' if k == 1 else 'are'} in train too, going by key and size; the first is {reader.name(pairs[0][0])}. catalog.leaks() compares all bytes" for s,k in n.items()]
+
+# %% ../nbs/06c_shards.ipynb #67aeb259
 @patch(cls_method=True)
 def from_shards(cls:Catalog,
     urls,                    # a path or URL with {000..009}, {a,b} or *; a folder; a list of them; or {"train": …, "val": …}
@@ -442,32 +504,35 @@ def from_shards(cls:Catalog,
     indexes = {o:_read_index(o) for o in folders}
     found = [_contents(o, indexes[o.rpartition("/")[0]]) for o,_ in shards]
     shards = [(o, split or f.get("split") or _split_by_name(o) or "train") for (o,split),f in zip(shards, found)]
+    _check_apart(shards, found)
     frame = pd.concat([_shard_frame(n, url, split, o) for n,((url,split),o) in enumerate(zip(shards, found))], ignore_index=True)
     problems = [(f"{os.path.basename(url)}/{p or ''}".rstrip("/"), split, r) for (url,split),o in zip(shards, found) for p,r in o["problems"]]
     return _shard_catalog(cls, [o for o,_ in shards], _row_numbers(frame), problems, list(indexes.values()), names, ids, on_bad, allow_single)
 
+def _sample_labels(frame, task, names, ids):
+    "Read the labels of all samples; those of visionlab's own shards may have none"
+    if task == "multilabel": return frame["label"].tolist(), [None]*len(frame), []
+    labels,bad,notes = _read_texts(frame["label"].tolist(), names, ids)
+    allowed = (frame["split"] == "predict") | (frame["id"] >= 0)
+    return labels, [None if b == "missing label" and a else b for b,a in zip(bad, allowed)], notes
+
 def _shard_catalog(cls, urls, frame, problems, indexes, names, ids, on_bad, allow_single):
     "Settle the labels and make the catalog"
-    own = _known_classes(indexes, None)
-    task = indexes[0]["task"] if own else "multiclass"
+    own,task = _known_classes(indexes), _known_task(indexes, urls)
     names = names or own
-    labels,bad = (frame["label"].tolist(), [None]*len(frame)) if task == "multilabel" else _read_labels(_raw_labels(frame["label"]), names, ids)
-    bad = [None if b == "missing label" and s == "predict" else b for b,s in zip(bad, frame["split"])]
+    labels,bad,notes = _sample_labels(frame, task, names, ids)
     reader = ShardReader(urls, frame)
     problems = problems + [(reader.name(i), s, b) for i,s,b in zip(frame.index, frame["split"], bad) if b]
-    frame = frame.assign(label=_objects(labels, frame.index))[["path", "label", "split"]][[b is None for b in bad]]
-    skipped = _settle(frame, problems, on_bad)
-    if not len(frame): raise EmptyDatasetError("There is no image in the shards", _listed(urls), "Images end in .jpg, .jpeg, .png or .webp, and their classes in .cls, .txt or .json")
-    info = (indexes[0]["info"] if own else {}) | _facts(class_ids=ids) | dict(shards=urls)
-    cat = cls(frame, names or _found_names(frame["label"]), source=f"{_plural(len(urls), 'shard')} in {os.path.basename(os.path.dirname(urls[0])) or urls[0]}", skipped=skipped, info=info, reader=reader, task=task)
+    rows = frame.assign(label=_objects(labels, frame.index))[[b is None for b in bad]]
+    skipped = _settle(rows, problems, on_bad)
+    if not len(rows): raise EmptyDatasetError("There is no image in the shards", _listed(urls), "Images end in .jpg, .jpeg, .png or .webp, and their classes in .cls, .txt or .json")
+    found = names or sorted(label_names(rows["label"]))
+    numbers = [int(o) for o in found] if not names and all(re.fullmatch(r"0|[1-9]\d*", o) for o in found) else None
+    info = (indexes[0]["info"] if own else {}) | _facts(class_ids=ids or numbers, notes=notes + _repeated_samples(rows, reader)) | dict(shards=urls)
+    cat = cls(rows[["path", "label", "split"]], found, source=f"{_plural(len(urls), 'shard')} in {os.path.basename(os.path.dirname(urls[0])) or urls[0]}", skipped=skipped, info=info, reader=reader, task=task)
     _check_splits(cat, "Add shards to train, or name the classes with classes=[…]")
-    _check_single(cat, allow_single)
+    if task == "multiclass": _check_single(cat, allow_single)
     return cat
-
-def _found_names(labels):
-    "Sort the class names, numbers by their size"
-    names = set(labels.dropna())
-    return sorted(names, key=lambda o: (0, int(o), "") if re.fullmatch(r"\d+", o) else (1, 0, o))
 
 def reader_again(urls, root=None):
     "Make the reader of a saved catalog; `Catalog.load` calls this"
@@ -519,7 +584,7 @@ class _Ahead:
 class _Held(Images):
     "Decode the images whose bytes are at hand"
     def __init__(self, images): self.__dict__.update(images.__dict__); self.bytes,self.keep = {}, False
-    def __getitem__(self, i): return self._decode(self.bytes.pop(i), i)
+    def _encoded(self, i): return self.bytes.pop(i)
 
 # %% ../nbs/06c_shards.ipynb #c30c9073
 class StreamLoader(Loader):
@@ -600,6 +665,12 @@ def _decode_in_order(images, ids, workers, many=64):
             return [o for start in range(0, len(ids), many) for o in pool.map(bad, [ahead.get() for _ in ids[start:start+many]]) if o]
     finally: ahead.close()
 
+def _own_catalog(catalog, given, classes):
+    "Take a catalog of shards as it is; refuse what would be passed over"
+    if more := [k for k in ("val", "test") if k in given] + ["classes"]*(classes is not None): raise ConfigError(f"The catalog has its splits and classes; {_listed(more)} cannot be given beside it", catalog.source, "Give Catalog.from_shards({'train': …, 'val': …}, classes)")
+    if not isinstance(catalog.reader, ShardReader): raise ConfigError("The catalog is not one of shards", catalog.source, "Use ImageDataModule, or write_shards first")
+    return catalog
+
 class ShardedDataModule(ImageDataModule):
     "Serve tar shards: their classes, their splits, and loaders for each"
     def __init__(self,
@@ -609,11 +680,12 @@ class ShardedDataModule(ImageDataModule):
         classes=None,         # names in the order of the outputs, or {id: name}
         stream="auto",        # read shards from beginning to end; default: when they are not on this machine, or are compressed
         shuffle_buffer:int=2000, # images that wait to be mixed in a stream
-        on_bad:str="skip",    # what cannot be read: "skip" lists and leaves it out, "error" raises
+        on_bad:str="skip",    # images that cannot be decoded: "skip" lists and leaves them out, "error" raises
+        on_bad_rows:str="error", # samples without an image or a label that is a class, and shards cut short: likewise
         **options             # as for `ImageDataModule`
     ):
         given = {k:v for k,v in dict(train=train, val=val, test=test).items() if v is not None}
-        catalog = train if isinstance(train, Catalog) else Catalog.from_shards(given if len(given) > 1 else train, classes, on_bad)
+        catalog = _own_catalog(train, given, classes) if isinstance(train, Catalog) else Catalog.from_shards(given if len(given) > 1 else train, classes, on_bad_rows)
         super().__init__(catalog, on_bad=on_bad, **options)
         self.stream = not catalog.reader.seekable if stream == "auto" else bool(stream)
         self.shuffle_buffer = shuffle_buffer
@@ -630,5 +702,5 @@ class ShardedDataModule(ImageDataModule):
 
     def setup(self, stage=None):
         super().setup(stage)
-        if self.stream: self.cache_reason = f"stream: shards are read in order and mixed in a buffer of {self.shuffle_buffer:,}"
+        if self.stream: self.cache_plan = replace(self.cache_plan, reason=f"stream: shards are read in order and mixed in a buffer of {self.shuffle_buffer:,}")
         return self

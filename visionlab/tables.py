@@ -58,6 +58,12 @@ def _text(path, encoding):
                        "Save it as 'CSV UTF-8', or pass encoding='latin-1' if it comes from an older Windows program") from e
 
 # %% ../nbs/02a_tables.ipynb #a190b5db
+def _tidy(text, delimiter):
+    "Take out the spaces between a closing quote and the delimiter after it, which Python's reader refuses; lines keep their numbers"
+    d,quoted = re.escape(delimiter), r' *"[^"]*(?:""[^"]*)*"'
+    field = re.compile(rf'({quoted}) +(?=[{d}\r\n]|\Z)|{quoted}(?=[{d}\r\n]|\Z)|[^{d}\r\n]+')
+    return field.sub(lambda m: m[1] or m[0], text)
+
 def _records(text, delimiter):
     "Iterate over (first line, fields) of the records of a table; blank lines are no records"
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
@@ -70,7 +76,7 @@ def _is_image(name): return _extension_problem(name.strip()) is None
 
 def _fit(text, delimiter):
     "Measure how well a delimiter makes columns: records as long as the first and with an image's name in a field of its own, records as long as the first"
-    try: rows = [fields for _,(_,fields) in zip(range(20), _records(text, delimiter))]
+    try: rows = [fields for _,(_,fields) in zip(range(20), _records(_tidy(text, delimiter), delimiter))]
     except csv.Error: return 0, 0
     even = [o for o in rows if len(o) == len(rows[0]) > 1]
     return sum(any(map(_is_image, o)) for o in even), len(even)
@@ -89,15 +95,17 @@ class _Sheet:
     lines:list         # number of each record's first line
     rows:list          # fields of each record
     columns:list=None  # names of the columns, once it is known whether there are any
+    ids:tuple=()       # columns that hold whole numbers, where a table in memory says so
 
 def _read_sheet(path, image_dir, delimiter, encoding):
-    "Read a CSV into its records"
+    "Read a CSV into its records; a table in memory has come as records"
+    if isinstance(path, _Sheet): return path
     path = _existing_file(path)
     text = _text(path, encoding)
     if not text.strip(): raise EmptyDatasetError(f"{path.name} is empty", str(path), "It should have a line of column names, then a line for each image")
     if delimiter is not None and len(delimiter) != 1: raise ConfigError(f"delimiter={delimiter!r} is not one character", "", r"Use ',', ';', '|' or '\t', or leave it out")
     delimiter,found = delimiter or _find_delimiter(text), []
-    try: found.extend(_records(text, delimiter))
+    try: found.extend(_records(_tidy(text, delimiter) if '" ' in text else text, delimiter))
     except csv.Error as e:
         line = found[-1][0] + 1 if found else 1
         raise CsvError(f"{path.name} cannot be read beyond line {line}: {e}", f"{path}:{line}", "Look for a quote that is not closed, or text after a closing quote") from e
@@ -131,6 +139,7 @@ def _has_header(sheet, header, image_column):
 
 def _name_columns(sheet, header, image_column):
     "Take the names of the columns from the first record, or number them"
+    if sheet.columns is not None: return sheet
     if _has_header(sheet, header, image_column):
         sheet.columns = [o.strip().replace(_NUL, "") for o in sheet.rows.pop(0)]
         sheet.lines.pop(0)
@@ -163,6 +172,8 @@ class _Layout:
     labels:list        # one column of labels, or one column a class
     onehot:bool
     split:str=None     # column that says the split
+    valid:str=None     # `is_valid` beside it, which must agree
+    notes:tuple=()     # what was decided that a person may want otherwise
 
 def _image_column(sheet, given):
     if given is not None: return _column(given, sheet, "image")
@@ -173,21 +184,44 @@ def _split_column(sheet, given):
     if given is not None: return _column(given, sheet, "split")
     return next((o for name in ("split", "is_valid") for o in sheet.columns if o.lower() == name), None)
 
-def _layout(sheet, image_column, label_column, label_columns, split_column):
+def _valid_column(sheet, split, given):
+    "Find `is_valid` where another column says the split already"
+    return None if given is not None or split is None else next((o for o in sheet.columns if o.lower() == "is_valid" and o != split), None)
+
+_LABEL_NAMES = ("label", "labels", "class", "target", "category")
+
+def _layout(sheet, image_column, label_column, label_columns, split_column, task, label_delimiter):
     "Decide which columns hold what"
     image,split = _image_column(sheet, image_column), _split_column(sheet, split_column)
     if image is None: raise CsvError(f"{sheet.path.name} has no column with a name", str(sheet.path), "Name the columns in the first line, such as image_path,label")
     if label_columns is not None and not len(label_columns): raise ConfigError("label_columns is empty", str(sheet.path), f"Name one column a class: {_listed(sheet.columns, 20)}")
-    if label_columns is not None: return _Layout(image, [_column(o, sheet, "label") for o in label_columns], True, split)
-    if label_column is not None: return _Layout(image, [_column(label_column, sheet, "label")], False, split)
-    left = [o for o in sheet.columns if o and o not in (image, split) and o.lower() not in _RESERVED]
-    if len(left) == 1: return _Layout(image, left, False, split)
-    if left and all(_is_flag(sheet, o) for o in left): return _Layout(image, left, True, split)
-    raise _unclear(sheet, image, left)
+    if label_columns is not None: labels,onehot,notes = [_column(o, sheet, "label") for o in label_columns], True, ()
+    elif label_column is not None: labels,onehot,notes = [_column(label_column, sheet, "label")], False, ()
+    else: labels,onehot,notes = _find_labels(sheet, image, [o for o in sheet.columns if o and o not in (image, split) and o.lower() not in _RESERVED], task, label_delimiter)
+    return _Layout(image, labels, onehot, split, _valid_column(sheet, split, split_column), tuple(notes))
+
+def _find_labels(sheet, image, left, task, label_delimiter):
+    "Find the columns of labels: (columns, whether each is a class, notes)"
+    named,flags = [o for o in left if o.lower() in _LABEL_NAMES], left and all(_is_flag(sheet, o) for o in left)
+    if len(left) == 1: return left, bool(flags and not named and any(_values(sheet, left[0])) and task == "multilabel" and label_delimiter is None), ()
+    if not flags: raise _unclear(sheet, image, left)
+    if len(named) == 1 and task != "multilabel":
+        return named, False, [f"{named[0]!r} has the label, by its name; {_listed([o for o in left if o not in named])} of 0 and 1 beside it is no class: label_columns=[…] makes it one"]
+    return left, True, [] if task else [f"{_plural(len(left), 'column')} of 0 and 1, {_listed(left)}, are read as classes, any number to an image; label_column= names one column instead"]
+
+def _strays(sheet, left):
+    "List (line, column, value) of the cells that keep columns from being 0 and 1; none unless most cells of each column are"
+    rows = [(line, row) for line,row in zip(sheet.lines, sheet.rows) if len(row) == len(sheet.columns)]
+    found = {o:[(line, o, v) for line,row in rows if (v := row[sheet.columns.index(o)].strip()).lower() not in _YES+_NO] for o in left}
+    return sorted(o for part in found.values() for o in part) if all(2*len(o) < len(rows) for o in found.values()) else []
 
 def _unclear(sheet, image, left):
-    "Ask which column has the labels"
-    named = next((o for o in left if o.lower() in ("label", "labels", "class", "target", "category")), left[0] if left else "label")
+    "Ask which column has the labels, or say which cells are neither 0 nor 1"
+    named = next((o for o in left if o.lower() in _LABEL_NAMES), left[0] if left else "label")
+    if left and (wrong := _strays(sheet, left)):
+        first = "; ".join(f"{sheet.path.name}:{n} {c} is '{_shown(v)}'" for n,c,v in wrong[:20])
+        return CsvError(f"{_plural(len(wrong), 'cell')} in columns of 0 and 1 {'is' if len(wrong) == 1 else 'are'} neither", first, f"Correct the cells; or name the column of labels, as label_column={named!r}",
+                        columns=sheet.columns, rows=[(sheet.path.name, n, v, f"{c} is neither 0 nor 1") for n,c,v in wrong])
     if not left: return CsvError(f"{sheet.path.name} has no label column", str(sheet.path), f"Add one beside {image!r}; if the delimiter was not found, pass delimiter=", columns=sheet.columns)
     return CsvError(f"{sheet.path.name} has several columns that may be labels: {_listed(left, 20)}", str(sheet.path),
                     f"Name it, as label_column={named!r}, or with one column of 0 and 1 for each class label_columns=[…]", columns=sheet.columns)
@@ -207,8 +241,8 @@ def _cell_delimiter(given, sheets, layout):
 def _read_flags(row, at, names):
     "Read one column a class; return the labels, or what is wrong"
     flags = [row[i].strip().lower() for i in at]
-    wrong = next((f for f in flags if f not in _YES+_NO), None)
-    if wrong is not None: return None, f"'{_shown(wrong)}' is neither 0 nor 1"
+    wrong = next((f"{n} is '{_shown(f)}', neither 0 nor 1" for n,f in zip(names, flags) if f not in _YES+_NO), None)
+    if wrong: return None, wrong
     return tuple(n for n,f in zip(names, flags) if f in _YES), None
 
 def _read_cell(cell, delimiter):
@@ -235,13 +269,20 @@ class _Vocabulary:
 
     def __post_init__(self):
         self._place = {o:i for i,o in enumerate(self.names or [])}
-        self._by_id = dict(zip(self.ids or range(len(self._place)), self._place))
+        self._by_id = dict(zip(map(_as_number, self.ids or range(len(self._place))), self._place))
+
+    def knows(self, label):
+        "Say whether this alone would be a label"
+        return re.fullmatch(r"[+-]?\d+", label) is not None if self.label_type == "id" and self.names is None else self.translate([label])[1] is None and self.names is not None
+
+def _as_number(o): return int(o) if isinstance(o, str) and re.fullmatch(r"[+-]?\d+", o.strip()) else o
 
 def _numbers_or_names(label_type, sheets, layout, delimiter, classes, ids):
     "Say whether labels are ids: only where ids are known and all values are numbers"
     if one_of(label_type, ("auto", "name", "id"), "label_type") != "auto" or layout.onehot: return "name" if label_type == "auto" else label_type
-    cells = [o for s in sheets for v in _values(s, layout.labels[0]) for o in _read_cell(v, delimiter)[0]]
-    return "id" if isinstance(classes, dict) and ids and all(re.fullmatch(r"[+-]?\d+", o) for o in cells) else "name"
+    if all(layout.labels[0] in s.ids for s in sheets): return "id"
+    cells = [o for s in sheets for v in _values(s, layout.labels[0]) for o in (_read_cell(v, delimiter)[0] if delimiter else re.split("[,;|]", v)) if o.strip()]
+    return "id" if isinstance(classes, dict) and ids and all(re.fullmatch(r"\s*[+-]?\d+\s*", o) for o in cells) else "name"
 
 # %% ../nbs/02a_tables.ipynb #a419f88a
 def _path_problem(value, path, base, allow_outside):
@@ -262,6 +303,11 @@ def _file(value, base, allow_outside):
     path = value if _URL.match(value.strip()) else _find_file(value, base)
     return path, _path_problem(value, path, base, allow_outside) or _file_problem(Path(path))
 
+def _parts_known(cell, vocabulary):
+    "Count the labels in a cell that is no label itself, if there are several and all are known"
+    parts = [o for d in _CELL_DELIMITERS if len(o := _read_cell(cell, d)[0]) > 1 and all(map(vocabulary.knows, o))]
+    return len(parts[0]) if parts else 0
+
 def _label(row, at, layout, delimiter, vocabulary, task):
     "Return the labels of a row as names, and what is wrong with them"
     found,wrong = _read_flags(row, at, layout.labels) if layout.onehot else _read_cell(row[at[0]], delimiter)
@@ -269,6 +315,7 @@ def _label(row, at, layout, delimiter, vocabulary, task):
     if any("\n" in o or "\r" in o for o in found): return None, "line break in the label: is a quote not closed?"
     if task == "multiclass" and len(found) > 1: return None, f"{len(found)} labels where one is expected"
     names,wrong = vocabulary.translate(found)
+    if wrong and task == "multiclass" and (n := _parts_known(found[0], vocabulary)): return None, f"{n} labels where one is expected"
     if wrong or task == "multilabel": return names, wrong
     return (names[0], None) if names else (None, "missing label")
 
@@ -313,12 +360,19 @@ class _Reader:
 
     def _splits(self, sheet): return self.layout.split in sheet.columns and not self.several
 
+    def _split(self, sheet, row):
+        "Read a row's split; `is_valid` beside it may not say otherwise"
+        (split,wrong),valid = _split_of(row[sheet.columns.index(self.layout.split)], self.layout.split), self.layout.valid
+        said = row[sheet.columns.index(valid)].strip() if valid else ""
+        if said and {split, _split_of(said, valid)[0]} == {"train", "val"}: return split, f"{self.layout.split} is {split}, {valid} is {said}"
+        return split, wrong
+
     def _row(self, sheet, row, at, extras):
         "Read one record, as far as it goes"
         if bad := _row_problem(row, sheet): return dict(bad=bad)
         path,no_file = _file(row[at[0]], sheet.base, self.allow_outside)
         label,no_label = _label(row, at[1:], self.layout, self.delimiter, self.vocabulary, self.task)
-        split,no_split = _split_of(row[sheet.columns.index(self.layout.split)], self.layout.split) if self._splits(sheet) else (None, None)
+        split,no_split = self._split(sheet, row) if self._splits(sheet) else (None, None)
         if split == "predict" and (not label or no_label == "missing label"): label = no_label = None
         return dict(path=path, label=label, bad=no_file or no_label or no_split) | (dict(split=split) if split else {}) | {name:row[i] for i,name in extras}
 
@@ -412,7 +466,7 @@ def from_csv(cls:Catalog,
     one_of(on_bad, ("error", "skip"), "on_bad"); names,ids = _class_list(classes)
     sheets = _read_sheets(dict(train=train_csv, val=val_csv, test=test_csv), image_dir, delimiter, encoding, header, image_column)
     all_sheets,first = list(sheets.values()), next(iter(sheets.values()))
-    layout = _layout(first, image_column, label_column, label_columns, split_column)
+    layout = _layout(first, image_column, label_column, label_columns, split_column, task, label_delimiter)
     task = _task(task, layout, label_delimiter)
     if layout.onehot: _check_onehot(layout, names, first)
     cell = _cell_delimiter(label_delimiter, all_sheets, layout) if task == "multilabel" and not layout.onehot else label_delimiter
@@ -435,9 +489,15 @@ def _catalog(cls, sheets, reader, on_bad, allow_single):
     if reader.task == "multiclass": _check_single(cat, allow_single)
     return cat
 
+def _split_notes(reader):
+    "Say which column of splits was not used"
+    split,valid = reader.layout.split, reader.layout.valid
+    if split and reader.several: return [f"each table is a split; the column {split!r} is not used"]
+    return [f"{split!r} says the split; {valid!r} agrees with it, and is not used"] if valid else []
+
 def _info(sheets, reader, classes, rows):
     "Note how the tables were read"
     vocabulary = reader.vocabulary
     ids = vocabulary.ids or ([int(o) for o in classes] if vocabulary.label_type == "id" and vocabulary.names is None else None)
     delimiters = sorted({o.delimiter for o in sheets.values()})
-    return _facts(class_ids=ids, csv=_facts(delimiter=delimiters[0] if len(delimiters) == 1 else delimiters, label_delimiter=reader.delimiter), bad_rows=[list(o) for o in rows])
+    return _facts(notes=[*reader.layout.notes, *_split_notes(reader)], class_ids=ids, csv=_facts(delimiter=delimiters[0] if len(delimiters) == 1 else delimiters, label_delimiter=reader.delimiter), bad_rows=[list(o) for o in rows])

@@ -9,15 +9,15 @@ __all__ = ['to_jpeg', 'tile_html', 'View', 'BatchGrid', 'ClassBalance', 'field_c
 # %% ../nbs/17_widgets.ipynb #bf6ff355
 import base64, importlib.util, time
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from io import BytesIO
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from traitlets import Bool, HasTraits, Instance, Int, Unicode, link, observe, validate
 from .core import ConfigError, atomic_write, escape, in_notebook, new_figure, one_of, show_images, to_uint8, uniforms
-from .transforms import (IMAGENET_MEAN, IMAGENET_STD, ColorJitter, Custom, HorizontalFlip, PadCrop, Pipeline, RandomResizedCrop, Resize, VerticalFlip, list_presets,
-                                  preset, resize)
+from .transforms import IMAGENET_MEAN, IMAGENET_STD, ColorJitter, Custom, HorizontalFlip, PadCrop, Pipeline, RandomResizedCrop, Resize, VerticalFlip, _kinds, resize
+from .presets import PRESETS, list_presets, preset
 from .batch import BatchAugment
 from .catalog import label_text
 from .loader import Images, Loader, balanced_weights
@@ -376,13 +376,15 @@ def _widened(name, value):
 
 def field_control(
     name:str, # of the field
-    value     # a text, a number, or (lowest, highest)
+    value     # a text, a switch, a number, or (lowest, highest)
 ):
     "Make the control for one field of an operation"
     import ipywidgets as W
     kw = dict(value=value, description=name, layout=dict(width="275px"), style=dict(description_width="84px"))
     if isinstance(value, str): return W.Dropdown(options=_CHOICES.get(name, (value,)), **kw)
-    kind = W.FloatRangeSlider if isinstance(value, tuple) else W.IntSlider if isinstance(value, int) else W.FloatSlider
+    if isinstance(value, bool): return W.Checkbox(indent=False, **kw)
+    whole = all(isinstance(o, int) for o in (value if isinstance(value, tuple) else (value,)))
+    kind = (W.IntRangeSlider if whole else W.FloatRangeSlider) if isinstance(value, tuple) else W.IntSlider if whole else W.FloatSlider
     low,high,step = _widened(name, value)
     return kind(min=low, max=high, step=step, **kw)
 
@@ -391,12 +393,14 @@ def _unless_rounded(value, before, step):
     if isinstance(value, tuple): return tuple(_unless_rounded(*o, step) for o in zip(value, before))
     return before if abs(value-before) <= step/2 else value
 
+def _controllable(value): return isinstance(value, (str, int, float)) or isinstance(value, tuple) and len(value) == 2 and all(isinstance(o, (int, float)) for o in value)
+
 class _Fields:
-    "Controls for the fields of one operation"
+    "Controls for the fields of one operation; what no control can show, such as the parts of a `OneOf`, stays as given"
     def __init__(self, part, changed):
         import ipywidgets as W
         self.given = part
-        self.controls = {f.name: field_control(f.name, getattr(part, f.name)) for f in fields(part)}
+        self.controls = {f.name: field_control(f.name, getattr(part, f.name)) for f in fields(part) if _controllable(getattr(part, f.name))}
         self.box = W.VBox(list(self.controls.values()), layout=dict(width="auto"))
         for w in self.controls.values(): w.observe(changed, "value")
 
@@ -405,14 +409,19 @@ class _Fields:
         self.given = part
         for name,w in self.controls.items():
             value = getattr(part, name)
-            if not isinstance(value, str): w.min,w.max,_ = _widened(name, value)
+            w.layout.display = None if (shown := self._shown(w, value)) else "none"
+            if not shown: continue
+            if not isinstance(value, (str, bool)): w.min,w.max,_ = _widened(name, value)
             w.value = value
+
+    def _shown(self, w, value): return _controllable(value) and isinstance(w.value, tuple) == isinstance(value, tuple)
 
     def _value(self, name, w):
         given = getattr(self.given, name)
-        return w.value if isinstance(given, str) else _unless_rounded(w.value, given, w.step)
+        if not self._shown(w, given): return given
+        return w.value if isinstance(given, (str, bool)) else _unless_rounded(w.value, given, w.step)
 
-    def part(self): return type(self.given)(**{name:self._value(name, w) for name,w in self.controls.items()})
+    def part(self): return replace(self.given, **{name:self._value(name, w) for name,w in self.controls.items()})
     def visible(self, yes): self.box.layout.display = None if yes else "none"
 
 # %% ../nbs/17_widgets.ipynb #c9d753b2
@@ -493,7 +502,8 @@ class PipelinePanel:
 # %% ../nbs/17_widgets.ipynb #a5f92ded
 def _part_code(part):
     "Write an operation as code, without what is default"
-    given = (f"{f.name}={getattr(part, f.name)!r}" for f in fields(part) if getattr(part, f.name) != f.default)
+    code = lambda v: f"({', '.join(map(code, v))}{','*(len(v) == 1)})" if isinstance(v, tuple) else _part_code(v) if is_dataclass(v) else repr(v)
+    given = (f"{f.name}={code(getattr(part, f.name))}" for f in fields(part) if getattr(part, f.name) != f.default)
     return f"{type(part).__name__}({', '.join(given)})"
 
 def _size_code(p): return repr(p.size[0] if p.size[0] == p.size[1] else p.size)
@@ -505,15 +515,15 @@ def _stats_code(p):
 
 def _named(p:Pipeline)->Pipeline:
     "Give a pipeline the name of the preset it is equal to, or none"
-    same = [o for o in list_presets() if preset(o, p.size, p.mean, p.std) == p.edit(name=o)]
-    return p.edit(name=same[0] if same else "custom")
+    same = [o for o,q in PRESETS.items() if (q.frame, q.ops) == (p.frame, p.ops)]
+    return p.edit(name=p.name if p.name in same else same[0] if same else "custom")
 
 def pipeline_code(p:Pipeline)->str:
     "Write a pipeline as the code that makes it"
     if isinstance(p.frame, Custom): return f"# {type(p.frame.transform).__name__}: your own transform, as you gave it to ImageDataModule(train_transforms=…)"
     if p.name in list_presets() and _named(p) == p:
-        return f"from visionlab.transforms import preset\npipeline = preset({p.name!r}, {_size_code(p)}{_stats_code(p)})"
-    names = sorted({"Pipeline", *(type(o).__name__ for o in (p.frame, *p.ops))})
+        return f"from visionlab.presets import preset\npipeline = preset({p.name!r}, {_size_code(p)}{_stats_code(p)})"
+    names = sorted({"Pipeline", *(k for o in (p.frame, *p.ops) for k in _kinds(o))})
     ops = ", ".join(map(_part_code, p.ops)) + ","*(len(p.ops) == 1)
     name = f", name={p.name!r}" if p.name != "custom" else ""
     return f"from visionlab.transforms import {', '.join(names)}\npipeline = Pipeline({_part_code(p.frame)}, ({ops}), size={_size_code(p)}{_stats_code(p)}{name})"
