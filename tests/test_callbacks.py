@@ -411,3 +411,16 @@ def test_cancelling_from_several_places_at_once():
         def after_batch(self, learn): raise CancelFit
     learn = make().fit(3, callbacks=FitOptions(ema=.9, keep_best=True, auto_find_batch_size=True).callbacks()+[End()])
     assert learn.history == [] and learn.validate()["valid_loss"] > 0
+
+
+def test_the_best_weights_are_those_that_were_judged():
+    "With an average, validation judges the average: it is what `KeepBest` gives back"
+    from visionlab.averages import EMA
+    from visionlab.data import ImageDataModule
+    from visionlab.learner import Learner
+    from visionlab.stopping import KeepBest
+    learn = Learner(ImageDataModule("FashionSample", batch_size=256, image_size=12), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 10)), lr=3e-2)
+    learn.fit(3, callbacks=[EMA(.9, both=True), KeepBest("valid_loss")])
+    rows = learn.recorder.rows
+    assert learn.validate()["valid_loss"] == pytest.approx(min(r["valid_loss"] for r in rows), abs=1e-6)
+    assert all(abs(r["valid_loss"] - r["raw_valid_loss"]) > 1e-5 for r in rows)

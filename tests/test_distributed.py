@@ -409,18 +409,28 @@ def test_torchrun_trains_and_only_one_writes(tmp_path):
     assert len((tmp_path/"run"/"metrics.csv").read_text().splitlines()) == 2
 
 
+def test_nobody_outlives_torchrun(tmp_path):
+    (tmp_path/"script.py").write_text("import os, time\nfrom pathlib import Path\nfrom visionlab.distributed import Distributed\nwith Distributed() as d:\n    Path(f'pid{d.rank}').write_text(str(os.getpid()))\n    time.sleep(60)\n")
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    agent = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    pids = [tmp_path/f"pid{r}" for r in (0, 1)]
+    try: wait_for(lambda: all(p.exists() and p.read_text() for p in pids))
+    finally: agent.kill(); agent.wait()
+    wait_for(lambda: not any(alive(int(p.read_text())) for p in pids), 10)
+
+
 def test_the_command_takes_devices(tmp_path, capfd, monkeypatch):
     from visionlab.cli import main
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "--data", "FashionSample", "--model", "resnet9", "--max-samples", "200", "--epochs", "1", "--devices", "2", "--device", "cpu", "--out", "run"]) == 0
-    assert capfd.readouterr().out.count("Test: loss") == 1 and (tmp_path/"run"/"scores.json").exists()
+    assert main(["train", "--data", "FashionSample", "--model", "resnet9", "--max-samples", "200", "--epochs", "1", "--devices", "2", "--device", "cpu"]) == 0
+    assert capfd.readouterr().out.count("Test: loss") == 1 and not list(tmp_path.iterdir())
     assert main(["train", "--data", "FashionSample", "--devices", "0"]) == 2
 
 
 def test_a_notebook_cell_is_launched():
     import nbformat
     from nbclient import NotebookClient
-    cells = ["from visionlab.all import *\nimport torch\nfrom torch import nn\nLearner([(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long))], nn.Linear(2, 2), device='cpu').fit(1)",
+    cells = ["from visionlab.learner import Learner\nfrom visionlab.distributed import launch\nimport torch\nfrom torch import nn\nLearner([(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long))], nn.Linear(2, 2), device='cpu').fit(1)",
              "def work():\n    learn = Learner([(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long))]*4, nn.Linear(2, 2), device='cpu')\n    return learn.fit(1).step\nlaunch(work, 2)",
              "def broken(): raise RuntimeError('in the cell')\nlaunch(broken, 2)"]
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata=dict(kernelspec=dict(name="python3", display_name="python3")))

@@ -7,7 +7,7 @@ from PIL import Image
 from sklearn import metrics as sk
 from torch import nn
 from visionlab import interpret
-from visionlab.core import ConfigError, DataError
+from visionlab.core import ConfigError, DataError, UnknownOptionError
 from visionlab.catalog import Catalog
 from visionlab.data import ImageDataModule
 from visionlab.interpret import Confusion, Interpretation, count_pairs, most_confused_block
@@ -201,3 +201,69 @@ def test_import_is_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(interpret.__file__).parents[1])
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
     assert "sklearn" not in Path(interpret.__file__).read_text()
+
+# ---- labels that are likely wrong, and the images behind a number
+
+def doubts(n=400, several=False):
+    "Answers of a good model, and which labels were set wrong."
+    rng = np.random.default_rng(0)
+    wrong = np.sort(rng.choice(n, 20, replace=False))
+    if several:
+        true = (rng.random((n, 5)) < .3).astype(np.float32)
+        probs = np.abs(true - rng.uniform(.02, .3, true.shape)).astype(np.float32)
+        true[wrong, 2] = 1 - true[wrong, 2]
+    else:
+        true = rng.integers(0, 5, n)
+        probs = rng.dirichlet(np.ones(5), n)*.4 + .6*np.eye(5)[true]
+        true[wrong] = (true[wrong] + 1) % 5
+    y = torch.as_tensor(true)
+    p = torch.as_tensor(probs).float()
+    losses = torch.nn.functional.binary_cross_entropy(p, y, reduction="none").mean(1) if several else -p.gather(1, y[:, None])[:, 0].log()
+    return Interpretation(p, y, losses, list("abcde"), [f"{i}.png" for i in range(n)], np.arange(n)*3, task="multilabel" if several else "multiclass"), wrong*3
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("by", ["confident", "loss", "margin"])
+def test_wrong_labels_come_first(by, several):
+    found, wrong = doubts(several=several)
+    table = found.label_errors(by)
+    assert np.isin(wrong, table.index[:24]).all() and len(table) == len(found) and set(table.index) == set(found.ids)
+    assert np.isin(wrong, table.index[table.suspect]).mean() > .3
+    first = table.loc[wrong[0]]
+    assert first.suggested != first.label and first.p_suggested > first.p_label and first.path == f"{wrong[0]//3}.png"
+    if several: assert set(first.label) ^ set(first.suggested) == {"c"}
+
+def test_suspects_are_those_of_the_doctor():
+    from visionlab.doctor import label_issues
+    found, _ = doubts()
+    table, other = found.label_errors(), label_issues(found.targets.numpy(), found.probs.numpy())
+    same = table[table.suspect]
+    assert list(same.index) == [3*i for i in other["row"]] and [found.classes.index(o) for o in same.suggested] == list(other["value"])
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_images_of_all_cells_are_all_images(several):
+    found, _ = doubts(several=several)
+    cells = [found.images(a, b) for a in found.classes for b in (("found", "missed", "false alarm") if several else found.classes)]
+    if not several: assert sorted(i for o in cells for i in o.index) == sorted(found.ids)
+    else: assert [len(o) for o in cells] == found.outcomes().to_numpy().ravel().tolist()
+    assert all(o.prob.is_monotonic_decreasing and len(o.columns) == 5 for o in cells)
+    with pytest.raises(UnknownOptionError): found.images("a", "z")
+    with pytest.raises(UnknownOptionError): found.label_errors("worst")
+
+@pytest.mark.parametrize("several", [False, True])
+def test_answers_of_all_folds(several):
+    import pandas as pd
+    from visionlab.kfold import OutOfFold
+    known, wrong = doubts(40, several)
+    labels = [tuple("abcde"[j] for j in o.nonzero()[:, 0].tolist()) for o in known.targets] if several else ["abcde"[i] for i in known.targets.tolist()]
+    frame = pd.DataFrame(dict(path=[f"{i}.png" for i in range(40)], label=pd.Series(labels, dtype=object), split=["train"]*30 + ["val"]*6 + ["test"]*4)).set_axis(np.arange(40)*3)
+    pixels = {i:np.full((4, 4, 3), i, np.uint8) for i in frame.index}
+    class Reader:
+        def __getitem__(self, i): return pixels[i]
+    cat = Catalog(frame, list("abcde"), reader=Reader(), **(dict(task="multilabel") if several else {}))
+    fold = np.arange(40) % 2
+    fold[-4:] = -1                                              # test images are not asked about
+    probs = known.probs.numpy().copy(); probs[-4:] = np.nan
+    found = interpret.interpret_folds(OutOfFold(probs, cat.targets(), fold, pd.DataFrame(), cat))
+    assert len(found) == 36 and found.ids.tolist() == frame.index[:36].tolist() and found.task == known.task
+    assert torch.allclose(found.losses, known.losses[:36], atol=1e-4)
+    assert found.picture(9)[0, 0, 0] == 9 and set(found.label_errors().index) == set(frame.index[:36])

@@ -281,7 +281,7 @@ def test_a_stuck_loader_names_what_it_waits_for(frame, workers):
     assert len(list(dm.train_dataloader())) == 4
     cat.reader.open.clear()
     start = time.monotonic()
-    with pytest.raises(DataError, match=r"within 0.3 s\n.*disk/") as e: list(dm.train_dataloader())
+    with pytest.raises(DataError, match=r"within 0.3 s\n.*disk/") as e: list(dm.train_dataloader().batches(7))      # of the next epoch, the first batches are there already
     assert time.monotonic() - start < 4
     three_lines(e)
     cat.reader.open.set()
@@ -488,7 +488,7 @@ def test_the_audit_stops_at_once_and_leaves_no_half_state(frame, tmp_path):
     assert len(seen) < 300 and not list(tmp_path.rglob("audit/*"))
     dm = ImageDataModule(cat, **quiet())
     before = dm.catalog
-    dm._open_images = lambda keep: Interrupted(dm.catalog)
+    dm._open_images = lambda keep, store=None: Interrupted(dm.catalog)
     seen.clear()
     with pytest.raises(KeyboardInterrupt): dm.setup()
     assert dm._images is None and dm.catalog is before

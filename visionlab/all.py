@@ -37,10 +37,15 @@ from visionlab.checks import StepTimer
 from visionlab.transfer import BatchNormStatistics, Distill, ProgressiveResize
 from visionlab.options import FitOptions
 from visionlab.anomaly import AnomalyScorer
+from visionlab.checkpoints import Checkpoint
+from visionlab.runs import RunFolder, SaveCheckpoints
 from visionlab.distributed import Distributed, launch
 from visionlab.deploy import load_model
-from visionlab.interpret import Interpretation
+from visionlab.interpret import Interpretation, interpret_folds
+from visionlab.gradcam import heat_maps
 from visionlab.widgets import AugmentationStudio, BatchGrid, ClassBalance
+from visionlab.decisions import DataDoctor, Decisions, LabelCleaner
+from visionlab.explore import ConfusionExplorer, LRPicker
 from visionlab.train import TrainConfig, train
 
 __all__ = [name for name in dir() if not name.startswith("_")]

@@ -10,7 +10,7 @@ import argparse, ast, os, sys
 from dataclasses import MISSING, fields
 from pathlib import Path
 from . import __version__
-from .core import VisionlabError, is_main, rank, usable_cpus, world_size
+from .core import ConfigError, VisionlabError, is_main, rank, usable_cpus, world_size
 
 # %% ../nbs/19_cli.ipynb #6e379cb8
 def add_fields(
@@ -100,8 +100,11 @@ def check(
     return int(not report.ok)
 
 def _train(args):
-    from visionlab.train import TrainConfig, train, train_in_processes
-    config = TrainConfig.from_dict({f.name:getattr(args, f.name) for f in fields(TrainConfig)})
+    from visionlab.train import TrainConfig, resumed_config, train, train_in_processes
+    given = {f.name:getattr(args, f.name) for f in fields(TrainConfig)}
+    if args.resume: config = resumed_config(args.resume, **{f.name:given[f.name] for f in fields(TrainConfig) if f.name != "out" and given[f.name] not in (None, f.default)})
+    elif given["data"] is None: raise ConfigError("Neither data nor a run to go on with was given", "", "Give --data, or --resume with a run's folder")
+    else: config = TrainConfig.from_dict(given)
     if world_size() == 1 and (config.devices or 1) > 1: train_in_processes(config, threads=max(1, usable_cpus()//config.devices))
     else: train(config)
 
@@ -133,7 +136,10 @@ def _add_function(f):
 
 def _add_train(parser):
     from visionlab.train import TrainConfig
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped: its configuration is read, and flags given here replace it")
     add_fields(parser, TrainConfig)
+    parser.set_defaults(data=None)
+    next(o for o in parser._actions if o.dest == "data").required = False       # a run that goes on knows its own
 
 def _add_check(parser):
     from visionlab.train import TrainConfig

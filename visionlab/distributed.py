@@ -128,7 +128,7 @@ def shard(
     new,device = deepcopy(model), torch.device(device)
     options = dict(mesh=init_device_mesh(device.type, (dist.get_world_size(),)), mp_policy=MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype else None))
     for m in _blocks(new, least): fully_shard(m, **options)
-    return fully_shard(new, **options)
+    return fully_shard(new, reshard_after_forward=True, **options)       # or what a validation gathered would be used again after the weights changed
 
 @torch.no_grad()
 def unshard_into(model:nn.Module, sharded:nn.Module):
@@ -351,6 +351,7 @@ def _meet(group):
     place,here = int(os.environ.get("LOCAL_RANK", group.rank)), int(os.environ.get("LOCAL_WORLD_SIZE", group.world))
     if wanted and here > torch.cuda.device_count(): raise ConfigError(f"There are {here} processes and {torch.cuda.device_count()} GPUs", "", "Start one process for each GPU, or give device='cpu'")
     if wanted: torch.cuda.set_device(place)
+    if "TORCHELASTIC_RUN_ID" in os.environ: _keep_to(os.getppid())       # torchrun may be killed without a word to its processes
     file = os.environ.get(_MEETING)
     dist.init_process_group("cpu:gloo,cuda:nccl" if wanted else "gloo", init_method=f"file://{file}" if file else "env://", rank=group.rank, world_size=group.world, timeout=group.timeout)
 
@@ -505,11 +506,14 @@ def _settle_in(rank, world, meeting, threads, parent):
     if sys.platform == "linux": os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")         # they talk within this machine
     if hasattr(os, "setpgid"): os.setpgid(0, 0)        # the interrupt key goes to the first process, which passes it on
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    _keep_to(parent)
     torch.set_num_threads(threads)
 
+def _keep_to(parent):
+    "End when the process that started this one has ended"
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
 def _follow(parent):
-    "End with the process that started this one"
     while os.getppid() == parent: time.sleep(1)
     os._exit(1)
 

@@ -572,6 +572,7 @@ class Learner:
         if self.n_batches == 0: raise TrainingError("There is no batch to train on", "", "Give at least one training image; with your own DataLoader, check drop_last")
         if not any(p.requires_grad for p in self.model.parameters()): raise TrainingError("No parameter is trainable", "", "Call learn.unfreeze()")
         self.opt = self._make_optimizer(self.lr if lr is None else lr)
+        self.rates = [g["lr"] for g in self.opt.param_groups]        # as the fit began
         with _own_randomness(), kept_pages(self.device), self._interruptible():
             self._running = True
             try: yield

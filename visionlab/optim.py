@@ -127,9 +127,10 @@ def _class_of(name):
     "Find the class and the defaults a name stands for"
     name,timms = _plain_name(name)
     if name in _REFUSED: raise ConfigError(f"The optimiser {name!r} cannot train here: it {_REFUSED[name]}", "", "Use 'adamw'")
-    one_of(name, list_optimizers(), "optimizer")
-    ours = _torch_optimizers()
-    cls,usual = (ours["sgd" if name == "momentum" else name], {}) if not timms and name not in _TIMMS and (name in ours or name == "momentum") else _timm_class(name)
+    ours = _torch_optimizers() if not timms and name not in _TIMMS else {}
+    ours |= {"momentum":torch.optim.SGD} if ours else {}
+    if name not in ours: one_of(name, list_optimizers(), "optimizer")      # looked up only then: timm takes seconds to import
+    cls,usual = (ours[name], {}) if name in ours else _timm_class(name)
     return cls, {**usual, **OPTIMIZERS.get(name, {})}
 
 def _known(cls, options):

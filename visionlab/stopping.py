@@ -7,11 +7,13 @@ __all__ = ['Watcher', 'KeepBest', 'EarlyStopping', 'ValidateEvery']
 
 # %% ../nbs/12g_stopping.ipynb #d0dcfd61
 import math
+from contextlib import contextmanager
 from pathlib import Path
 import torch
 from fastcore.basics import patch
 from .core import CheckpointError, ConfigError, atomic_write, one_of, whole_number
 from .learner import Callback, CancelFit, CancelValid, Learner
+from .averages import EMA
 
 # %% ../nbs/12g_stopping.ipynb #ea7bcd07
 def _file(path): return Path(path) if str(path).endswith(".safetensors") else Path(f"{path}.safetensors")
@@ -80,9 +82,18 @@ class Watcher(Callback):
         return better
 
 # %% ../nbs/12g_stopping.ipynb #62cacbf5
+@contextmanager
+def _judged(learn):
+    "Put the weights that were validated into the model: the average, where there is one"
+    averages = [o for o in learn.bound if isinstance(o, EMA)]
+    for o in averages: o._lend()
+    try: yield
+    finally:
+        for o in averages: o._give_back()
+
 class KeepBest(Watcher):
     "Keep the weights of the best epoch, and give them back at the end"
-    order,keeps = 85, (*Watcher.keeps, "weights")          # after the recorder has made the row, and after `EMA` has given the model its average: that is what was judged
+    order,keeps = 85, (*Watcher.keeps, "weights")          # after the recorder has made the row, and at the end of the fit after `EMA` has put its average into the model
     def __init__(self,
         monitor="valid_loss",   # a column of the history; its direction is known
         path=None,              # a file for them; default: memory alone
@@ -94,8 +105,9 @@ class KeepBest(Watcher):
     def before_fit(self, learn): super().before_fit(learn); self.weights = None
     def after_epoch(self, learn):
         if not self.improved(learn): return
-        self.weights = _plain_tensors(learn.model)
-        if self.path is not None: learn.save(self.path)
+        with _judged(learn):
+            self.weights = _plain_tensors(learn.model)
+            if self.path is not None: learn.save(self.path)
 
     def after_fit(self, learn):
         if self.restore and self.weights is not None: learn.model.load_state_dict(self.weights)

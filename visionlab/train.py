@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['TrainConfig', 'data_options', 'make_data', 'make_learner', 'run_schedule', 'write_figures', 'config_text',
-           'write_run', 'train', 'train_in_processes']
+           'resumed_config', 'write_run', 'train', 'train_in_processes']
 
 # %% ../nbs/18_train.ipynb #4f1bc52c
 import inspect, json, os
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from .core import ConfigError, atomic_write, in_notebook, is_main, one_of, world_size
+from .core import ConfigError, in_notebook, is_main, one_of, world_size
 from .data import ImageDataModule
 from .learner import Learner
+from .checkpoints import Checkpoint, list_checkpoints
+from .runs import RunFolder, SaveCheckpoints, save_options
 from .distributed import Distributed, launch
 from . import callbacks, deploy, interpret, widgets      # they add fit_one_cycle, lr_find, export, interpret and the views
 
@@ -46,6 +48,9 @@ class TrainConfig:
     num_workers:int=None        # threads that decode; default: the processors
     seed:int=42                 # of everything drawn
     overwrite:bool=False        # write into an existing run folder
+    resume_interrupted:bool=False # go on with the run in out where it was stopped
+    save_checkpoint_args:dict=None # when checkpoints are written: steps, epochs, minutes, keep, monitor, or LightlyTrain's names; default: after each epoch
+    save_total_limit:int=None   # checkpoints that stay, besides the best; default: 2
     devices:int=None            # processes that train together, one for each GPU, or on the CPU; default: one
     strategy:str="ddp"          # of several processes: ddp, or fsdp for models whose training does not fit on one GPU
     sync_batchnorm:bool=False   # BatchNorm sees the images of all processes, on GPUs
@@ -132,16 +137,6 @@ def run_schedule(learn:Learner, config:TrainConfig)->Learner:
     return learn.fine_tune(config.epochs, freeze_epochs=freeze) if started else learn.fit_one_cycle(config.epochs)
 
 # %% ../nbs/18_train.ipynb #a16fcf85
-def _new_folder(out, overwrite):
-    "Make a fresh folder before anything is trained: a number is added when it exists"
-    out = Path(out)
-    try:
-        if not overwrite and out.is_dir() and any(out.iterdir()): out = next(p for n in range(2, 10_000) if not (p := out.with_name(f"{out.name}-{n}")).exists())
-        out.mkdir(parents=True, exist_ok=True)
-        atomic_write(out/"config.json", "{}")
-    except OSError as e: raise ConfigError(f"The run cannot be written: {e.strerror or e}", str(out), "Choose another folder with out=") from e
-    return out
-
 def write_figures(learn:Learner, out:Path)->dict: # name → path
     "Save the batch, the class balance, the learning curve and the confusion matrix"
     out.mkdir(parents=True, exist_ok=True)
@@ -156,13 +151,33 @@ def config_text(config:TrainConfig)->str:
     name = lambda o: str(o) if isinstance(o, os.PathLike) else str(getattr(o, "source", "") or type(o).__name__)
     return json.dumps({f.name:getattr(config, f.name) for f in fields(config)}, indent=1, default=name)
 
-def write_run(learn:Learner, config:TrainConfig, out:Path, scores:dict)->Path:
+def resumed_config(
+    run,       # a run's folder
+    **changes  # fields that are other than they were: epochs, device, num_workers …
+)->TrainConfig:
+    "Read the configuration of a run, to go on with it"
+    try: saved = json.loads((Path(run)/"config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e: raise ConfigError("There is no run to go on with", str(run), "Give the folder that train(out=…) wrote") from e
+    return TrainConfig.from_dict(saved | changes | dict(out=str(run), resume_interrupted=True, overwrite=False))
+
+def _card(learn, config, scores):
+    "Write the model card"
+    rows = [f"| {split} | {k} | {v:.4f} |" for split,s in scores.items() for k,v in s.items()]
+    counts = {s:len(learn.data.catalog.subset(s)) for s in learn.data.catalog.splits}
+    said = {f.name:v for f in fields(config) if isinstance(v := getattr(config, f.name), (str, int, float, bool)) and v != f.default and f.name not in ("data", "out", "resume_interrupted", "overwrite")}
+    return "\n".join([f"# {Path(config.out).name}", "", f"A classifier of {len(learn.classes)} classes: {', '.join(map(str, learn.classes[:20]))}{' …' if len(learn.classes) > 20 else ''}.", "",
+                      "```python", "from visionlab.all import load_model", 'load_model("exported_models/exported_best").predict("image.jpg")', "```", "",
+                      "| split | metric | value |", "|---|---|---|", *rows, "", f"Images: {', '.join(f'{n} {s}' for s,n in counts.items())}. Model: {getattr(learn.model, 'config', None) and learn.model.config.name}. Epochs: {len(learn.history)}.",
+                      "", "Options: " + (", ".join(f"{k}={v}" for k,v in said.items()) or "all as usual") + ".", ""])
+
+def write_run(learn:Learner, config:TrainConfig, run:RunFolder, scores:dict)->Path:
     "Write a finished run into its folder; return where the exported model is"
-    atomic_write(out/"config.json", config_text(config))
-    learn.data.catalog.save(out/"catalog")
-    atomic_write(out/"metrics.csv", learn.recorder.frame().to_csv(index=False))
-    atomic_write(out/"scores.json", json.dumps(scores, indent=1))
-    return learn.export(out/"exported_models"/"exported_last")
+    run.write("scores.json", json.dumps(scores, indent=1))
+    run.write("README.md", _card(learn, config, scores))
+    last = learn.export(run.exports/"exported_last")
+    if (run.checkpoints/"best").is_file():
+        with run.best(learn): learn.export(run.exports/"exported_best")
+    return last
 
 # %% ../nbs/18_train.ipynb #b2222d92
 def train(
@@ -178,20 +193,53 @@ def train(
 
 def _train(config, say):
     "Train in this process, with others if there are any; the first one tells and writes"
-    out = _new_folder(config.out, config.overwrite) if config.out and is_main() else None
+    run = RunFolder(config.out, config.overwrite, config.resume_interrupted) if config.out and is_main() else None
+    try: return _train_into(run, config, say)
+    finally:
+        if run: run.close()
+
+def _train_into(run, config, say):
+    "Train, with a folder to write into or none"
+    if run: say = _told_and_logged(run, say)
     dm = make_data(config)
     learn = make_learner(config, dm)
     say(dm.summary()); say(learn)
-    if out and str(out) != str(config.out): say(f"{config.out} exists: this run goes to {out}")
-    if config.find_lr: _use_found_lr(learn, say)
-    stopped = _run_until_stopped(learn, config)
+    if run and run.path.name != Path(config.out).name: say(f"{config.out} exists: this run goes to {run.path}")
+    goes_on = config.resume_interrupted and config.out and bool(list_checkpoints(Path(config.out)/"checkpoints"))
+    if goes_on: _go_on(learn, config, say)
+    if run: run.write("config.json", config_text(config)); dm.catalog.save(run.path/"catalog")
+    if config.find_lr and not goes_on: _use_found_lr(learn, say)
+    with _saving(learn, config, run, say): stopped = _run_until_stopped(learn, config)
     if stopped and not learn.history: raise KeyboardInterrupt
     if stopped: say(f"Interrupted after {len(learn.history)} epochs: what has been learned is measured and written")
     with learn.together(False): scores = _score(learn)
     for split,s in scores.items(): say(f"{split}: " + ", ".join(f"{k} {v:.4f}" for k,v in s.items()))
-    if out: _tell(learn, config, out, scores, say)
+    if run: _tell(learn, config, run, scores, say)
     if stopped and not in_notebook(): raise KeyboardInterrupt
     return learn
+
+def _told_and_logged(run, say):
+    "Say things, and note them in the run's log"
+    def both(o): say(o); run.log(o)
+    return both
+
+def _go_on(learn, config, say):
+    "Resume from the newest checkpoint of a run"
+    checkpoint = Checkpoint.newest(config.out)
+    learn.resume(checkpoint, accept=("epochs", "device", "precision"))
+    if config.find_lr: learn.lr = checkpoint.state["position"]["lr"]
+    say(f"Going on from {checkpoint}")
+
+@contextmanager
+def _saving(learn, config, run, say):
+    "Let a training write checkpoints and history into its run"
+    args,own = save_options(config.save_checkpoint_args, config.save_total_limit), learn.callbacks
+    spread = Learner.group is not None and config.strategy == "fsdp"
+    if run and spread: say("No checkpoints: the model is spread over processes (strategy='fsdp')")
+    cbs = run.callbacks(**(args or {})) if run else []
+    learn.callbacks = [*own, *(o for o in cbs if not (isinstance(o, SaveCheckpoints) and (spread or args is None)))]
+    try: yield
+    finally: learn.callbacks = own
 
 def train_in_processes(
     config,       # a `TrainConfig` with `devices`
@@ -234,8 +282,8 @@ def _score(learn):
     names = {"val":"Validation", "test":"Test"}
     return {names[s]:{"loss" if k == "valid_loss" else k:v for k,v in learn.validate(s).items()} for s in ("val", "test") if s in learn.data.catalog.splits}
 
-def _tell(learn, config, out, scores, say):
+def _tell(learn, config, run, scores, say):
     "Write the run and say where everything is"
-    model = write_run(learn, config, out, scores)
-    for path in write_figures(learn, out/"figures").values(): say(f"Figure: {path}")
+    model = write_run(learn, config, run, scores)
+    for path in write_figures(learn, run.path/"figures").values(): say(f"Figure: {path}")
     say(f"Model: {model}")

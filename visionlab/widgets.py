@@ -86,7 +86,8 @@ class View(HasTraits):
             import ipywidgets as W
             self._picture = W.HTML(self._safely())
             self._widget = self._build(W)
-            self._widget.add_class("visionlab-view")
+            self._picture.add_class("visionlab-picture")
+            for name in ("view", type(self).__name__.lower()): self._widget.add_class(f"visionlab-{name}")
         return self._widget
 
     def to_html(self)->str:
@@ -449,7 +450,7 @@ class PipelinePanel:
         self.frame = W.Dropdown(options=[*self.frames], description="frame", layout=dict(width="275px"), style=dict(description_width="84px"))
         self.frame.observe(self._touched, "value")
         self._first = _card(W, [self.frame, *[o.box for o in self.frames.values()]])
-        self.box = W.HBox(layout=dict(flex_flow="row wrap"))
+        self.box = W.HBox(layout=dict(flex_flow="row wrap", max_height="300px", overflow="auto", flex="0 0 auto"))      # the picture stays in sight
         self.show(pipeline)
 
     def _touched(self, change):

@@ -1,53 +1,212 @@
-"What a person sees of the views in JupyterLab: a control is used, and the picture or the text changes."
+"What a person sees of the views in JupyterLab: a control is used, and the picture, the text or a file changes."
+import csv, json
+import numpy as np, pytest
+from lab import Notebook
+from PIL import Image
+from skimage import data as photos
 
-FASHION = 'from visionlab.all import *\ndm = ImageDataModule("FashionSample", batch_size=32)'
-PICTURE = ".visionlab-view .widget-html-content"
-
-
-def loaded(page):
-    "Count the pictures, all of which must have been drawn."
-    assert page.evaluate(f"[...document.querySelectorAll('{PICTURE} img')].every(o => o.complete && o.naturalWidth > 0 && o.alt)")
-    return page.locator(f"{PICTURE} img").count()
-
-
-def test_batch_grid(notebook):
-    page = notebook.open(FASHION, "dm.show_batch()")
-    page.locator(PICTURE).wait_for()
-    assert loaded(page) == 16 and "images 1–16" in page.locator(PICTURE).inner_text()
-    notebook.changes(lambda: page.get_by_role("button", name="next batch").click(), PICTURE)
-    assert "images 17–32" in page.locator(PICTURE).inner_text()
-    notebook.changes(lambda: page.locator(".visionlab-view select").select_option("val"), PICTURE)
-    assert page.locator(PICTURE).inner_text().startswith("val, epoch 0, images 1–16")
-    notebook.changes(lambda: page.get_by_role("button", name="raw images").press("Enter"), PICTURE)       # from the keyboard
-    assert "as decoded" in page.locator(PICTURE).inner_text() and loaded(page) == 16
-    notebook.shot("grid")
-
-
-def test_class_balance(notebook):
-    page = notebook.open(FASHION, "dm.class_balance()")
-    page.locator(PICTURE).wait_for()
-    first = lambda: page.locator(f"{PICTURE} tbody th").all_inner_texts()
-    assert sorted(first()) == sorted(notebook_classes := first()) and len(notebook_classes) == 10
-    notebook.changes(lambda: page.get_by_role("button", name="by name").click(), PICTURE)
-    assert first() == sorted(first()) != notebook_classes
-    assert page.locator(f"{PICTURE} i").first.bounding_box()["height"] > 5
-    notebook.shot("balance")
+VIEWS = ("BatchGrid", "ClassBalance", "AugmentationStudio", "LabelCleaner", "DataDoctor", "ConfusionExplorer", "LRPicker")
+START = """
+import numpy as np, torch
+from dataclasses import replace
+from visionlab.all import *
+from visionlab import decisions, explore
+from visionlab.interpret import Interpretation
+torch.set_num_threads(1)
+dm = ImageDataModule("FashionSample", batch_size=32)
+val = dm.catalog.subset("val")
+rng = np.random.default_rng(0)
+y = val.targets().copy(); wrong = rng.choice(len(y), 30, replace=False); y[wrong] = (y[wrong] + 3) % 10
+p = rng.random((len(y), 10)) + 9*np.eye(10)[val.targets()]; p /= p.sum(1, keepdims=True)
+pixels = dm.catalog.pixels
+found = Interpretation(torch.tensor(p).float(), torch.tensor(y), -torch.tensor(p).gather(1, torch.tensor(y)[:,None])[:,0].log().float(), dm.classes, val.frame["path"].tolist(), val.frame.index.to_numpy(), pixels.__getitem__)
+labelled = dm.catalog.frame.copy(); labelled.loc[val.frame.index, "label"] = [dm.classes[i] for i in y]
+spoiled = replace(dm.catalog, frame=labelled)
+learn = Learner(ImageDataModule(dm.catalog.sample(1200), batch_size=32), "resnet9", device="cpu", lr=4e-3).fit(1)
+"""
+CLEANER = 'cleaner = decisions.LabelCleaner(spoiled, found, path="labels.csv")\ncleaner'
+CELLS = (START, "dm.show_batch()", "uneven = replace(dm.catalog, frame=dm.catalog.frame.query('label != \"Bag\" or index % 9 == 0'))\nImageDataModule(uneven).class_balance()",
+         "dm.preview_augmentations(n_images=3, n_draws=4)", CLEANER, 'check("pictures", progress=False, workers=1).mend("pictures.csv")',
+         "explore.ConfusionExplorer(found, lambda ids, name: (o := learn.grad_cam(ids, [name]*len(ids))) and [o.over(i) for i in range(len(o))])",
+         "learn.pick_lr(learn.lr_find(start=1e-5, end=1, steps=12))")
 
 
-def test_augmentation_studio(notebook):
-    page = notebook.open(FASHION, "studio = dm.preview_augmentations(n_images=3, n_draws=4)\nstudio")
-    page.locator(PICTURE).last.wait_for()
-    tiles = lambda: page.evaluate(f"[...document.querySelectorAll('{PICTURE} img')].map(o => o.src)")
-    first = tiles()
-    assert loaded(page) == 15
-    page.get_by_label("preset").first.select_option("strong")
-    page.wait_for_function(f"a => document.querySelectorAll('{PICTURE} img')[1].src !== a", arg=first[1])
-    assert tiles()[0] == first[0]                                            # the image as in validation stays
-    assert "preset('strong'" in page.locator(".visionlab-view textarea").input_value()
-    strong = tiles()
-    page.get_by_role("checkbox", name="VerticalFlip").check()
-    page.wait_for_function("document.querySelector('.visionlab-view textarea').value.includes('VerticalFlip')")
-    assert tiles() != strong
-    notebook.shot("studio")
-    notebook.dark()
-    notebook.shot("studio-dark")
+def pictures(root):
+    "Write a folder with a leak and a dark photograph."
+    for split, n in dict(train=4, test=2).items():
+        for label, photo in dict(cat=photos.chelsea(), coffee=photos.coffee()).items():
+            (root/split/label).mkdir(parents=True)
+            for i in range(n): Image.fromarray(np.rot90(photo[20*i:20*i+200, 40*i+100*(split == "test"):][:, :260], i % 4).copy()).save(root/split/label/f"{i}.jpg")
+    (root/"test/coffee/copy.jpg").write_bytes((root/"train/coffee/1.jpg").read_bytes())
+    Image.fromarray(photos.chelsea()[:200, :260]//8).save(root/"train/cat/night.jpg")
+
+
+@pytest.fixture(scope="module")
+def book(lab, tmp_path_factory):
+    "One notebook with all views."
+    book = Notebook(*lab, tmp_path_factory.mktemp("screens"))
+    pictures(book.server.root/"pictures")
+    book.open(*CELLS, name="views.ipynb")
+    yield book
+    book.close()
+
+REDNESS = """s => Math.max(...[...document.querySelectorAll(s + ' img')].map(o => {
+    const c = document.createElement('canvas'), g = c.getContext('2d'); c.width = o.naturalWidth; c.height = o.naturalHeight; g.drawImage(o, 0, 0);
+    const p = g.getImageData(0, 0, c.width, c.height).data; let most = 0;
+    for (let i = 0; i < p.length; i += 4) most = Math.max(most, p[i] - p[i+2]);
+    return most; }))"""
+
+
+class Seen:
+    "One view on the page."
+    def __init__(self, book, name):
+        self.book, self.page, self.root = book, book.page, f".visionlab-{name.lower()}"
+        self.picture = f"{self.root} .visionlab-picture .widget-html-content"
+        self.page.locator(self.root).scroll_into_view_if_needed()
+        self.page.locator(self.picture).wait_for()
+
+    def find(self, selector): return self.page.locator(f"{self.root} {selector}")
+    def button(self, name): return self.page.locator(self.root).get_by_role("button", name=name)
+    def text(self): return self.page.locator(self.picture).inner_text()
+    def images(self): return self.page.evaluate("s => [...document.querySelectorAll(s + ' img')].map(o => o.src)", self.picture)
+    def changes(self, act): self.book.changes(act, self.picture)
+    def wait(self, text): self.page.wait_for_function("([s, t]) => document.querySelector(s).innerText.includes(t)", arg=[self.picture, text])
+
+    def shot(self, name):
+        "Save what is seen; every picture must have been drawn, have a text, and stay within the page."
+        self.page.locator(self.root).scroll_into_view_if_needed()
+        bad = self.page.evaluate("s => [...document.querySelectorAll(s + ' img')].filter(o => !o.complete || !o.naturalWidth || !o.alt).length", self.picture)
+        assert bad == 0
+        wide = self.page.evaluate("s => document.querySelector(s).scrollWidth - document.querySelector(s).clientWidth", self.root)
+        assert wide <= 2, f"{name} is {wide} pixels wider than its place"
+        self.page.locator(self.root).screenshot(path=self.book.shots/f"{name}.png")
+
+
+@pytest.fixture
+def seen(book, request):
+    "Find the view a test is about, and hold every script error against it."
+    before = len(book.errors)
+    view = Seen(book, request.param)
+    yield view
+    assert book.errors[before:] == []
+    assert book.page.get_by_text("Click to show javascript error").count() == 0
+
+
+def of(name): return pytest.mark.parametrize("seen", [name], indirect=True)
+
+
+@of("BatchGrid")
+def test_batch_grid(seen):
+    assert len(seen.images()) == 16 and "images 1–16" in seen.text()
+    first = seen.images()
+    seen.changes(lambda: seen.button("next batch").click())
+    assert "images 17–32" in seen.text() and not set(first) & set(seen.images())
+    seen.changes(lambda: seen.find("select").select_option("val"))
+    assert seen.text().startswith("val, epoch 0, images 1–16")
+    seen.changes(lambda: seen.button("raw images").press("Enter"))       # from the keyboard
+    assert "as decoded" in seen.text()
+    seen.shot("grid")
+
+
+@of("ClassBalance")
+def test_class_balance(seen):
+    names = lambda: seen.page.locator(f"{seen.picture} tbody th").all_inner_texts()
+    by_count = names()
+    assert by_count[-1] == "Bag" and len(by_count) == 10
+    seen.changes(lambda: seen.button("by name").click())
+    assert names() == sorted(by_count) != by_count
+    widths = seen.page.evaluate("s => [...document.querySelectorAll(s + ' tbody tr')].map(o => o.querySelector('i').offsetWidth)", seen.picture)
+    assert widths[1] < widths[0]/4                                        # the bar of Bag is a short one
+    seen.shot("balance")
+
+
+@of("AugmentationStudio")
+def test_augmentation_studio(seen):
+    first = seen.images()
+    assert len(first) == 15
+    seen.changes(lambda: seen.find("select").first.select_option("strong"))
+    strong = seen.images()
+    assert strong[0] == first[0] and strong[1] != first[1]               # the image as in validation stays
+    assert "preset('strong'" in seen.find("textarea").input_value()
+    seen.changes(lambda: seen.page.locator(seen.root).get_by_role("checkbox", name="VerticalFlip").check())
+    assert "VerticalFlip" in seen.find("textarea").input_value() and seen.images() != strong
+    handle = seen.find(".noUi-handle").first                             # how many draws
+    handle.focus()
+    seen.changes(lambda: seen.page.keyboard.press("PageDown"))           # a slider from the keyboard
+    seen.shot("studio")
+
+
+@of("LabelCleaner")
+def test_label_cleaner(seen):
+    assert "0 of 600 decided" in seen.text()
+    front = seen.images()[0]
+    seen.changes(lambda: seen.find(".visionlab-keys input").press_sequentially("1", delay=20))
+    seen.wait("1 of 600 decided")
+    assert seen.images()[0] != front
+    seen.find(".visionlab-keys input").press_sequentially("kx", delay=20)
+    seen.wait("3 of 600 decided")
+    file = seen.book.server.root/"labels.csv"
+    assert [o["action"] for o in csv.DictReader(file.open())] == ["relabel", "keep", "exclude"]
+    seen.button("undo").click()
+    seen.wait("2 of 600 decided")
+    seen.find("input[list]").fill("Trouser")
+    seen.find("input[list]").press("Enter")
+    seen.wait("3 of 600 decided")
+    assert [o["value"] for o in csv.DictReader(file.open())][-1] == "Trouser"
+    seen.changes(lambda: seen.find("select").nth(0).select_option("Coat"))
+    seen.shot("cleaner")
+
+
+@of("DataDoctor")
+def test_data_doctor(seen):
+    assert "leak" in seen.text() and len(seen.images()) == 2             # a pair side by side
+    seen.changes(lambda: seen.button("as proposed (a)").click())
+    assert "exclude" in [o["action"] for o in csv.DictReader((seen.book.server.root/"pictures.csv").open())]
+    seen.changes(lambda: seen.find("select").first.select_option(label="dark (1)"))
+    assert "night.jpg" in seen.text()
+    seen.shot("doctor")
+
+
+@of("ConfusionExplorer")
+def test_confusion_explorer(seen):
+    before = seen.text()
+    cell = seen.find("button[title*='taken for']").nth(1)
+    name = cell.get_attribute("title")
+    seen.changes(cell.click)
+    assert seen.text() != before and name.split(" taken for ")[0] in seen.text()
+    plain = seen.images()
+    assert plain
+    seen.changes(lambda: seen.button("Grad-CAM").press("Enter"))
+    assert seen.images() != plain and "bright is where" in seen.text()
+    assert seen.page.evaluate(REDNESS, seen.picture) > 20                # of grey pictures
+    seen.shot("confusion")
+
+
+@of("LRPicker")
+def test_lr_picker(seen):
+    assert "is marked" in seen.text()
+    mark = lambda: seen.page.locator(f"{seen.picture} circle").get_attribute("cx")
+    before = mark()
+    seen.find(".noUi-handle").focus()
+    seen.changes(lambda: seen.page.keyboard.press("PageDown"))
+    assert mark() != before
+    seen.changes(lambda: seen.button("use for training").click())
+    assert "The next fit begins at" in seen.text()
+    seen.shot("picker")
+
+
+@pytest.mark.parametrize("seen", ["LabelCleaner"], indirect=True)
+def test_dark_theme_and_reload(seen):
+    "Text is light on dark, and a decision is there after the kernel was started again."
+    book = seen.book
+    book.dark()
+    grey = lambda rule: np.mean(json.loads("[" + rule.split("(")[1].rstrip(")") + "]")[:3])
+    style = seen.page.evaluate("s => {const o = document.querySelector(s); return [getComputedStyle(o).color, getComputedStyle(document.querySelector('.jp-Notebook')).backgroundColor]}", f"{seen.picture} figcaption")
+    assert grey(style[0]) - grey(style[1]) > 100
+    for name in VIEWS: Seen(book, name).shot(f"dark-{name.lower()}")
+    file = book.server.root/"labels.csv"
+    said = file.read_bytes()
+    book.restart()
+    view = Seen(book, "LabelCleaner")
+    view.wait("3 of 600 decided")
+    assert file.read_bytes() == said

@@ -1,0 +1,306 @@
+"Decisions about images without a browser: the file, its edges, and the views whose buttons write it."
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from visionlab.catalog import Catalog
+from visionlab.core import ConfigError, UnknownOptionError, VisionlabError
+from visionlab.data import ImageDataModule
+from visionlab.decisions import DataDoctor, Decisions, LabelCleaner, edits_path
+from visionlab.doctor import check
+from visionlab.interpret import Interpretation
+
+
+def catalog(n=12, several=False, names=("a", "b", "=c, d")):
+    "A catalog of noise in memory."
+    names = list(names)
+    labels = [tuple(names[:1 + i % 3]) if several else names[i % 3] for i in range(n)]
+    frame = pd.DataFrame(dict(path=[f"{'train' if i < n-4 else 'val'}/{i:02}.png" for i in range(n)], label=pd.Series(labels, dtype=object), split=["train"]*(n-4) + ["val"]*4))
+    return Catalog(frame, names, source="my photos/2026", pixels=np.random.default_rng(0).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8), **(dict(task="multilabel") if several else {}))
+
+
+def answers(cat, several=False):
+    "Answers that doubt the labels of images 1, 4 and 6."
+    y = torch.as_tensor(cat.targets())
+    n = len(cat)
+    wrong = [1, 4, 6]
+    if several:
+        probs = torch.where(y > .5, .9, .1)
+        probs[wrong, 2] = 1 - probs[wrong, 2]
+        losses = torch.nn.functional.binary_cross_entropy(probs, y, reduction="none").mean(1)
+    else:
+        said = y.clone(); said[wrong] = (said[wrong] + 1) % 3
+        probs = torch.full((n, 3), .05); probs[torch.arange(n), said] = .9
+        probs[wrong[0]] += torch.tensor([0., 0, .06]); probs /= probs.sum(1, keepdim=True)
+        losses = -probs.gather(1, y[:, None])[:, 0].log()
+    return Interpretation(probs, y, losses, cat.classes, cat.frame["path"].tolist(), cat.frame.index.to_numpy(), cat.pixels.__getitem__, "multilabel" if several else "multiclass")
+
+
+@pytest.fixture
+def cat(): return catalog()
+
+
+# ---- the file
+
+def test_file_appears_with_the_first_decision(cat, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = Decisions(cat)
+    assert edits_path(cat).name == "2026-edits.csv" and not list(tmp_path.iterdir()) and len(mine) == 0 and not len(mine.frame)
+    mine.decide(3, "exclude", note="=HYPERLINK(1)")
+    assert [o.name for o in tmp_path.iterdir()] == ["2026-edits.csv"]
+    assert Decisions(cat).frame.to_dict("records") == mine.frame.to_dict("records")
+    assert mine.frame["note"][0] == "=HYPERLINK(1)" and b",=HYPER" not in (tmp_path/"2026-edits.csv").read_bytes()      # no formula for a spreadsheet
+
+
+def test_apply_and_revert(cat, tmp_path):
+    mine = Decisions(cat, tmp_path/"e.csv")
+    mine.decide(0, "relabel", "=c, d"); mine.decide(1, "exclude"); mine.decide(2, "keep"); mine.decide(3, "move", "val")
+    for got in (mine.apply(), cat.apply_edits(tmp_path/"e.csv")):
+        assert got.frame.at[0, "label"] == "=c, d" and 1 not in got.frame.index and got.frame.at[3, "split"] == "val" and len(got) == 11
+        pd.testing.assert_frame_equal(got.revert_edits().frame, cat.frame)
+    assert Decisions(mine.apply(), tmp_path/"e.csv").frame["row"].tolist() == [0, 2, 3]        # what is left out is no longer asked about, and stays in the file
+    Decisions(mine.apply(), tmp_path/"e.csv").decide(5, "keep")
+    assert len(Decisions(cat, tmp_path/"e.csv")) == 5
+
+
+def test_the_last_decision_counts_and_steps_are_undone(cat, tmp_path):
+    mine = Decisions(cat, tmp_path/"e.csv")
+    mine.decide(0, "keep"); mine.decide(0, "exclude"); mine.decide([0, 4], "relabel", "b")
+    assert mine.frame["action"].tolist() == ["relabel"]*2
+    assert sorted(mine.undo()) == [0, 4] and mine.frame["action"].tolist() == ["exclude"]
+    mine.forget(0)
+    assert len(mine) == 0
+    assert mine.undo() == [0] and mine[0][1] == "exclude"
+    mine.undo(); mine.undo()
+    assert len(mine) == 0 and mine.undo() == []
+
+
+def test_two_views_of_one_file_never_lose_each_others_work(cat, tmp_path):
+    one, two = (Decisions(cat, tmp_path/"e.csv") for _ in range(2))
+    for i in range(0, 8, 2): one.decide(i, "keep"); two.decide(i+1, "exclude")
+    one.undo()
+    assert sorted(Decisions(cat, tmp_path/"e.csv").frame["row"]) == [0, 1, 2, 3, 4, 5, 7] and len(one) == len(two) == 7
+
+
+@pytest.mark.parametrize("action,value,text", [("relabel", "aa", "did you mean 'a'"), ("delete", None, "keep"), ("move", "vall", "val"), ("relabel", None, "unknown")])
+def test_slips_are_refused_and_nothing_is_written(cat, tmp_path, action, value, text):
+    mine = Decisions(cat, tmp_path/"e.csv")
+    with pytest.raises(ConfigError, match=text): mine.decide(0, action, value)
+    assert not mine.path.exists() and len(mine) == 0
+
+
+def test_what_cannot_be_written_was_not_decided(cat, tmp_path):
+    (tmp_path/"file").write_text("")
+    mine = Decisions(cat, tmp_path/"file"/"e.csv")
+    with pytest.raises(VisionlabError, match="could not be written"): mine.decide(0, "keep")
+    assert len(mine) == 0
+
+
+def test_a_file_from_a_spreadsheet_is_read(cat, tmp_path):
+    (tmp_path/"e.csv").write_text("path;action;value;note\ntrain/02.png;relabel;a;\ngone.png;exclude;;\n", encoding="utf-8-sig")
+    mine = Decisions(cat, tmp_path/"e.csv")
+    assert 2 in mine and mine.frame["value"].tolist() == ["a"]
+    mine.decide(3, "keep")
+    assert "gone.png" in (tmp_path/"e.csv").read_text() and mine.apply().frame.at[2, "label"] == "a"
+    mine.decide(2, "exclude")                                   # replaces the line without a number
+    assert sum(o["path"] == "train/02.png" for o in csv.DictReader((tmp_path/"e.csv").open())) == 1
+    mine.forget(2)
+    assert 2 not in mine
+
+
+# ---- labels
+
+@pytest.mark.parametrize("by", ["confident", "loss", "margin"])
+def test_doubted_labels_come_first(cat, tmp_path, by):
+    cleaner = LabelCleaner(cat, answers(cat), by, tmp_path/"e.csv")
+    assert set(cleaner.rows[:3]) == {1, 4, 6} and len(cleaner.rows) == 12
+    assert cleaner.suggestions(4)[0] == ("=c, d", pytest.approx(.9, abs=1e-3))
+    cleaner.suspects = "suspects"
+    assert set(cleaner.rows) == {1, 4, 6}
+    with pytest.raises(UnknownOptionError): LabelCleaner(cat, answers(cat), "worst")
+
+
+def test_filters_and_progress(cat, tmp_path):
+    cleaner = LabelCleaner(cat, answers(cat), path=tmp_path/"e.csv")
+    cleaner.label = "a"
+    assert set(cat.frame.loc[cleaner.rows, "label"]) == {"a"}
+    cleaner.split = "val"
+    assert set(cleaner.rows) == {9}
+    cleaner.keep()
+    assert cleaner.progress == (1, 12)
+    cleaner.split, cleaner.label = "", ""
+    cleaner.status = "open"; assert 9 not in cleaner.rows and len(cleaner.rows) == 11
+    cleaner.status = "decided"; assert list(cleaner.rows) == [9]
+    cleaner.undo(); assert cleaner.current is None and "Nothing is listed" in cleaner.to_html()
+    cleaner.press("k1xnp")                                      # with nothing in front, keys do nothing
+    assert cleaner.progress[0] == 0
+    with pytest.raises(UnknownOptionError): cleaner.status = "some"
+    with pytest.raises(UnknownOptionError): cleaner.label = "z"
+
+
+def test_keys_and_restart(cat, tmp_path):
+    cleaner = LabelCleaner(cat, answers(cat), path=tmp_path/"e.csv")
+    order = list(cleaner.rows)
+    cleaner.press("1kxz?")
+    assert [(int(o.row), o.action) for o in cleaner.edits.itertuples()] == sorted(zip(order[:3], ["relabel", "keep", "exclude"]))
+    assert cleaner.current == order[3]
+    again = LabelCleaner(cat, answers(cat), path=tmp_path/"e.csv")
+    assert again.current == order[3] and again.progress == (3, 12)
+    cleaner.press("u")
+    assert cleaner.current == order[2] and again.progress == (2, 12)
+    cleaner.press("ppp"); assert cleaner.at == 0
+    cleaner.press("n"*50); assert cleaner.at == 11
+    for status in ("open", "all"):
+        again.status = status
+        again.press("k"*30)
+    assert again.progress == (12, 12) and len(again.edits) == 12
+
+
+def test_controls_do_what_keys_do(cat, tmp_path):
+    cleaner = LabelCleaner(cat, answers(cat), path=tmp_path/"e.csv")
+    cleaner.widget
+    first = cleaner.current
+    before = cleaner._picture.value
+    assert cleaner._buttons["1"].description == f"{cleaner.suggestions(first)[0][0]} (1)"
+    cleaner._buttons["1"].click()
+    assert cleaner.decisions[first][1] == "relabel" and cleaner._picture.value != before and cleaner._bar.value == 1
+    for text in ("k", "kx", "kxu"): cleaner._keys.value = text
+    assert cleaner.progress[0] == 2
+    cleaner._other.value = "b"
+    assert cleaner._other.value == "" and "b" in cleaner.edits["value"].tolist()
+    cleaner._other.value = "nothing"
+    assert "role='alert'" in cleaner._picture.value and "nothing" in cleaner._picture.value
+    cleaner._keys.value = ""
+    cleaner._keys.value = "k"*41
+    assert cleaner._keys.value == "" and cleaner.progress == (12, 12)
+
+
+def test_several_classes(tmp_path):
+    cat = catalog(several=True)
+    cleaner = LabelCleaner(cat, answers(cat, several=True), path=tmp_path/"e.csv")
+    assert set(cleaner.rows[:3]) == {1, 4, 6} and cleaner.table.loc[1, "suggested"] == ("a", "b", "=c, d")
+    cleaner.label = "=c, d"; assert all("=c, d" in o for o in cat.frame.loc[cleaner.rows, "label"])
+    cleaner.label = ""
+    cleaner.widget
+    front = cleaner.current
+    cleaner.press("1")
+    cleaner._other.value = ("b",)
+    other = cleaner.current
+    next(o for o in cleaner.widget.children[2].children if getattr(o, "description", "") == "these are the classes").click()
+    mended = Decisions(cat, tmp_path/"e.csv").apply()
+    assert mended.frame.at[front, "label"] == cleaner.table.loc[front, "suggested"] and mended.frame.at[other, "label"] == ("b",)
+
+
+def test_a_table_of_ones_own(cat, tmp_path):
+    table = pd.DataFrame(dict(suggested=["b", "a"], p_label=[.1, .2], p_suggested=[.9, .8]), index=[0, 7])
+    cleaner = LabelCleaner(cat, table, path=tmp_path/"e.csv")
+    cleaner.press("12")
+    assert cleaner.edits[["row", "value"]].values.tolist() == [[0, "b"]] and "the model gives" in cleaner._card()
+    with pytest.raises(ConfigError, match="number 99"): LabelCleaner(cat, table.set_axis([0, 99]))
+
+
+def test_retraining_takes_one_line(cat, tmp_path):
+    cleaner = LabelCleaner(ImageDataModule(cat, image_size=8, batch_size=4), answers(cat), path=tmp_path/"e.csv")
+    cleaner.press("1")
+    assert ImageDataModule(cleaner.apply(), image_size=8, batch_size=4).catalog.frame.at[int(cleaner.rows[0]), "label"] == cleaner.suggestions(int(cleaner.rows[0]))[0][0]
+
+
+# ---- the doctor
+
+@pytest.fixture
+def sick(tmp_path):
+    "A report on a catalog with a leak, a copy, two labels, and an image that cannot be read."
+    cat = catalog()
+    pixels = np.random.default_rng(1).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
+    pixels[9] = pixels[0]; pixels[3] = pixels[6]; pixels[4] = pixels[5]
+    return check(replace(cat, pixels=pixels), progress=False, workers=1)
+
+
+def test_doctor_goes_through_kinds(sick, tmp_path):
+    doctor = DataDoctor(sick, tmp_path/"e.csv")
+    assert {"leak", "two_labels", "duplicate"} <= set(doctor.kinds) and doctor.kind == "leak"
+    row, other = doctor._pair()
+    doctor.press("a")
+    assert doctor.apply().frame["split"].value_counts()["val"] == 4 and "leak" not in set(check(doctor.apply(), progress=False, workers=1).frame["issue"])
+    doctor.kind = "two_labels"
+    row, other = doctor._pair()
+    doctor.press("r")
+    assert doctor.apply().frame.at[row, "label"] == sick.catalog.frame.at[other, "label"]
+    doctor.press("u"); doctor.press("o")
+    assert doctor.decisions[row][1] == "keep" and doctor.decisions[other][1] == "exclude"
+    doctor.press("u"); assert row not in doctor.decisions and other not in doctor.decisions
+    doctor.press("x"); assert doctor.decisions[row][1] == "exclude"
+    with pytest.raises(UnknownOptionError, match="leak"): doctor.kind = "leek"
+
+
+def test_doctor_all_as_proposed_is_one_step(sick, tmp_path):
+    doctor = DataDoctor(sick, tmp_path/"e.csv")
+    doctor.kind = "two_labels"
+    doctor.all_as_proposed()
+    assert len(doctor.edits) == 2 and set(doctor.edits["action"]) == {"exclude"}
+    doctor.undo(); assert not len(doctor.edits)
+
+
+def test_labels_are_taken_over_only_where_they_differ(sick, tmp_path):
+    doctor = DataDoctor(sick, tmp_path/"e.csv")
+    doctor.kind = "duplicate"
+    doctor.widget
+    assert doctor._buttons["r"].disabled
+    doctor.press("r"); assert not len(doctor.edits)
+
+
+def test_decisions_are_shared_by_doctor_and_cleaner(sick, tmp_path):
+    doctor = DataDoctor(sick, tmp_path/"e.csv")
+    cleaner = LabelCleaner(sick.catalog, answers(sick.catalog), path=tmp_path/"e.csv")
+    doctor.press("x"); cleaner.press("1")
+    assert len(doctor.edits) == len(cleaner.edits) == 2
+
+
+def test_healthy_data_have_an_empty_doctor(tmp_path):
+    cat = catalog(n=200)
+    doctor = DataDoctor(check(replace(cat, pixels=np.random.default_rng(1).integers(0, 256, (200, 64, 64, 3), dtype=np.uint8)), progress=False, workers=1), tmp_path/"e.csv")
+    assert doctor.kinds == [] and doctor.current is None
+    doctor.widget; doctor.press("kxorau"); doctor.all_as_proposed()
+    assert not len(doctor.edits) and "Nothing" in doctor._picture.value + doctor.note or "nothing" in doctor._picture.value
+
+
+def test_an_image_that_cannot_be_read_has_a_place(tmp_path):
+    from PIL import Image
+    for label in "ab":
+        (tmp_path/"p"/label).mkdir(parents=True)
+        for i in range(6): Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path/"p"/label/f"{i}.png")
+    (tmp_path/"p/a/half.png").write_bytes((tmp_path/"p/a/1.png").read_bytes()[:500])
+    doctor = DataDoctor(check(tmp_path/"p", progress=False, workers=1), tmp_path/"e.csv")
+    doctor.kind = next(o for o in doctor.kinds if "trunc" in o)
+    doctor.widget
+    assert "half.png" in doctor._picture.value and "cannot be read" in doctor._picture.value and "role='alert'" not in doctor._picture.value
+    doctor.press("a"); assert doctor.edits["action"].tolist() == ["exclude"]
+
+
+# ---- what all views promise
+
+def views(cat, sick, path): return [LabelCleaner(cat, answers(cat), path=path/"a.csv"), DataDoctor(sick, path/"b.csv")]
+
+
+def test_pictures_stand_alone_and_are_escaped(sick, tmp_path):
+    cat = catalog(names=("<script>x</script>", "\" onload='x'", "&amp;"))
+    for view in views(cat, sick, tmp_path):
+        html = view.to_html()
+        assert "<script" not in html and "<script" not in view._live() and html.count("<img") == html.count("alt=") > 0 and len(html) < 150_000
+        assert set(view._repr_mimebundle_()) == {"text/plain", "text/html"}
+        view.save(tmp_path/"a.png"); view.save(tmp_path/"a.html")
+        assert not list(tmp_path.glob("*.csv"))                  # looking writes nothing
+
+
+def test_long_work_leaves_no_widgets_behind(cat, sick, tmp_path):
+    from ipywidgets.widgets import widget
+    count = lambda: len(widget._instances if hasattr(widget, "_instances") else widget.Widget.widgets)
+    for view in views(cat, sick, tmp_path):
+        view.widget
+        before = count()
+        for _ in range(25): view.press("kun")
+        assert count() == before

@@ -1,0 +1,452 @@
+"A training that is stopped at any moment ends as if nothing had happened; a checkpoint is whole, or found out."
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from resuming import data, learner, net, options, told
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from visionlab import checkpoints
+from visionlab.averages import EMA
+from visionlab.callbacks import Schedule
+from visionlab.checkpoints import Checkpoint, NewerCheckpointError, list_checkpoints, sweep
+from visionlab.core import CheckpointError, ConfigError
+from visionlab.gradients import Accumulate, ClipGrad
+from visionlab.learner import Callback, Learner
+from visionlab.metrics import MetricConfig, MetricManager
+from visionlab.mixing import Mix
+from visionlab.runs import RunFolder, SaveCheckpoints, save_options
+from visionlab.stopping import EarlyStopping, KeepBest
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch): monkeypatch.setenv("VISIONLAB_PROGRESS", "off")
+
+
+IMPORTS = '''
+import os, sys, json, random, signal, time
+os.environ["VISIONLAB_PROGRESS"] = "off"
+import torch
+from resuming import learner, options, told
+from visionlab.checkpoints import list_checkpoints, sweep
+from visionlab.learner import Callback
+from visionlab.runs import SaveCheckpoints
+'''
+ALL = 18       # steps of two epochs
+
+
+def every_step(make, fit, folder):
+    "Train once, with a checkpoint after each step; give what came out and the checkpoints, oldest first"
+    learn = make(0)
+    fit(learn, SaveCheckpoints(folder, steps=1, keep=999, background=False))
+    return told(learn), list_checkpoints(folder)[::-1]
+
+
+def once(make, fit):
+    learn = make(0)
+    fit(learn)
+    return told(learn)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_from_every_step(workers, tmp_path):
+    fit = lambda learn, *more: learn.fit(2, callbacks=[*options(), *more])
+    alone = once(learner, fit)
+    whole, found = every_step(learner, fit, tmp_path)
+    assert alone == whole                       # to save changes nothing
+    assert {Checkpoint.read(o).step for o in found} == set(range(1, ALL+1))
+    for o in found:
+        learn = learner(workers).resume(o)
+        fit(learn)
+        assert told(learn) == whole, o.name
+
+
+def test_with_everything_on(tmp_path):
+    "Gathered and clipped gradients, mixing, metrics of training, the best weights kept, a plateau, two fits with parts frozen in between"
+    def make(workers):
+        metrics = MetricManager([MetricConfig("accuracy", "visionlab", stages=("train", "val")), MetricConfig("f1_macro", "visionlab", stages=("train", "val")), MetricConfig("auroc", "visionlab", stages=("train", "val"))])
+        return Learner(data(workers, 160), net(), lr=5e-3, device="cpu", metrics=metrics, opt="sgd", label_smoothing=.1)
+    def fit(learn, *more):
+        def cbs(schedule): return [schedule, Accumulate(3), ClipGrad(1.), EMA(.8, both=True), KeepBest("accuracy"), EarlyStopping("accuracy", 5), *more]
+        learn.model[0].requires_grad_(False)
+        learn.fit(1, callbacks=cbs(Schedule("cosine")))
+        learn.model[0].requires_grad_(True)
+        learn.fit(2, lr=1e-3, callbacks=cbs(Schedule("plateau", patience=0, cooldown=0)) + [Mix(p=.5)])
+    alone = once(make, fit)
+    whole, found = every_step(make, fit, tmp_path)
+    assert alone == whole
+    assert len(found) >= 18
+    for i, o in enumerate(found):
+        learn = make(i % 2).resume(o)
+        fit(learn)
+        assert told(learn) == whole, o.name
+        assert learn.fits == [1, 2]
+
+
+class Noisy(Dataset):
+    "Numbers with noise from torch's generator"
+    def __len__(self): return 40
+    def __getitem__(self, i): return torch.randn(20, generator=torch.Generator().manual_seed(i)) + .1*torch.randn(20), i % 3
+
+
+@pytest.mark.parametrize("own,workers", [(False, 0), (True, 0), (False, 1)])
+def test_with_a_dataloader_of_ones_own(own, workers, tmp_path):
+    def make(_=0):
+        torch.manual_seed(5)
+        g = torch.Generator().manual_seed(3) if own else None
+        return Learner(DataLoader(Noisy(), 8, shuffle=True, generator=g, num_workers=workers), nn.Sequential(nn.Linear(20, 9), nn.Dropout(.3), nn.Linear(9, 3)), lr=1e-2, device="cpu")
+    fit = lambda learn, *more: learn.fit(3, callbacks=[Schedule("linear"), *more])
+    whole, found = every_step(make, fit, tmp_path)
+    for o in found[::4] if workers else found:
+        learn = make()
+        torch.rand(7)               # what a notebook did in between
+        fit(learn.resume(o))
+        assert told(learn) == whole, o.name
+
+
+# ---- killed
+
+KILLED = IMPORTS + '''
+torch.set_num_threads(1)
+folder, kills, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+rng = random.Random(seed)
+def run(where, workers):
+    learn = learner(workers)
+    if list_checkpoints(where): learn.resume(where)
+    learn.fit(2, callbacks=[*options(), SaveCheckpoints(where, steps=1, background=rng.random() < .5)])
+    with open(where + ".done", "w") as f: f.write(told(learn))
+
+def child(where, workers):
+    pid = os.fork()
+    if pid: return pid
+    try: run(where, workers); os._exit(0)
+    except BaseException:
+        import traceback; traceback.print_exc()
+        os._exit(1)
+
+os.fsync = lambda fd: None          # it matters when the power goes; a killed process leaves what it wrote to the system
+run(folder + "/warm", 2)            # imports, once for all children
+start = time.time()
+run(folder + "/whole", 0)               # and the data of no workers
+usual = time.time() - start
+killed, ends, half, runs = 0, [], 0, 0
+while killed < kills:
+    where, runs = f"{folder}/run{runs}", runs+1
+    while True:
+        pid = child(where, rng.choice([0, 2]))
+        time.sleep(rng.uniform(.05, .7)*usual)
+        os.kill(pid, signal.SIGKILL)
+        _,status = os.waitpid(pid, 0)
+        if os.WIFSIGNALED(status): killed += 1; half += any(o.startswith(".tmp-") and not o.startswith(".tmp-probe") for o in os.listdir(where)) if os.path.isdir(where) else 0
+        elif status: sys.exit("a training failed")
+        else: break
+    ends.append(open(where + ".done").read())
+    sweep(where)
+    left = [o for o in os.listdir(where) if o.startswith(".")]
+    if left: sys.exit(f"left behind: {left}")
+print(json.dumps(dict(killed=killed, runs=runs, half=half, usual=usual, same=[o == open(folder + "/whole.done").read() for o in ends])))
+'''
+
+
+def test_killed_at_any_moment(tmp_path):
+    done = subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", KILLED, str(tmp_path), "30", "1"], capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[1]}"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["killed"] >= 30 and found["runs"] >= 2 and all(found["same"]), found
+
+
+def small(folder, **kw):
+    "A learner with a checkpoint in a folder, and the checkpoint"
+    class Take(Callback):
+        order, aside = 999, True
+        def after_batch(self, learn): self.checkpoint = Checkpoint.of(learn)
+    x = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
+    learn = Learner([(x, torch.arange(16) % 3)]*3, nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)), lr=1e-2, device="cpu", **kw)
+    learn.fit(1, callbacks=[EMA(.9), take := Take()])
+    return learn, take.checkpoint
+
+
+CALLS = ("mkdir", "fsync", "rename", "open", "replace")
+
+
+@pytest.mark.parametrize("what", ["die", "fail"])
+def test_stopped_at_each_call_of_a_write(what, tmp_path, monkeypatch):
+    _, checkpoint = small(tmp_path)
+    first = checkpoint.write(tmp_path)
+    for n in range(1, 99):
+        pid = os.fork()
+        if not pid:
+            left = [n]
+            def counted(f):
+                def call(*a, **kw):
+                    left[0] -= 1
+                    if left[0] == 0 and what == "die": os._exit(9)
+                    if left[0] == 0: raise OSError(28, "No space left on device")
+                    return f(*a, **kw)
+                return call
+            for name in CALLS: setattr(os, name, counted(getattr(os, name)))
+            try: checkpoint.write(tmp_path)
+            except CheckpointError: os._exit(7)
+            os._exit(0 if left[0] > 0 else 3)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert status in (0, 9, 7, 3)
+        if what == "fail": assert not list(tmp_path.glob(".*")), n
+        sweep(tmp_path)
+        for o in list_checkpoints(tmp_path): Checkpoint.read(o)         # whole, or not there
+        assert first.exists() and not list(tmp_path.glob(".*"))
+        if status == 0: break
+    assert 7 < n < 40
+
+
+def test_every_flipped_byte_is_found(tmp_path):
+    _, checkpoint = small(tmp_path)
+    old, new = checkpoint.write(tmp_path), checkpoint.write(tmp_path)
+    files = sorted(new.iterdir())
+    rng = random.Random(0)
+    places = [(p, i) for p in files for i in range(p.stat().st_size)]
+    for p, i in [*rng.sample(places, 200), *[(p, i) for p in files for i in (0, p.stat().st_size-1)], *[(new/"manifest.json", i) for i in range(0, 900, 3)]]:
+        good = p.read_bytes()
+        if i >= len(good): continue
+        bad = bytearray(good); bad[i] ^= rng.randrange(1, 256); p.write_bytes(bad)
+        with pytest.raises(CheckpointError, match=new.name): Checkpoint.read(new)
+        with pytest.warns(UserWarning, match="going back"): assert Checkpoint.newest(tmp_path).path == old
+        p.write_bytes(good)
+    assert Checkpoint.newest(tmp_path).path == new
+
+
+@pytest.mark.parametrize("harm,says", [
+    (lambda p: (p/"state.json").unlink(), "lacks state.json"), (lambda p: (p/"manifest.json").write_bytes(b""), "damaged manifest"),
+    (lambda p: (p/"model.safetensors").write_bytes(b""), "has 0 bytes"), (lambda p: (p/"manifest.json").write_text("[" * 100_000), "damaged manifest"),
+    (lambda p: (p/"manifest.json").write_text('{"kind": "other"}'), "damaged manifest"), (lambda p: (p/"manifest.json").unlink(), "no manifest")])
+def test_what_is_not_whole(harm, says, tmp_path):
+    _, checkpoint = small(tmp_path)
+    harm(path := checkpoint.write(tmp_path))
+    with pytest.raises(CheckpointError, match=says): Checkpoint.newest(tmp_path)
+    with pytest.raises(CheckpointError, match=says): Checkpoint.read(path)
+
+
+def test_a_newer_format_is_said(tmp_path, monkeypatch):
+    _, checkpoint = small(tmp_path)
+    checkpoint.write(tmp_path)
+    monkeypatch.setattr(checkpoints, "FORMAT", 2)
+    checkpoint.write(tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(NewerCheckpointError, match="format 2; this visionlab reads up to 1"): Checkpoint.newest(tmp_path)
+
+
+def test_nothing_is_executed(tmp_path):
+    class Evil:
+        def __reduce__(self): return os.system, (f"touch {tmp_path}/ran",)
+    learn, checkpoint = small(tmp_path)
+    torch.save(dict(model=Evil()), tmp_path/"evil.pt")
+    with pytest.raises(CheckpointError, match="weights="): learn.resume(tmp_path/"evil.pt")
+    path = checkpoint.write(tmp_path)
+    for o in checkpoints.FILES: shutil.copy(tmp_path/"evil.pt", path/o)
+    files = {o: dict(zip(("bytes", "sha256"), ((path/o).stat().st_size, checkpoints.hashlib.sha256((path/o).read_bytes()).hexdigest()))) for o in checkpoints.FILES}
+    (path/"manifest.json").write_bytes(checkpoints._sealed(dict(kind="visionlab checkpoint", format=1, step=3, files=files)))
+    with pytest.raises(CheckpointError, match="cannot be read"): learn.resume(path)
+    assert not (tmp_path/"ran").exists()
+
+
+# ---- disks
+
+def failing(monkeypatch, how):
+    "Let writing fail as a full disk, a folder that may not be written, or one that is nearly full"
+    if how == "nearly full": monkeypatch.setattr(shutil, "disk_usage", lambda p: type("Usage", (), dict(free=10)))
+    elif how == "read-only":
+        def no(self, *a, **k): raise OSError(30, "Read-only file system", str(self))
+        monkeypatch.setattr(Path, "mkdir", no)
+    else:
+        def full(path, pieces): raise OSError(28, "No space left on device")
+        monkeypatch.setattr(checkpoints, "_written", full)
+
+
+@pytest.mark.parametrize("how", ["full", "nearly full", "read-only"])
+def test_a_disk_that_refuses_loses_nothing(how, tmp_path, monkeypatch):
+    _, checkpoint = small(tmp_path)
+    first = checkpoint.write(tmp_path)
+    failing(monkeypatch, how)
+    with pytest.raises(CheckpointError, match="could not be written") as e: checkpoint.write(tmp_path)
+    assert "still there" in e.value.fix
+    monkeypatch.undo()
+    assert [o.name for o in tmp_path.iterdir()] == [first.name] and Checkpoint.newest(tmp_path).path == first
+
+
+def test_a_file_size_limit_is_a_full_disk(tmp_path):
+    _, checkpoint = small(tmp_path)
+    first = checkpoint.write(tmp_path)
+    pid = os.fork()
+    if not pid:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+        try: checkpoint.write(tmp_path)
+        except CheckpointError as e: os._exit(5 if "could not be written" in e.what else 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+    assert [o.name for o in tmp_path.iterdir()] == [first.name] and Checkpoint.newest(tmp_path).path == first
+
+
+def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch):
+    class Fill(Callback):
+        aside = True
+        def before_batch(self, learn):
+            if learn.step == 4: failing(monkeypatch, "full")
+            if learn.step == 9: monkeypatch.undo()
+    fit = lambda learn, *more: learn.fit(2, callbacks=[*options(), *more])
+    with pytest.warns(UserWarning, match="training goes on"): fit(learn := learner(), Fill(), SaveCheckpoints(tmp_path, steps=1, background=False))
+    assert told(learn) == once(learner, fit) and not list(tmp_path.glob(".*"))
+    assert len(list_checkpoints(tmp_path)) in (2, 3)
+
+
+def test_a_folder_that_cannot_be_is_said_before_training(tmp_path):
+    (tmp_path/"file").write_text("")
+    learn = learner()
+    with pytest.raises(CheckpointError, match="cannot be written"): learn.fit(1, callbacks=[SaveCheckpoints(tmp_path/"file"/"run")])
+    assert learn.step == 0
+
+
+def test_weights_that_are_not_finite_are_not_kept(tmp_path):
+    learn, checkpoint = small(tmp_path)
+    checkpoint.tensors["model"]["0.weight"][0] = float("nan")
+    with pytest.raises(CheckpointError, match="not finite"): checkpoint.write(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# ---- stopped by somebody
+
+STOPPED = IMPORTS + '''
+torch.set_num_threads(1)
+where, how, at = sys.argv[1], sys.argv[2], sys.argv[3]
+class Act(Callback):
+    aside = True
+    def act(self):
+        if how == "exception": raise RuntimeError("the power went")
+        if at != "never": os.kill(os.getpid(), getattr(signal, how))
+    def after_loss(self, learn):
+        if at == "step" and learn.step == 12: self.act()
+    def before_valid(self, learn):
+        if at == "validation" and learn.epoch == 0: self.act()
+    def after_step(self, learn):
+        if at == "slow": time.sleep(.01)
+learn = learner(0)
+if list_checkpoints(where): learn.resume(where)
+learn.fit(2, callbacks=[*options(), SaveCheckpoints(where), Act()])
+print(told(learn))
+'''
+
+
+def stopped(where, how, at):
+    done = subprocess.run([sys.executable, "-c", STOPPED, str(where), how, at], capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[1]}"})
+    return done.returncode, done.stdout.strip(), done.stderr
+
+
+@pytest.mark.parametrize("how,at,code,step", [("SIGTERM", "step", 143, 13), ("SIGINT", "step", -2, 13), ("SIGTERM", "validation", 143, 9), ("exception", "step", 1, 9)])
+def test_stopped_by_somebody(how, at, code, step, tmp_path):
+    was, out, said = stopped(tmp_path, how, at)
+    assert was in (code, 128-code if code < 0 else code) and not out, said
+    newest = Checkpoint.newest(tmp_path)
+    assert newest.step == step and not list(tmp_path.glob(".*"))
+    learn = learner(2).resume(tmp_path)
+    learn.fit(2, callbacks=options())
+    assert told(learn) == once(learner, lambda learn: learn.fit(2, callbacks=options()))
+
+
+def test_sigterm_is_handed_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    learner().fit(1, callbacks=[SaveCheckpoints(tmp_path)])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+# ---- what may change
+
+def test_other_settings_are_refused_with_the_difference(tmp_path):
+    fit = lambda learn, *more, epochs=2, **kw: learn.fit(epochs, callbacks=[*options(), *more], **kw)
+    fit(learner(), SaveCheckpoints(tmp_path, steps=5, keep=99, background=False))
+    middle = next(o for o in list_checkpoints(tmp_path) if o.name == "step-00000005")
+    for changed, says in [(dict(seed=1), "seed: 42 → 1|seed: 0 → 1"), (dict(opt="sgd"), "optimizer: adamw → sgd"), (dict(label_smoothing=.1), "label_smoothing"), (dict(weight_decay=.5), "weight_decay"), (dict(loss="focal"), "loss")]:
+        with pytest.raises(ConfigError, match=says): learner(**changed).resume(middle)
+    with pytest.raises(ConfigError, match="training_data"): Learner(data(0, 200), net(), lr=5e-3, device="cpu").resume(middle)
+    with pytest.raises(ConfigError, match="lr: "): fit(learner().resume(middle), lr=1e-3)
+    with pytest.raises(ConfigError, match="epochs: 2 → 4"): fit(learner().resume(middle), epochs=4)
+    with pytest.raises(ConfigError, match="callbacks: "): learner().resume(middle).fit(2, callbacks=[Schedule("one_cycle"), EMA(.95)])
+    with pytest.raises(ConfigError, match="Known: epochs"): learner().resume(middle, accept="model")
+    with pytest.raises(CheckpointError, match="not of this network|model"): Learner(data(), nn.Sequential(nn.Flatten(), nn.Linear(3*28*28, 10)), lr=5e-3, device="cpu").resume(middle)
+    longer = fit(learner().resume(middle, accept="epochs"), epochs=4)
+    assert len(longer.history) == 4 and longer.step == 36
+
+
+def test_finished_runs_are_passed_over_or_go_on_for_longer(tmp_path):
+    first = learner().fit(2, callbacks=[*options(), SaveCheckpoints(tmp_path)])
+    done = learner().resume(tmp_path)
+    assert told(done) == told(first)                    # there before anything is called
+    done.fit(2, callbacks=options())
+    assert told(done) == told(first) and done.step == 18
+    done.fit(1, callbacks=options())                    # and a further fit is a further fit
+    assert done.step == 27 and done.fits == [2, 1]
+    with pytest.raises(ConfigError, match="had 2 epochs, and now has 3"): learner().resume(tmp_path).fit(3, callbacks=options())
+    more = learner().resume(tmp_path, accept=["epochs"]).fit(3, callbacks=options())
+    assert more.step == 27 and [r["epoch"] for r in more.history] == [0, 1, 2]
+
+
+def test_searching_a_rate_does_not_use_up_the_resume(tmp_path):
+    fit = lambda learn, *more: learn.fit(2, callbacks=[*options(), *more])
+    whole, found = every_step(learner, fit, tmp_path)
+    learn = learner().resume(found[11])
+    learn.lr_find(steps=5)
+    fit(learn)
+    assert told(learn) == whole
+
+
+# ---- saving
+
+def test_what_stays(tmp_path):
+    learner().fit(2, callbacks=[*options(), SaveCheckpoints(tmp_path, steps=2, keep=3, monitor="accuracy", background=False)])
+    assert len(list_checkpoints(tmp_path)) in (3, 4)
+    assert Checkpoint.newest(tmp_path/"last").path == list_checkpoints(tmp_path)[0]
+    assert Checkpoint.newest(tmp_path/"best").step in (9, 18)
+
+
+def test_the_loop_does_not_wait_for_the_disk(tmp_path, monkeypatch):
+    write = Checkpoint.write
+    def slow(self, folder): time.sleep(.3); return write(self, folder)
+    monkeypatch.setattr(Checkpoint, "write", slow)
+    class Count(Callback):
+        aside, most = True, 0
+        def after_batch(self, learn): self.most += any(o.name == "visionlab-checkpoint" for o in threading.enumerate())
+    learner().fit(1, callbacks=[SaveCheckpoints(tmp_path, steps=2, monitor=None), count := Count()])
+    assert count.most >= 5                          # steps taken while a checkpoint was being written
+
+
+def test_minutes(tmp_path):
+    learner().fit(1, callbacks=[SaveCheckpoints(tmp_path, epochs=None, minutes=1e-9, keep=99, monitor=None, background=False)])
+    assert len(list_checkpoints(tmp_path)) == 10
+
+
+def test_options_of_other_libraries():
+    assert save_options(None) == {} and save_options(dict(save_last=False, save_best=False)) is None
+    assert save_options(dict(save_every_num_steps=7, save_best=False), 4) == dict(steps=7, monitor=None, keep=4)
+
+
+def test_run_folders_take_turns(tmp_path):
+    run = RunFolder(tmp_path/"a")
+    run.log("begun")
+    with pytest.raises(ConfigError, match="Another process"): RunFolder(tmp_path/"a", overwrite=True)
+    run.close()
+    other = RunFolder(tmp_path/"a")
+    assert other.path == tmp_path/"a-2"
+    other.close()
+    RunFolder(tmp_path/"a", overwrite=True).close()
+    assert not (tmp_path/"a"/"train.log").exists()
