@@ -421,6 +421,7 @@ class Learner:
         self.model.train()
         for m in self._held_norms(): m.eval()
         self.n_done,self.first_batch = self.first_batch, 0
+        if isinstance(self.train_dl, Loader): self.train_dl.last_epoch = self.epochs_done + self.epochs - self.epoch - 1      # after it nothing is begun
         batches = self.train_dl.batches(self.epochs_done, self.n_done) if isinstance(self.train_dl, Loader) else self.past(self.train_dl) if self.n_done else self.train_dl
         got = self._on["got_batch"]
         on = [self._on[e] for e in ("before_batch", "after_loss", "before_step", "after_step", "after_batch")]
