@@ -215,7 +215,7 @@ def alternate(those, rounds, *args, warm_up=1):
 # ---- results
 
 PACKAGES = ("torch", "torchvision", "pillow", "simplejpeg", "numpy", "albumentations", "opencv-python-headless", "timm", "fastai", "autotimm", "lightning", "lightly-train", "skorch", "accelerate",
-            "transformers", "torchmetrics", "tqdm")
+            "transformers", "torchmetrics", "tqdm", "ipywidgets", "jupyterlab")
 
 
 def version(package):

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from functools import partial
-from importlib import import_module
 
 from bench import Goal, Ratio, Report, alternate, one_thread, parser, roads, slope, table
 
@@ -74,44 +73,30 @@ def raw(bar=False):
     return fit
 
 
-def built(name, *modules):
-    "Find something visionlab may not have yet"
-    for m in modules:
-        try: return getattr(import_module(f"visionlab.{m}"), name)
-        except (ImportError, AttributeError): continue
-    raise NotImplementedError(f"{name} is not built yet")
-
-
 def visionlab_learner(metrics=(), valid=None, callbacks=()):
     from visionlab.learner import Learner
     return Learner(([], valid), network(), opt=sgd, lr=LR, weight_decay=0., metrics=list(metrics), callbacks=callbacks, device="cpu", precision="fp32")
 
 
 def visionlab(kind="bare"):
-    "Ours: without callbacks; with all defaults, one-cycle and the accuracy of the training batches; or with an average, clipping and three torchmetrics besides"
+    "Ours: without callbacks; with all defaults, one-cycle and the accuracy of training and validation; or with an average, clipping and three torchmetrics of both"
     import visionlab.callbacks                    # gives fit_one_cycle to the Learner  # noqa: F401
-    from visionlab.learner import Callback
+    from visionlab.averages import EMA
+    from visionlab.gradients import ClipGrad
+    from visionlab.metrics import MetricConfig
     os.environ["VISIONLAB_PROGRESS"] = "text"
 
-    class OnTraining(Callback):
-        "Feed metrics of visionlab with every training batch, and read them once an epoch"
-        def __init__(self, *metrics): self.metrics = metrics
-        def before_epoch(self, learn):
-            for m in self.metrics: m.reset()
-        def after_batch(self, learn):
-            for m in self.metrics: m.update(learn.pred.detach(), learn.yb)
-        def after_train(self, learn): learn.training_scores = {m.name: m.compute() for m in self.metrics}
-
-    def fit(data):
-        from visionlab.metrics import make_metric
+    def make():
         if kind == "bare":
             learn = visionlab_learner()
             learn.callbacks = []
-        elif kind == "defaults": learn = visionlab_learner(["accuracy"], batches(1), [OnTraining(make_metric("accuracy"))])
-        else:
-            extra = [built("EMA", "averages", "callbacks")(), built("ClipGrad", "gradients", "callbacks")(1.)]
-            if kind == "everything, metrics on every batch": extra.append(OnTraining(*map(make_metric, torch_metrics())))
-            learn = visionlab_learner(torch_metrics(), batches(1), [OnTraining(make_metric("accuracy")), *extra])
+            return learn
+        if kind == "defaults": return visionlab_learner([MetricConfig("accuracy", backend="visionlab")], batches(1))
+        measured = [MetricConfig(type(m).__name__, backend="custom", metric_class=m) for m in torch_metrics()]
+        return visionlab_learner(measured, batches(1), [EMA(), ClipGrad(1.)])
+
+    def fit(data):
+        learn = make()
         learn.train_dl = data
         learn.fit(1) if kind == "bare" else learn.fit_one_cycle(1)
     return fit
@@ -238,8 +223,7 @@ def fastai(kind="bare"):
 
 
 ALL = {"raw PyTorch": raw, "raw PyTorch, loss read and tqdm": partial(raw, True), "visionlab, no callbacks": visionlab, "visionlab, defaults": partial(visionlab, "defaults"),
-       "visionlab, EMA, clipping, 3 torchmetrics": partial(visionlab, "everything"), "visionlab, the same, metrics on every batch": partial(visionlab, "everything, metrics on every batch"),
-       "Fabric": fabric, "skorch": skorch, "Accelerate": accelerate, "Lightning, barebones": lightning, "Lightning, defaults": partial(lightning, "defaults"),
+       "visionlab, EMA, clipping, 3 torchmetrics": partial(visionlab, "everything"), "Fabric": fabric, "skorch": skorch, "Accelerate": accelerate, "Lightning, barebones": lightning, "Lightning, defaults": partial(lightning, "defaults"),
        "Lightning, 3 torchmetrics": partial(lightning, "torchmetrics"), "HF Trainer, everything off": hf, "HF Trainer, defaults": partial(hf, "defaults"), "fastai, bare": fastai,
        "fastai, defaults": partial(fastai, "defaults")}
 

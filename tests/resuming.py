@@ -18,8 +18,8 @@ def net():
     return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(.2), nn.Conv2d(8, 16, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
 
 @lru_cache(None)
-def data(workers=0, n=300): return ImageDataModule("FashionSample", batch_size=32, max_samples=n, num_workers=workers, cache=None, augmentation_preset="default", in_chans=3)
-def learner(workers=0, **kw): return Learner(data(workers), net(), lr=5e-3, device="cpu", **kw)
+def data(workers=0, n=160): return ImageDataModule("FashionSample", batch_size=32, max_samples=n, num_workers=workers, cache=None, augmentation_preset="default", in_chans=3)
+def learner(workers=0, images=160, **kw): return Learner(data(workers, images), net(), lr=5e-3, device="cpu", **kw)
 def options(): return [Schedule("one_cycle"), EMA(.9)]
 def told(learn):
     "Hash the weights and the records, times left out"

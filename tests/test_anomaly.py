@@ -9,7 +9,8 @@ from PIL import Image
 from skimage import data
 from sklearn.metrics import roc_auc_score
 
-from visionlab.anomaly import AnomalyScorer, auroc, knn_distance
+from visionlab.anomaly import AnomalyScorer, knn_distance
+from visionlab.metrics import auroc
 from visionlab.core import ConfigError, EmptyDatasetError, UnknownOptionError
 from visionlab.learner import Learner
 from visionlab.modalities import Folder, MVTecAD

@@ -310,6 +310,13 @@ def test_a_network_of_one_size_refuses_to_be_resized():
     with pytest.raises(ConfigError, match="one size alone"): learn.fit(1, callbacks=[ProgressiveResize()])
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 10])
+def test_the_last_epoch_sees_whole_images(epochs):
+    "Two or three epochs never came to the full side, and evaluation met another size than training ended with"
+    scales = [ProgressiveResize(.7).scale(e, epochs) for e in range(epochs)]
+    assert scales[-1] == 1 and scales == sorted(scales) and (epochs == 1 or scales[0] == .7)
+
+
 def test_statistics_follow_the_choice_and_come_back():
     learn = make()
     for how, moves in (("kept", False), ("learned", True), ("all", True)):

@@ -209,6 +209,80 @@ def test_retraining_takes_one_line(cat, tmp_path):
     assert ImageDataModule(cleaner.apply(), image_size=8, batch_size=4).catalog.frame.at[int(cleaner.rows[0]), "label"] == cleaner.suggestions(int(cleaner.rows[0]))[0][0]
 
 
+def opinions(cat, several=False):
+    "Two opinions: one doubts the labels of images 1, 4 and 6, one those of 4 alone."
+    one = answers(cat, several)
+    other = answers(cat, several)
+    y = one.targets if several else torch.nn.functional.one_hot(one.targets, 3).float()
+    other.probs = other.probs.clone()
+    for i in (1, 6): other.probs[i] = .9*y[i] + .05
+    return one, other
+
+
+def test_order_is_changed_live_and_disagreement_counts(cat, tmp_path):
+    cleaner = LabelCleaner(cat, opinions(cat), path=tmp_path/"e.csv")
+    assert cleaner.by == "disagreement" and cleaner.rows[0] == 4 and set(cleaner.rows[1:3]) == {1, 6}
+    cleaner.widget
+    assert "2 of 2 opinions are against it" in cleaner._picture.value
+    cleaner.press("x")
+    for by in cleaner.orders:
+        cleaner.by = by
+        assert set(cleaner.rows) == set(range(12)) and cleaner.decisions[4][1] == "exclude" and cleaner.progress[0] == 1
+    one = LabelCleaner(cat, answers(cat), path=tmp_path/"e.csv")
+    assert "disagreement" not in one.orders
+    with pytest.raises(UnknownOptionError): one.by = "disagreement"
+    assert one.by == "confident"
+    with pytest.raises(ConfigError, match="several opinions"): LabelCleaner(cat, answers(cat), "disagreement", tmp_path/"e.csv")
+
+
+def test_keys_change_one_class_among_several(tmp_path):
+    cat = catalog(several=True)
+    cleaner = LabelCleaner(cat, answers(cat, several=True), path=tmp_path/"e.csv")
+    row = cleaner.current
+    before = cat.frame.at[row, "label"]
+    names = {key:name for key, (name, _) in cleaner.acts().items() if key in "12345"}
+    key, name = next((k, o) for k, o in names.items() if o[0] in "+−" and k != "1")
+    cleaner.press(key)
+    after = cleaner.apply().frame.at[row, "label"]
+    assert set(after) ^ set(before) == {name[2:]} and (name[2:] in after) == (name[0] == "+")
+
+
+def files(root, n=4):
+    "Write a folder with two classes, and a table of it."
+    from PIL import Image
+    for label in "ab":
+        (root/label).mkdir(parents=True)
+        for i in range(n): Image.fromarray(np.random.default_rng(i + 10*(label == "b")).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(root/label/f"{i}.png")
+    (root/"t.csv").write_text("\n".join(["image,label,tags", *(f'{o.parent.name}/{o.name},{o.parent.name},"{o.parent.name};c"' for o in sorted(root.glob("*/*.png")))]))
+
+
+@pytest.mark.parametrize("source", ["folder", "csv", "several"])
+def test_folders_tables_and_several_classes(tmp_path, source):
+    "From a data module to decisions in a file, a new session, and training on what is mended."
+    files(tmp_path/"p")
+    options = dict(image_size=24, batch_size=4, val_split=.25, num_workers=0, augmentation_preset="none")
+    make = dict(folder=lambda: ImageDataModule(tmp_path/"p", **options), csv=lambda: ImageDataModule(train_csv=tmp_path/"p/t.csv", label_column="label", **options),
+                several=lambda: ImageDataModule(train_csv=tmp_path/"p/t.csv", label_column="tags", label_delimiter=";", **options))[source]
+    dm = make()
+    cat = dm.catalog
+    probs = cat.targets()*.8 + .1 if source == "several" else np.eye(2)[1 - cat.targets()]*.8 + .1
+    if source == "several": probs[:, 0] = 1 - probs[:, 0]
+    from visionlab.interpret import interpret_probs
+    cleaner = LabelCleaner(dm, interpret_probs(cat, probs), path=tmp_path/"e.csv")
+    first, second = (int(o) for o in cleaner.rows[:2])
+    assert "<img" in cleaner.to_html()
+    cleaner.press("1x")
+    told = cleaner.suggestions(first)[0][0]
+    again = make()                                               # another session
+    mended = again.catalog.apply_edits(tmp_path/"e.csv")
+    assert mended.frame.at[first, "label"] == told != cat.frame.at[first, "label"] and second not in mended.frame.index
+    better = cleaner.mended()
+    assert better.catalog.frame.equals(mended.frame) and better.batch_size == 4 and len(dm.catalog) == len(better.catalog) + 1
+    seen = torch.cat([b.index for split in better.catalog.splits for b in better.loader(split)]).tolist()
+    assert second not in seen and sorted(seen) == sorted(mended.frame.index)
+    pd.testing.assert_frame_equal(mended.revert_edits().frame, cat.frame)
+
+
 # ---- the doctor
 
 @pytest.fixture
@@ -235,6 +309,35 @@ def test_doctor_goes_through_kinds(sick, tmp_path):
     doctor.press("u"); assert row not in doctor.decisions and other not in doctor.decisions
     doctor.press("x"); assert doctor.decisions[row][1] == "exclude"
     with pytest.raises(UnknownOptionError, match="leak"): doctor.kind = "leek"
+
+
+def test_doctor_remembers_through_kinds_status_and_restart(sick, tmp_path):
+    doctor = DataDoctor(sick, tmp_path/"e.csv")
+    first = doctor.current
+    doctor.press("x")
+    for kind in (*doctor.kinds, doctor.kinds[0]):
+        doctor.kind = kind
+        for status in ("open", "decided", "all"): doctor.status = status
+        assert doctor.decisions[first][1] == "exclude"
+    doctor.status = "decided"
+    assert doctor.current == first
+    again = DataDoctor(check(sick.catalog, progress=False, workers=1), tmp_path/"e.csv")       # a new kernel
+    assert again.decisions[first][1] == "exclude" and again.progress == doctor.progress
+    again.status = "decided"
+    assert again.current == first and "left out" in again._card()
+    pd.testing.assert_frame_equal(again.apply().frame, doctor.apply().frame)
+    pd.testing.assert_frame_equal(doctor.apply().revert_edits().frame, sick.catalog.frame)
+
+
+def test_doctor_of_a_data_module_gives_it_back_mended(tmp_path):
+    files(tmp_path/"p", 6)
+    (tmp_path/"p/b/copy.png").write_bytes((tmp_path/"p/b/1.png").read_bytes())
+    dm = ImageDataModule(tmp_path/"p", image_size=24, batch_size=4, val_split=.25, num_workers=0)
+    doctor = dm.doctor(tmp_path/"e.csv", progress=False, workers=1)
+    doctor.kind = next(o for o in doctor.kinds if o in ("duplicate", "leak"))
+    assert None not in doctor._pair() and doctor._card().count("<img") == 2              # side by side
+    doctor.press("a")
+    assert len(doctor.mended().catalog) == len(dm.catalog) - 1 and doctor.mended().given == dm.given
 
 
 def test_doctor_all_as_proposed_is_one_step(sick, tmp_path):

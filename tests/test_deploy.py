@@ -158,7 +158,7 @@ def test_a_file_of_that_name_is_kept(learn, tmp_path):
 def no_space(*args): raise OSError(errno.ENOSPC, "No space left on device")
 def interrupt(*args): raise KeyboardInterrupt
 
-@pytest.mark.parametrize("step", ["_write_weights", "_flush", "atomic_write", "_put"])
+@pytest.mark.parametrize("step", ["_write_weights", "flush_to_disk", "atomic_write", "_put"])
 @pytest.mark.parametrize("fail,error", [(no_space, ExportError), (interrupt, KeyboardInterrupt)])
 def test_a_failure_leaves_the_former_export(learn, copy, monkeypatch, step, fail, error):
     before = {o.name:o.read_bytes() for o in copy.iterdir()}
@@ -180,7 +180,7 @@ def test_killed_in_the_middle(copy, photos):
     import os, signal, sys
     sys.path.insert(0, {str(Path(__file__).parent)!r})
     from test_deploy import *
-    deploy._flush = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+    deploy.flush_to_disk = lambda path: os.kill(os.getpid(), signal.SIGKILL)
     make_learner({str(photos)!r}, seed=1).export({str(copy)!r})"""
     done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=str(Path(deploy.__file__).parents[1])))
     assert done.returncode == -signal.SIGKILL

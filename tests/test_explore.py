@@ -91,6 +91,28 @@ def test_searching_leaves_no_widgets_behind():
     assert count() == before
 
 
+def test_images_of_a_cell_are_paged():
+    view = ConfusionExplorer(answers(n=600, classes=2))
+    view.show("class 0", "class 0")
+    n = len(view.images)
+    first = view.tiles()[2]
+    assert len(first) == 24 and "1–24 from the surest on" in view.to_html()
+    for _ in range(50): view.next()
+    assert view.page == (n-1)//24 and len(view.tiles()[0]) == (n-1) % 24 + 1 and not set(first) & set(view.tiles()[2])
+    view.show("class 1", "class 0")
+    assert view.page == 0
+    view.previous(); assert view.page == 0
+
+
+def test_long_names_are_shortened_where_they_do_not_differ():
+    found = answers(n=300, classes=30)
+    found.classes[:] = [f"a species with a long name, number {i}" for i in range(30)]
+    view = ConfusionExplorer(found)
+    view.widget
+    shown = [o.value.split(">")[1].split("<")[0] for o in view._matrix.children if hasattr(o, "value")]
+    assert len(set(shown)) == len(view.shown()) and all(len(o) <= 22 for o in shown)
+
+
 def test_without_pictures_and_with_heat():
     view = ConfusionExplorer(answers(picture=False))
     assert view.to_html().count("<img") > 0
@@ -155,6 +177,30 @@ def test_searching_again_takes_the_new_curve():
     before = count()
     for _ in range(5): view.again()
     assert view.learn.searched == 6 and any("6.0e-03" in o.description for o in view._suggested.children) and count() == before
+
+
+def test_a_click_on_the_curve_marks_the_rate_there():
+    view = LRPicker(Quiet())
+    view.widget
+    places = view._clicks.children
+    for k, lr in ((0, 1e-5), (len(places)-1, 1), (len(places)//2, 10**-2.5)):
+        places[k].click()
+        assert view.lr == pytest.approx(lr) and view._slider.value == pytest.approx(lr, rel=.02)
+        assert float(view._picture.value.split("cx='")[1].split("'")[0]) == pytest.approx(46 + 560*k/(len(places)-1), abs=.1)
+        assert places[k].tooltip == f"{lr:.1e}: loss {view.loss_at(lr):.3g}"
+    assert all(f">{o}</text>" in view._picture.value for o in ("valley", "steep"))       # suggestions have names
+    view.learn.lr_find = lambda: LRFound([1e-4, 1e-3, 1e-2], [3., 1., 2.], dict(valley=2e-3))
+    view.again()
+    places[0].click()
+    assert view.lr == pytest.approx(1e-4) and places[0].tooltip.startswith("1.0e-04") and view._slider.min == pytest.approx(-4)
+
+
+def test_a_search_that_fails_is_told():
+    view = LRPicker(Quiet())
+    view.widget
+    view.learn.lr_find = lambda: 1/0
+    view._try(view.again)
+    assert "division by zero" in view._picture.value and view.lr == view.found.best
 
 
 def test_curve_is_a_still_picture_with_a_text():

@@ -145,6 +145,24 @@ def test_a_cache_on_the_disk_can_be_cleared(cat, own_cache):
     assert len(caches()) == 0
     assert len(list(dm.train_dataloader())) > 0
 
+def test_a_cache_can_be_cleared_while_the_next_epoch_is_begun(cat, own_cache, monkeypatch):
+    "A thread that still held an image of the file kept the file from being removed"
+    dm = ImageDataModule(cat, image_size=64, batch_size=8, val_split=.25, cache="disk").setup()
+    loader = dm.train_dataloader()
+    list(loader)
+    plain = type(loader)._put
+
+    def slow(self, out, k, i, u):
+        held = self.images.store.get(i)
+        time.sleep(.05)
+        plain(self, out, k, i, u)
+        return held
+    monkeypatch.setattr(type(loader), "_put", slow)
+    list(loader)                    # from the cache; the next epoch is under way when it ends
+    dm.clear_cache()
+    assert len(caches()) == 0
+
+
 def test_evaluation_frames_are_kept_when_pictures_are_kept_small(cat, own_cache):
     "The second evaluation decodes nothing, and its pixels are those of the plain road"
     want = pixels(ImageDataModule(cat, image_size=64, val_split=.25, cache=None).val_dataloader(), 1)

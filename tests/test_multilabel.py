@@ -16,7 +16,7 @@ from visionlab.loader import balanced_weights
 from visionlab.losses import BinaryCrossEntropy, make_loss
 from visionlab.metrics import MULTILABEL_METRICS, make_metric
 from visionlab.multilabel import MultiLabelImageDataModule
-import visionlab.callbacks, visionlab.interpret, visionlab.widgets      # noqa: F401: they give Learner and the data module methods that are used below
+import visionlab.balance, visionlab.callbacks, visionlab.interpret, visionlab.studio, visionlab.widgets      # noqa: F401: they give Learner and the data module methods that are used below
 
 NAMES = ["disc", "square", "bar"]
 

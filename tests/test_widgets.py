@@ -4,14 +4,11 @@ from io import BytesIO
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from skimage import data as photos
-from visionlab import widgets
+from visionlab import balance, widgets      # noqa: F401: they give data modules their views
 from visionlab.catalog import Catalog
 from visionlab.core import ConfigError, UnknownOptionError
 from visionlab.data import ImageDataModule
-from visionlab.loader import Loader
-from visionlab.transforms import ColorJitter, HorizontalFlip, PadCrop, Pipeline, RandomResizedCrop, Resize, VerticalFlip
-from visionlab.presets import list_presets, preset
-from visionlab.widgets import PipelinePanel, pipeline_code, tile_html, to_jpeg
+from visionlab.widgets import tile_html, to_jpeg
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -117,7 +114,7 @@ def test_grid_unlabelled():
 def test_hostile_names_are_escaped():
     names = ["<script>alert(1)</script>", "a\"onload='x'", "&amp;", "$\\frac$", "日本語 クラス"]
     dm = in_memory(names*4, channels=3, batch_size=8)
-    for view in (dm.show_batch(), dm.class_balance(), dm.preview_augmentations(n_images=3, n_draws=2)):
+    for view in (dm.show_batch(), dm.class_balance()):
         html = view.to_html()
         assert "<script" not in html and "\"onload='" not in html and "日本語" in html
         view.figure().savefig(BytesIO())
@@ -161,134 +158,9 @@ def test_balance_without_labels():
     assert view.remarks() == ["No training image has a label"] and np.isnan(view.ratio)
     view.to_html(); view.figure()
 
-# ---- the studio
-
-def test_draws_are_those_of_the_training_loader(dm):
-    studio = dm.preview_augmentations(n_images=5)
-    for epoch in (0, 3):
-        trained = {int(o.index):o.image for xb in dm.train_dataloader().batches(epoch) for o in xb.items()}
-        for o in studio.draw(epoch).items(): assert torch.equal(o.image, trained[int(o.index)])
-    images = studio.tiles()[0]
-    assert len(images) == 5*7 and torch.equal(images[4], dm.denormalize(studio.draw(3).image)[0])
-
-def test_first_tile_is_as_in_validation(dm):
-    studio = dm.preview_augmentations(n_images=2, n_draws=1)
-    rows = Loader(studio._rows, dm.eval_pipeline, 2)
-    assert torch.equal(studio.tiles()[0][2], dm.denormalize(next(iter(rows)).image)[1])
-
-def test_images_are_of_different_classes_and_page_on(dm):
-    studio = dm.preview_augmentations(n_images=3, n_draws=1)
-    first = set(studio._rows.frame.index)
-    assert len(set(studio._rows.frame["label"])) == 3
-    studio.other_images()
-    assert not first & set(studio._rows.frame.index)
-    assert len(dm.preview_augmentations(n_images=99, n_draws=1).tiles()[0]) == 15*2      # no more than there are
-
-def test_studio_traits_change_the_picture(dm):
-    studio = dm.preview_augmentations(n_images=2, n_draws=2, seed=1)
-    first = studio.to_html()
-    assert studio.to_html() == first and dm.preview_augmentations(n_images=2, n_draws=2, seed=1).to_html() == first
-    for name,value in dict(seed=2, n_draws=3, full_size=True, page=1, pipeline=preset("light", 64)).items():
-        before = studio.to_html()
-        setattr(studio, name, value)
-        assert studio.to_html() != before, name
-    with pytest.raises(ConfigError, match="n_draws"): studio.n_draws = 0
-    with pytest.raises(UnknownOptionError, match="light"): studio.choose("lihgt")
-    with pytest.raises(ConfigError): dm.preview_augmentations(n_images=0)
-
-def test_full_size_shows_the_same_draws_larger(dm):
-    studio = dm.preview_augmentations(n_images=2, n_draws=2)
-    small = studio.tiles()[0]
-    studio.full_size = True
-    for a,b in zip(small, studio.tiles()[0]):
-        assert b.shape[-1] > 2*a.shape[-1]
-        shrunk = torch.nn.functional.interpolate(b[None], a.shape[-2:], mode="bilinear", antialias=True)[0]
-        assert np.corrcoef(a.flatten(), shrunk.flatten())[0, 1] > .95
-
-def test_handlers_change_pipeline_picture_and_code(dm):
-    studio = dm.preview_augmentations(n_images=2, n_draws=2)
-    studio.widget
-    panel = studio._panel
-    def after(act):
-        before = studio._picture.value
-        act()
-        assert studio._picture.value != before
-        exec(studio.code, scope := {})
-        assert scope["pipeline"] == studio.pipeline
-        return studio.pipeline
-    fields = lambda name: panel.ops[name, 0].controls
-    assert after(lambda: setattr(panel.switches["VerticalFlip", 0], "value", True)).ops[-1] == VerticalFlip()
-    assert after(lambda: setattr(fields("ColorJitter")["brightness"], "value", .8)).ops[1].brightness == .8
-    assert after(lambda: setattr(panel.switches["ColorJitter", 0], "value", False)).ops == (HorizontalFlip(), VerticalFlip())
-    assert after(lambda: setattr(panel.frames["RandomResizedCrop"].controls["scale"], "value", (.5, .6))).frame.scale == (.5, .6)
-    assert after(lambda: setattr(panel.frame, "value", "Resize")).frame == Resize()
-    assert studio._preset.value == "custom"
-    assert after(lambda: setattr(studio._preset, "value", "light")) == preset("light", 64)
-    assert panel.read() == (RandomResizedCrop(), (HorizontalFlip(),)) and panel.frame.value == "RandomResizedCrop"
-    after(lambda: setattr(studio, "pipeline", preset("default", 64)))
-    assert studio._preset.value == "default"
-
-def test_what_a_browser_rounds_is_no_edit(dm):
-    studio = dm.preview_augmentations(n_images=1, n_draws=1)
-    studio.widget
-    studio._panel.frames["RandomResizedCrop"].controls["ratio"].value = (.75, 1.33)
-    assert studio.pipeline == preset("default", 64) and studio._preset.value == "default"
-
-def test_use_changes_the_next_batch(dm):
-    before = next(dm.train_dataloader().batches(0)).image
-    studio = dm.preview_augmentations(n_images=2, n_draws=1)
-    studio.widget
-    studio.choose("none")
-    button = next(o for o in studio.widget.children[3].children if o.description == "Use for training")
-    button.click()
-    assert dm.train_pipeline == studio.pipeline and "trains with this" in studio._picture.value
-    after = next(dm.train_dataloader().batches(0)).image
-    assert not torch.equal(before, after)
-    assert torch.equal(dm.show_batch(n=4).batch.image, after)
-
-def test_repeated_and_unknown_values_of_a_pipeline():
-    p = Pipeline(Resize("pad"), (PadCrop(40), PadCrop(2), ColorJitter(1.7)), 32)
-    frame,ops = PipelinePanel(p, lambda: None).read()
-    assert (frame, ops) == (p.frame, p.ops)
-
-def test_own_transform(dm, folder):
-    from torchvision.transforms import v2
-    mine = v2.Compose([v2.Resize((64, 64)), v2.RandomHorizontalFlip(), v2.ColorJitter(.5), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((.485, .456, .406), (.229, .224, .225)),
-                       lambda x: x*(1+.1*torch.randn(()))])
-    dm = ImageDataModule(folder, image_size=64, batch_size=4, val_split=3, train_transforms=mine, num_workers=2)
-    assert torch.equal(dm.show_batch(n=4).batch.image, next(dm.train_dataloader().batches(0)).image)
-    studio = dm.preview_augmentations(n_images=2, n_draws=2)
-    state = torch.default_generator.get_state()
-    html = studio.to_html()
-    assert torch.equal(torch.default_generator.get_state(), state) and studio.to_html() == html
-    studio.widget
-    own = studio.pipeline
-    assert studio._panel.read() == (own.frame, ()) and studio.code.startswith("# Compose: your own")
-    studio._panel.frame.value = "Resize"
-    assert studio.pipeline.frame == Resize()
-    studio._panel.frame.value = "your transform"
-    assert studio.pipeline.frame == own.frame
-
-@pytest.mark.parametrize("name", list_presets())
-@pytest.mark.parametrize("size", [64, (32, 48)])
-def test_code_of_presets(name, size):
-    if name == "autotrain" and size != 64:         # it turns by quarters
-        with pytest.raises(ConfigError, match="square"): preset(name, size)
-        size = (48, 48)
-    for p in (preset(name, size), preset(name, size, (.5,), (.5,)), preset(name, size).add(ColorJitter(.1)).edit(name="mine"), preset(name, size, interpolation="bicubic")):
-        exec(pipeline_code(p), scope := {})
-        assert scope["pipeline"] == p
-
-def test_grey_studio(grey):
-    studio = grey.preview_augmentations(n_images=3, n_draws=2)
-    assert studio.tiles()[0][0].shape == (1, 28, 28)
-    for name in list_presets(): studio.choose(name); studio.to_html()
-    studio.full_size = True                                     # 28 pixels are all there are
-    assert studio.tiles()[0][0].shape == (1, 28, 28)
-
 # ---- live and stored
 
-def views(dm): return [dm.show_batch(n=4), dm.class_balance(), dm.preview_augmentations(n_images=2, n_draws=2)]
+def views(dm): return [dm.show_batch(n=4), dm.class_balance()]
 
 def test_outside_a_live_kernel_the_picture_is_still(dm):
     before = n_widgets()
@@ -301,20 +173,13 @@ def test_in_a_live_kernel_there_is_a_view_too(dm, live):
     for view in views(dm):
         bundle = view._repr_mimebundle_()
         assert bundle[VIEW]["model_id"] == view.widget.model_id and view.widget is view.widget
-        assert " ms an image" not in bundle["text/html"]        # no timing is stored
 
 def test_stored_pictures_are_small(folder):
     dm = ImageDataModule(folder, image_size=224, val_split=3, batch_size=4)
-    for view in (dm.show_batch(), dm.class_balance(), dm.preview_augmentations()): assert len(view._repr_mimebundle_()["text/html"]) < 150_000
-
-def test_time_is_shown_live_only(dm):
-    studio = dm.preview_augmentations(n_images=1, n_draws=1)
-    studio.widget
-    assert " ms an image" in studio._picture.value and " ms an image" not in studio.to_html()
+    for view in (dm.show_batch(), dm.class_balance()): assert len(view._repr_mimebundle_()["text/html"]) < 150_000
 
 def test_one_message_an_update(dm):
-    uneven = in_memory(["b", "b", "a"]).class_balance()
-    for view,name,value in ((dm.show_batch(n=4), "split", "val"), (uneven, "by", "name"), (dm.preview_augmentations(n_images=1, n_draws=1), "seed", 5)):
+    for view,name,value in ((dm.show_batch(n=4), "split", "val"), (dm.catalog.browse(n=4), "label", "cat"), (in_memory(["b", "b", "a"]).class_balance(), "even", "weights")):
         view.widget
         seen = []
         view._picture.observe(seen.append, "value")
@@ -322,20 +187,15 @@ def test_one_message_an_update(dm):
         assert len(seen) == 1
 
 def test_a_hundred_updates_leave_no_widgets_behind(grey):
-    studio,grid = grey.preview_augmentations(n_images=1, n_draws=1), grey.show_batch(n=2)
-    studio.widget; grid.widget
-    for name in list_presets(): studio.choose(name)
+    grid = grey.show_batch(n=2)
+    grid.widget
     before = n_widgets()
-    for i in range(100):
-        studio.choose(list_presets()[i % len(list_presets())])
-        studio._panel.ops["PadCrop", 0].controls["pad"].value = i % 5
-        studio._panel.switches["VerticalFlip", 0].value = i % 2 == 0
-        grid.next()
+    for _ in range(100): grid.next()
     assert n_widgets() == before
 
 def test_controls_follow_traits_and_traits_follow_controls(dm):
     grid = dm.show_batch(n=4)
-    split,raw,previous,following = grid.widget.children[0].children
+    (split,_,_,raw),(previous,following,_) = (o.children for o in grid.widget.children[:2])
     split.value,raw.value = "val", True
     assert (grid.split, grid.raw) == ("val", True)
     grid.split = "train"

@@ -25,7 +25,7 @@ from visionlab.schedules import SCHEDULES, plot_schedule
 from visionlab.losses import LOSSES
 from visionlab.metrics import METRICS, MULTILABEL_METRICS, MetricConfig, MetricManager
 from visionlab.learner import Callback, CancelBatch, CancelEpoch, CancelFit, Learner
-from visionlab.callbacks import Schedule
+from visionlab.callbacks import Schedule, Steps
 from visionlab.mixing import Mix
 from visionlab.kfold import out_of_fold
 from visionlab.gradients import Accumulate, ClipGrad, GradientStats
@@ -39,13 +39,24 @@ from visionlab.options import FitOptions
 from visionlab.anomaly import AnomalyScorer
 from visionlab.checkpoints import Checkpoint
 from visionlab.runs import RunFolder, SaveCheckpoints
+from visionlab.compare import runs
 from visionlab.distributed import Distributed, launch
 from visionlab.deploy import load_model
-from visionlab.interpret import Interpretation, interpret_folds
+from visionlab.interpret import Interpretation, interpret_folds, interpret_probs
 from visionlab.gradcam import heat_maps
-from visionlab.widgets import AugmentationStudio, BatchGrid, ClassBalance
+from visionlab.opinions import neighbours
+from visionlab.loggers import MLflowLogger, TensorBoardLogger, WandbLogger
+from visionlab.widgets import BatchGrid, Browser
 from visionlab.decisions import DataDoctor, Decisions, LabelCleaner
 from visionlab.explore import ConfusionExplorer, LRPicker
-from visionlab.train import TrainConfig, train
+from visionlab.studio import AugmentationStudio
+from visionlab.balance import ClassBalance, class_pairs
+from visionlab.config import TrainConfig
+from visionlab.answers import ActiveLabels, PredictPad
+from visionlab.live import LiveChart, Run
+from visionlab.train import train
+from visionlab.lightly import train_image_classification
+from visionlab.evaluation import Evaluation, evaluate
+from visionlab.dryrun import dry_run
 
 __all__ = [name for name in dir() if not name.startswith("_")]

@@ -21,7 +21,7 @@ class EMA(Callback):
         both:bool=False     # validate the raw weights too
     ):
         if not 0 <= decay < 1: raise ConfigError(f"decay is a share from 0 to below 1, not {decay!r}")
-        self.decay,self.warmup,self.both,self.updates,self.average,self.raw,self._own = decay, warmup, both, 0, None, None, None
+        self.decay,self.warmup,self.both,self.updates,self.average,self.raw,self._own,self.params = decay, warmup, both, 0, None, None, None, []
 
     def before_fit(self, learn):
         self.params = [p for p in learn.model.parameters() if p.requires_grad]

@@ -123,7 +123,7 @@ class MemoryStore(_Store):
         limit:int=None  # bytes that may be kept
     ):
         super().__init__(n, channels, shape)
-        self.limit,self._held,self._images,self._room,self._piece = limit, 0, {}, None, np.empty(0, np.uint8)
+        self.limit,self._held,self._images,self._coming,self._room,self._piece = limit, 0, {}, set(), None, np.empty(0, np.uint8)
         if shape and n:
             self._room = _memory(n*int(np.prod(self.shape))).reshape(n, *self.shape)
             self._slots = _frozen(self._room)
@@ -142,22 +142,24 @@ class MemoryStore(_Store):
         self._refuse(i, image)
         if self._seen[i] != _UNKNOWN: return True
         if os.getpid() != self._pid: return False      # a forked worker's copy would help nobody else
-        with self._lock: return self._seen[i] != _UNKNOWN or self._keep(i, image)
-
-    def _keep(self, i, image):
-        if self.limit is not None and self._held + image.nbytes > self.limit: return self._full()
-        if self.shape == image.shape: self._room[i],at = image, _SLOT
-        else: self._images[i],at = self._copy(image), _ELSEWHERE
-        self._held += image.nbytes
-        self._seen[i] = at           # last, for other threads
+        with self._lock:
+            if self._seen[i] != _UNKNOWN or i in self._coming: return True
+            if self.limit is not None and self._held + image.nbytes > self.limit: return self._full()
+            self._coming.add(i)
+            place = self._place(i, image)
+        place[:] = image             # beside other threads: new memory is slow to come by
+        if self.shape != image.shape: self._images[i] = _frozen(place)
+        self._seen[i] = _SLOT if self.shape == image.shape else _ELSEWHERE       # last, for other threads
+        self._coming.discard(i)
         return True
 
-    def _copy(self, image):
-        "Copy an image to where the last one ended"
+    def _place(self, i, image):
+        "Reserve the room of an image: its own, or from where the last one ended"
+        self._held += image.nbytes
+        if self.shape == image.shape: return self._room[i]
         if len(self._piece) < image.nbytes: self._piece = _memory(max(image.nbytes, _STEP))
         place,self._piece = self._piece[:image.nbytes].reshape(image.shape), self._piece[image.nbytes:]
-        place[:] = image
-        return _frozen(place)
+        return place
 
     def _full(self):
         if self.limit: warnings.warn(f"The images take more memory than their sample promised: {show_bytes(self._held)} are kept, and the rest is decoded every epoch")

@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from fastcore.basics import patch
-from .core import CheckpointError, ConfigError, VisionlabError, one_of
+from .core import CheckpointError, ConfigError, VisionlabError, flush_to_disk, one_of
 from .loader import Loader
+from .models import as_trained, join_parts, misfits, split_like
 from .learner import Callback, Learner
+from .callbacks import loader_generators
 
 # %% ../nbs/13_checkpoints.ipynb #41eb9b58
 _LONG = 32          # numbers: longer lists are written as tensors
@@ -32,7 +34,7 @@ def packed(
     "Take tensors out of something, as copies on the CPU"
     aside = lambda kind, t, **more: tensors.update({name:t}) or {kind:name, **more}
     if o is None or isinstance(o, (bool, str)): return str(o) if isinstance(o, str) else o
-    if isinstance(o, torch.Tensor): return aside("$tensor", o.detach().to("cpu", copy=True), here=o.device.type == "cpu")
+    if isinstance(o, torch.Tensor): return aside("$tensor", join_parts(o.detach()).to("cpu", copy=True), here=o.device.type == "cpu")
     if isinstance(o, np.ndarray) and o.dtype.kind in "fiub": return aside("$array", torch.from_numpy(np.ascontiguousarray(o).reshape(-1).view(np.uint8).copy()), dtype=str(o.dtype), shape=list(o.shape))
     if isinstance(o, np.generic): o = o.item()
     if isinstance(o, int): return int(o)
@@ -76,13 +78,6 @@ def _sealed(d):
     "Write a manifest the one way it can be written"
     seal = hashlib.sha256(json.dumps(d, sort_keys=True).encode()).hexdigest()
     return (json.dumps(dict(d, sha256=seal), sort_keys=True, indent=1) + "\n").encode()
-
-def _flushed(path):
-    "Wait until a file or a folder is on the disk"
-    if path.is_dir() and os.name == "nt": return          # Windows cannot flush a folder
-    fd = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try: os.fsync(fd)
-    finally: os.close(fd)
 
 _DTYPES = {torch.float64:"F64", torch.float32:"F32", torch.float16:"F16", torch.bfloat16:"BF16", torch.int64:"I64", torch.int32:"I32", torch.int16:"I16", torch.int8:"I8", torch.uint8:"U8", torch.bool:"BOOL"}
 
@@ -166,13 +161,17 @@ def _pipeline(dl):
     try: return _said(dl.pipeline.to_dict())
     except VisionlabError: return dl.pipeline.name
 
+def _loader(learn):
+    "Give the loader that was given, not this process's part of it"
+    return learn.train_dl if learn.peers is None else learn.peers.train_dl
+
 def settings(learn)->dict:
-    "Say what a learner trains, on what, and how, as far as it decides what comes out"
-    dl = learn.train_dl
-    d = dict(seed=learn.seed, model=learn.model.describe() if hasattr(learn.model, "describe") else type(learn.model).__name__, classes=_said(learn.classes), device=learn.device.type, precision=str(learn.dtype or "fp32"),
+    "Say what a learner trains, on what, and how, as far as it decides what comes out; the number of processes does not"
+    dl = _loader(learn)
+    d = dict(seed=learn.seed, model=learn.model.describe() if hasattr(learn.model, "describe") else type(learn.model).__name__.removeprefix("FSDP"), classes=_said(learn.classes), device=learn.device.type, precision=str(learn.dtype or "fp32"),
              optimizer=_said(learn.opt_name), weight_decay=learn.weight_decay, layer_decay=learn.layer_decay, loss=_of(learn.loss_func), metrics=[m.name for m in learn.metrics],
              training_data=_data_key(dl), validation_data=_data_key(learn.valid_dl), batch_size=getattr(dl, "batch_size", None), data_seed=getattr(dl, "seed", None), pipeline=_pipeline(dl))
-    return d if isinstance(dl, Loader) else {k:v for k,v in d.items() if v is not None} | dict(batches=learn.n_batches if learn._running else _count(dl))
+    return d if isinstance(dl, Loader) else {k:v for k,v in d.items() if v is not None} | dict(batches=_count(dl))
 
 def _count(dl):
     try: return len(dl)
@@ -206,17 +205,40 @@ def _names(cbs):
     seen = {}
     for o in cbs: seen[type(o).__name__] = n = seen.get(type(o).__name__, 0)+1; yield (f"{type(o).__name__}-{n}" if n > 1 else type(o).__name__), o
 
-def _generators(dl): return [g for g in (getattr(o, "generator", None) for o in (dl, getattr(dl, "sampler", None))) if isinstance(g, torch.Generator)]
-
 def random_state(dl)->dict:
     "Give the states of all generators that a DataLoader of the user's may draw from"
-    return dict(python=random.getstate(), numpy=list(np.random.get_state()), torch=torch.get_rng_state(), own=[g.get_state() for g in _generators(dl)])
+    return dict(python=random.getstate(), numpy=list(np.random.get_state()), torch=torch.get_rng_state(), own=[g.get_state() for g in loader_generators([dl])])
 
 def set_random_state(state:dict, dl):
     "Set the generators as `random_state` found them"
     version,numbers,gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss)); np.random.set_state(tuple(state["numpy"])); torch.set_rng_state(state["torch"])
-    for g,s in zip(_generators(dl), state["own"]): g.set_state(s)
+    for g,s in zip(loader_generators([dl]), state["own"]): g.set_state(s)
+
+def _differing(learn):
+    "Find the buffers in which processes differ, such as the running statistics of an epoch"
+    found = {k:v.detach().to("cpu", copy=True) for k,v in learn.model.named_buffers() if v.is_floating_point()}
+    hashes = {k:hashlib.blake2b(memoryview(v.contiguous().reshape(-1).view(torch.uint8).numpy())).digest() for k,v in found.items()}
+    others = learn.peers.group.gather(hashes)
+    return {k:v for k,v in found.items() if any(o[k] != hashes[k] for o in others)}
+
+def _gathered(learn, kept, more)->list: # of (JSON, tensors), in the order of ranks
+    "Collect what each process has its own of"
+    keys = {name:getattr(o, "apart", ()) for name,o in _names(learn.bound) if name in kept}
+    own = dict(more, buffers=_differing(learn), callbacks={name:{k:kept[name][k] for k in ks} for name,ks in keys.items() if ks})
+    group,tensors = learn.peers.group, {}
+    return group.gather((packed(own, tensors, f"process-{group.rank}"), tensors))
+
+def _means(parts):
+    "Average the buffers in which processes differ"
+    found = [unpacked(o["buffers"], t) for o,t in parts]
+    return {k:torch.stack([o[k].double() for o in found]).mean(0).to(v.dtype) for k,v in found[0].items()}
+
+def _network(learn):
+    "Describe the network, for who takes its weights to another task; None where no file could rebuild it"
+    config = getattr(learn.model, "config", None)
+    if config is None or config.architecture.startswith("custom/"): return None
+    return dict(config=as_trained(config, learn.data.eval_pipeline).to_dict() if learn.data is not None else config.to_dict(), classes=None if learn.classes is None else [str(o) for o in learn.classes])
 
 def _nonfinite(tensors): return next((k for k,v in tensors.items() if v.is_floating_point() and not v.isfinite().all()), None)
 
@@ -234,15 +256,20 @@ class Checkpoint:
         said:dict=None,     # `settings` and `fit`, if they are known already
         **more              # whatever else to keep: numbers, texts, tensors
     )->"Checkpoint":
-        "Copy what a learner is now; in a fit, from a callback"
-        tensors = {o:{} for o in PARTS}
-        tensors["model"] = {k:v.detach().to("cpu", copy=True) for k,v in learn.model.state_dict().items()}
+        "Copy what a learner is now; in a fit, from a callback. Of processes that train as one all must ask, and the first gets it"
+        tensors,kept = {o:{} for o in PARTS}, {name:s for name,o in _names(learn.bound) if hasattr(o, "state_dict") and (s := o.state_dict())}
+        if not isinstance(_loader(learn), Loader): more["random"] = random_state(_loader(learn))
+        parts = [] if learn.peers is None else _gathered(learn, kept, more)
+        if parts and learn.peers.group.rank and learn.peers.group.strategy == "ddp": return None       # split weights need all hands
+        tensors["model"] = {k:join_parts(v.detach()).to("cpu", copy=True) for k,v in learn.model.state_dict().items()}
+        if parts: tensors["model"] |= _means(parts)
+        for _,own in parts: tensors["callbacks"] |= own
         position = position or dict(running=True, epoch=learn.epoch, batch=learn.n_done, step=learn.step+1, epochs_done=learn.epochs_done)
         own = dict(optimizer=learn.opt.state_dict(), scaler=learn.scaler.state_dict(), gradients={k:p.grad for k,p in learn.model.named_parameters() if p.grad is not None})
-        more["callbacks"] = {name:s for name,o in _names(learn.bound) if hasattr(o, "state_dict") and (s := o.state_dict())}
-        if not isinstance(learn.train_dl, Loader): more["random"] = random_state(learn.train_dl)
         state = dict(position=dict(position, fits=list(learn.fits), epochs=learn.epochs, lr=_said(learn.lr)), **(said or dict(settings=settings(learn), fit=fit_settings(learn))),
-                     optimizer=packed(own, tensors["optimizer"], "optimizer"), **{k:packed(v, tensors["callbacks"], k) for k,v in more.items()})
+                     optimizer=packed(own, tensors["optimizer"], "optimizer"), **{k:packed(v, tensors["callbacks"], k) for k,v in dict(more, callbacks=kept).items()})
+        if (network := _network(learn)): state["network"] = network
+        if parts: state |= dict(processes=[o for o,_ in parts], peers=learn.peers.state_dict())
         return cls(state, tensors)
 
     @property
@@ -265,9 +292,9 @@ class Checkpoint:
             files = {f"{o}.safetensors":_written(made/f"{o}.safetensors", _safetensors(self.tensors[o])) for o in PARTS}
             files["state.json"] = _written(made/"state.json", [json.dumps(self.state, allow_nan=False).encode()])
             _written(made/MANIFEST, [_sealed(dict(kind=_KIND, format=FORMAT, step=self.step, files=files))])
-            _flushed(made)
+            flush_to_disk(made)
             os.rename(made, path := _free(folder, self.step))
-            _flushed(folder)
+            flush_to_disk(folder)
         except OSError as e: raise CheckpointError(f"The checkpoint could not be written: {e.strerror or e}", str(folder), "Check the free space and the permissions; the checkpoints before are still there") from e
         finally: shutil.rmtree(made, ignore_errors=True)
         return path
@@ -358,6 +385,20 @@ def _manifest(path):
 
 # %% ../nbs/13_checkpoints.ipynb #9234d0ea
 _MAY_CHANGE = ("epochs", "device", "precision")
+_ARITHMETIC = ("fused", "foreach", "capturable")      # how an optimiser computes, which depends on where
+
+def _place(learn): return (0, 1) if learn.group is None else (learn.group.rank, learn.group.world)
+
+def _laid(v, p):
+    "Lay a tensor out as a parameter is: its strides, and its parts where it is split"
+    if hasattr(p, "full_tensor"): return split_like(v, p)
+    return v if v.stride() == p.stride() and v.device == p.device else torch.empty_like(p, dtype=v.dtype).copy_(v)
+
+def _split_as(o, held):
+    "Split tensors where those that are held now are split"
+    if isinstance(o, torch.Tensor): return split_like(o, held) if isinstance(held, torch.Tensor) and held.shape == o.shape else o
+    if isinstance(o, (list, tuple)) and isinstance(held, (list, tuple)) and len(o) == len(held): return type(o)(map(_split_as, o, held))
+    return {k:_split_as(v, held.get(k)) for k,v in o.items()} if isinstance(o, dict) and isinstance(held, dict) else o
 
 class Resumed:
     "Lead a learner to where a checkpoint was made"
@@ -368,13 +409,27 @@ class Resumed:
 
     def load(self, learn):
         "Put weights, records and counters into the learner"
-        from visionlab.stopping import _misfits
         found,where = self.tensors["model"], str(self.checkpoint.path or "")
-        if bad := _misfits(found, learn.model.state_dict()): raise CheckpointError(f"The weights are not of this network: {'; '.join(bad[:3])}{f' and {len(bad)-3} more' if len(bad) > 3 else ''}", where, "Make the model as it was")
+        if bad := misfits(found, learn.model.state_dict()): raise CheckpointError(f"The weights are not of this network: {'; '.join(bad[:3])}{f' and {len(bad)-3} more' if len(bad) > 3 else ''}", where, "Make the model as it was")
         learn.model.load_state_dict(found)
         learn.step,learn.epochs_done = self.at["step"], self.at["epochs_done"]
-        kept = self.get("callbacks", learn.device)
+        kept = self._kept(learn, [learn.recorder])
         if "Recorder" in kept: learn.recorder.load_state_dict(kept["Recorder"])
+
+    def _processes(self, device="cpu")->list: return [unpacked(o, self.tensors["callbacks"], device) for o in self.checkpoint.state.get("processes", ())]
+
+    def _kept(self, learn, cbs)->dict:
+        "Give what callbacks kept; of what processes had their own of, this one's share"
+        kept = self.get("callbacks", learn.device)
+        parts,(rank,world) = [o["callbacks"] for o in self._processes(learn.device)] or [kept], _place(learn)
+        for name,o in _names(cbs) if len(parts) > 1 or world > 1 else ():
+            if (keys := getattr(o, "apart", ())) and name in kept: kept[name] |= o.shared([{k:p[name][k] for k in keys} for p in parts], rank, world)
+        return kept
+
+    def _own(self, learn, name):
+        "Give what this process has its own of"
+        parts = self._processes()
+        return parts[_place(learn)[0] % len(parts)][name] if parts else self.get(name, "cpu")
 
     def passes(self, learn, epochs)->bool:
         "Say whether a fit was done already, and count it"
@@ -401,37 +456,45 @@ class Resumed:
         "Put back the optimiser and what callbacks keep"
         own = self.get("optimizer", learn.device, "optimizer")
         self._optimizer(learn, own)
-        kept = self.get("callbacks", learn.device)
+        kept = self._kept(learn, learn.bound)
         for name,o in _names(learn.bound):
-            if name in kept: o.load_state_dict(kept[name])
+            if name in kept: o.load_state_dict(_split_as(kept[name], o.state_dict()))
+        if len(parts := self._processes()) == _place(learn)[1]: self._as_it_was(learn, parts[_place(learn)[0]])
+
+    def _as_it_was(self, learn, own):
+        "Put back what each process had its own of; another number goes on from the mean"
+        for k,v in own["buffers"].items(): learn.model.get_buffer(k).copy_(v)
+        if learn.peers is not None: learn.peers.load_state_dict(self.checkpoint.state["peers"], learn)
 
     def _optimizer(self, learn, own):
+        groups = [g | {k:now[k] for k in _ARITHMETIC if k in now} for g,now in zip(own["optimizer"]["param_groups"], learn.opt.param_groups)]
+        if len(groups) == len(own["optimizer"]["param_groups"]): own["optimizer"]["param_groups"] = groups
         try: learn.opt.load_state_dict(own["optimizer"])
         except (ValueError, KeyError) as e: raise CheckpointError(f"The optimiser is not the one that was stopped: {e}", str(self.checkpoint.path or ""), "Make it as it was") from e
         for p,s in learn.opt.state.items():        # in the layout of their parameter, as the optimiser would have made them
             for k,v in s.items():
-                if isinstance(v, torch.Tensor) and v.shape == p.shape and v.stride() != p.stride(): s[k] = torch.empty_like(p, dtype=v.dtype).copy_(v)
+                if isinstance(v, torch.Tensor) and v.shape == p.shape: s[k] = _laid(v, p)
         if own["scaler"]: learn.scaler.load_state_dict(own["scaler"])
         params = dict(learn.model.named_parameters())
-        for k,g in own["gradients"].items(): params[k].grad = torch.empty_like(params[k]).copy_(g)
+        for k,g in own["gradients"].items(): params[k].grad = _laid(g, params[k])
 
     def enter(self, learn):
         "Step into the epoch that was stopped, when it has begun again"
         learn.pending = None
         if not self.at["running"]: return
         if not self.at["batch"]:
-            if "random" in self.checkpoint.state: set_random_state(self.get("random", "cpu"), learn.train_dl)
+            if "random" in self.checkpoint.state: set_random_state(self._own(learn, "random"), _loader(learn))
             return
         self.restore(learn)
         learn.first_batch = self.at["batch"]
-        if not isinstance(learn.train_dl, Loader): learn.past = partial(self._past, learn.first_batch)
+        if not isinstance(learn.train_dl, Loader): learn.past = partial(self._past, learn, learn.first_batch)
 
-    def _past(self, n, dl):
+    def _past(self, learn, n, dl):
         "Read past the first batches of a DataLoader, with the random numbers of then"
-        if "at_start" in self.checkpoint.state: set_random_state(self.get("at_start", "cpu"), dl)
+        if "at_start" in self.checkpoint.state: set_random_state(self._own(learn, "at_start"), _loader(learn))
         batches = iter(dl)
         for _ in range(n): next(batches, None)
-        set_random_state(self.get("random", "cpu") | dict(own=[]), dl)
+        set_random_state(self._own(learn, "random") | dict(own=[]), dl)
         return batches
 
 @patch

@@ -10,8 +10,8 @@ import math, time
 from dataclasses import dataclass, field
 import torch
 from fastcore.basics import patch
-from .core import ConfigError, TrainingError, key
-from .learner import Callback, Learner
+from .core import ConfigError, TrainingError
+from .learner import Callback, Learner, step_seed
 from .callbacks import undone
 from .batch_size import first_batch
 
@@ -94,14 +94,14 @@ class StepTimer:
     def __repr__(self): return ", ".join(f"{k} {v:.0%}" for k,v in self.shares.items()) + f" of {1e3*sum(self.seconds.values())/max(self.steps, 1):.3g} ms a step. {self.advice}"
 
 class _Begin(Callback):
-    order = -1000    # sees the batch before anybody works on it
+    order,aside = -1000, True    # sees the batch before anybody works on it
     def __init__(self, timer): self.timer = timer
     def before_epoch(self, learn): self.timer._last = time.perf_counter()
     def got_batch(self, learn): self.timer._add("data")
     def before_batch(self, learn): self.timer._add("copy")
 
 class _End(Callback):
-    order = 1000     # sees it when everybody is done
+    order,aside = 1000, True     # sees it when everybody is done
     def __init__(self, timer): self.timer = timer
     def after_batch(self, learn): self.timer.computed()
 
@@ -129,5 +129,5 @@ def _replayed(learn, batch):
     with undone(learn), torch.no_grad(), torch.random.fork_rng(devices=[]):
         learn.model.train()
         x,y = learn._take((batch["x"], batch["y"]))
-        torch.default_generator.manual_seed(key("step", batch["seed"], batch["step"]))
+        torch.default_generator.manual_seed(step_seed(batch["seed"], batch["step"]))
         with learn._autocast(): return learn.loss_func(learn.model(x), y)

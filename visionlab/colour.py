@@ -24,12 +24,14 @@ class Normalize:
         if out is not None: return self._into(out, x, scale)
         x = x.float() if x.dtype != torch.float32 else x.clone()
         if x.shape[1] > 1 and x.is_contiguous(memory_format=torch.channels_last): return self._rows(x, scale)
-        sub,mul = self._constants(x, scale, 1)
-        return x.sub_(sub.view(1, -1, 1, 1)).mul_(mul.view(1, -1, 1, 1))
+        sub,mul = self._planes(x, scale)
+        return x.sub_(sub).mul_(mul)
 
     def _into(self, out, x, scale):
-        sub,mul = (o.view(1, -1, 1, 1) for o in self._constants(x, scale, 1))
+        sub,mul = self._planes(x, scale)
         return torch.sub(x, sub, out=out).mul_(mul)
+
+    def _planes(self, x, scale): return (o.view(1, -1, 1, 1) for o in self._constants(x, scale, 1))
 
     def _rows(self, x, scale):
         b,c,h,w = x.shape
@@ -48,8 +50,8 @@ class Normalize:
 
     def undo(self, x:torch.Tensor)->torch.Tensor:
         "Turn a normalised batch back into [0, 1]"
-        sub,mul = self._constants(x, 1., 1)
-        return (x.float()/mul.view(1, -1, 1, 1) + sub.view(1, -1, 1, 1)).clamp(0, 1)
+        sub,mul = self._planes(x, 1.)
+        return (x.float()/mul + sub).clamp(0, 1)
 
 # %% ../nbs/05_colour.ipynb #6c18fbbe
 @lru_cache(None)
@@ -294,7 +296,7 @@ def normalize_one(
 ):
     "Write one image's normalised planes"
     for c,plane in enumerate(_cv2().split(image)): out[0,c].copy_(torch.from_numpy(plane))
-    sub,mul = (o.view(1, -1, 1, 1) for o in norm._constants(out, 255., 1))
+    sub,mul = norm._planes(out, 255.)
     out.sub_(sub).mul_(mul)
 
 def _levels_one(op, image, u):

@@ -21,25 +21,10 @@ from .transforms import IMAGENET_MEAN, IMAGENET_STD, Custom, Pipeline, Resize, _
 from .presets import BACKENDS, PRESETS, preset
 from .backends import import_albumentations, to_albumentations
 from .reading import read_transform
-from .cache import CachePlan, DiskStore, Free, clear_cache as forget, free_memory, free_space, image_sizes, open_store, plan_cache
+from .cache import CachePlan, DiskStore, Free, clear_cache as forget, free_memory, free_space, image_sizes, open_store, plan_cache, row_identities
 from .loader import Images, Loader
 
 # %% ../nbs/06a_data.ipynb #2e509dc5
-def _identities(catalog):
-    "Go through (path, size, time) of every file, what an audit's answer depends on; None if a reader cannot tell"
-    if catalog.reader is not None: return getattr(catalog.reader, "identity", None) and [catalog.reader.identity, catalog.frame.index.tolist()]
-    def one(p):
-        try: s = os.stat(p); return [str(p), s.st_size, s.st_mtime_ns]
-        except OSError: return [str(p), -1, 0]
-    sources = catalog.sources
-    return (one(sources[i]) for i in catalog.frame.index)
-
-def _hash_all(*values, rows):
-    "Hash values and rows without keeping them"
-    found = hashlib.sha256(json.dumps(values).encode())
-    for o in rows: found.update(json.dumps(o).encode())
-    return found.hexdigest()[:32]
-
 def _try_read(images, i):
     "Read one image; return the reason code if that fails"
     try: images[i]
@@ -59,13 +44,13 @@ def audit(
     "Find the files that cannot be decoded, remembering the answer until a file changes"
     if catalog.pixels is not None: return []
     ids = catalog.frame.index.tolist()
-    if (files := _identities(catalog)) is None: return read_all(images, ids, workers)
-    note = cache_dir()/"audit"/f"{_hash_all(images.channels, getattr(images, 'max_pixels', None), rows=files)}.json"
-    try: return [(ids[pos], reason) for pos,reason in json.loads(note.read_text())]
-    except (OSError, ValueError, TypeError, IndexError): pass
+    if (files := row_identities(catalog)) is None: return read_all(images, ids, workers)
+    how = json.dumps([images.channels, getattr(images, "max_pixels", None)]).encode()
+    note = cache_dir()/"audit"/f"{hashlib.sha256(how + files.tobytes()).hexdigest()[:32]}.json"
+    try: return [(int(i), str(reason)) for i,reason in json.loads(note.read_text())]
+    except (OSError, ValueError, TypeError): pass
     bad = read_all(images, ids, workers)
-    at = catalog.frame.index.get_indexer([i for i,_ in bad]).tolist()
-    try: atomic_write(note, json.dumps([[pos, reason] for pos,(_,reason) in zip(at, bad)]))
+    try: atomic_write(note, json.dumps([[int(i), reason] for i,reason in bad]))
     except OSError as e: warnings.warn(f"The audit could not be remembered: {e}")
     return bad
 
@@ -122,6 +107,7 @@ class ImageDataModule:
     _loader_class = Loader      # another data road, such as masks beside the images, brings its own
     _shares_files = True        # decoded images may be kept in a file that other runs use too
     device = None               # where a learner trains, if that is a graphics card
+    class_weights = None        # for the named losses of learners that are given none; `class_balance` may set it
     _leaks,on_leak = None,"warn"
 
     def __init__(self,
@@ -254,18 +240,29 @@ def _by_albumentations(p):
     return p.edit(frame=Custom(to_albumentations(p, normalize=False), why="albumentations, as you asked: it takes one image at a time"), ops=())
 
 @patch(as_prop=True)
-def train_pipeline(self:ImageDataModule)->Pipeline:
-    "Give the pipeline of the training images"
+def train_recipe(self:ImageDataModule)->Pipeline:
+    "Give what happens to the training images in visionlab's own words, whichever package carries it out"
     p = _without_colour(preset(self.preset_name, self.image_size, *self.stats))
-    return _as_pipeline(self.train_transforms, _by_albumentations(p) if self.backend == "albumentations" and self.train_transforms is None else p)
+    return _as_pipeline(self.train_transforms, p.edit(frame=self.eval_frame) if self.preset_name == "none" else p)
+
+@patch(as_prop=True)
+def train_pipeline(self:ImageDataModule)->Pipeline:
+    "Give the pipeline of the training images; a recipe that draws runs in the backend, a transform of the user's as it is"
+    p = self.train_recipe
+    ours = self.train_transforms is None or isinstance(self.train_transforms, Pipeline)
+    return _by_albumentations(p) if self.backend == "albumentations" and ours and p.random and not isinstance(p.frame, Custom) else p
+
+@patch(as_prop=True)
+def eval_frame(self:ImageDataModule)->Resize:
+    "Say how evaluation brings an image to the model's size; small images of that size stay as they are"
+    config = self.model_config
+    if self.is_small and self.image_size == self.catalog.pixels.shape[1:3]: return Resize(crop_pct=1.)
+    return Resize(self.given["resize"] or getattr(config, "crop_mode", "crop"), getattr(config, "crop_pct", .875), getattr(config, "interpolation", "bilinear"))
 
 @patch(as_prop=True)
 def eval_pipeline(self:ImageDataModule)->Pipeline:
     "Give the pipeline of validation, test and prediction"
-    native = self.is_small and self.image_size == self.catalog.pixels.shape[1:3]
-    config,(mean,std) = self.model_config, self.stats
-    frame = Resize(crop_pct=1.) if native else Resize(self.given["resize"] or getattr(config, "crop_mode", "crop"), getattr(config, "crop_pct", .875), getattr(config, "interpolation", "bilinear"))
-    return _as_pipeline(self.eval_transforms, Pipeline(frame, (), self.image_size, mean, std, "eval"))
+    return _as_pipeline(self.eval_transforms, Pipeline(self.eval_frame, (), self.image_size, *self.stats, "eval"))
 
 @patch
 def denormalize(self:ImageDataModule, x:torch.Tensor)->torch.Tensor:
@@ -390,6 +387,7 @@ def _kept(self:ImageDataModule, train):
 @patch
 def clear_cache(self:ImageDataModule):
     "Forget decoded pictures, in memory and on the disk; they are decoded again when needed"
+    for loader in self._loaders.values(): loader.call_off()        # a thread with an image of the file would keep it from being removed
     images,self._images,self._loaders = self._images, None, {}
     store = getattr(images, "store", None)
     if store is None: return

@@ -6,7 +6,7 @@
 __all__ = ['edits_path', 'Decisions', 'Review', 'LabelCleaner', 'DataDoctor']
 
 # %% ../nbs/17a_decisions.ipynb #303589e8
-import json, re
+import json, os, re
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
@@ -18,7 +18,8 @@ from .catalog import Catalog, label_text
 from .doctor import ACTIONS, ISSUES, Report, _csv, _edit_table, _picture, _value_problem
 from .data import ImageDataModule
 from .learner import Learner
-from .interpret import Interpretation
+from .interpret import ORDERS, Interpretation
+from .opinions import combine
 from .widgets import View, _button, _line, _short, tile_html
 
 # %% ../nbs/17a_decisions.ipynb #33821bda
@@ -159,9 +160,10 @@ class Review(View):
     status = Unicode("all", help="list all, those still open, or those decided")
     _ready = False
 
-    def _start(self, catalog, decisions):
+    def _start(self, data, decisions):
         "Begin at the first image that is open"
-        self.catalog = catalog
+        self.data,self.catalog = data, getattr(data, "catalog", data)
+        catalog = self.catalog
         self.decisions = decisions if isinstance(decisions, Decisions) else Decisions(catalog, decisions)
         self.note,self._cache,self._seen,self._rows,self._buttons = "", {}, "", None, {}
         self._ready = True
@@ -253,13 +255,6 @@ class Review(View):
         for o in keys:
             if act := self.acts().get(o): self._try(act[1])
 
-    def _try(self, act):
-        "Do something, and show it where it goes wrong, since a control has nowhere else to report it"
-        try: act()
-        except Exception as e:
-            self.note = str(e)
-            self.redraw()
-
     @property
     def progress(self)->tuple: # (decided, of all)
         "Count what is done"
@@ -320,6 +315,13 @@ class Review(View):
         "Make a catalog with the decisions carried out"
         return self.decisions.apply()
 
+    def mended(self):
+        "Give the data module (of a catalog alone: the catalog) with the decisions carried out, all else as before"
+        if not isinstance(self.data, ImageDataModule): return self.apply()
+        new = self.data.copy()
+        new.catalog,new._images,new._leaks = self.apply(), None, None
+        return new
+
     @property
     def edits(self)->pd.DataFrame: return self.decisions.frame
 
@@ -327,7 +329,9 @@ class Review(View):
         "Take the letters that came since the last message"
         new,old = change["new"], self._seen
         self._seen = new
-        if new.startswith(old): self.press(new[len(old):])
+        same = len(os.path.commonprefix((old, new)))
+        rest = min(len(os.path.commonprefix((old[::-1], new[::-1]))), len(old)-same)      # the cursor may stand anywhere
+        if len(new) > len(old) == same + rest: self.press(new[same:len(new)-rest])
         if len(new) > 40: self._seen,self._keys.value = "", ""
 
     def _build(self, W):
@@ -369,25 +373,49 @@ def _asked(catalog, table):
     if len(unknown): raise ConfigError(f"The catalog has no image number {unknown[0]}" + (f", and lacks {len(unknown)-1:,} more" if len(unknown) > 1 else ""), str(catalog.source), "Give the catalog that the answers come from")
     return table
 
+def _signed(name, before, after):
+    "Write a change of one class among several: what is added, or taken away"
+    more,less = [o for o in after if o not in before], [o for o in before if o not in after]
+    return f"+ {more[0]}" if len(more) == 1 and not less else f"− {less[0]}" if len(less) == 1 and not more else name
+
 class LabelCleaner(Review):
     "Go through labels that are likely wrong, and keep, change or leave them out"
+    by = Unicode("confident", help="order of an interpretation's images: \"confident\" learning, \"loss\", \"margin\", or of several opinions their \"disagreement\" with the label")
     label = Unicode("", help="only images with this label; empty: all")
     split = Unicode("", help="only images of this split; empty: all")
     suspects = Unicode("all", help="all images, or only the suspects of confident learning")
 
     def __init__(self,
         data,                # a data module or a `Catalog`
-        found,               # an `Interpretation`, or a table with `suggested`, `p_label` and `p_suggested`, indexed by the catalog's numbers, the most suspicious first
-        by:str="confident",  # order of an interpretation: "confident", "loss" or "margin"
+        found,               # an `Interpretation`, several of them (opinions), or a table with `suggested`, `p_label` and `p_suggested`, indexed by the catalog's numbers, the most suspicious first
+        by:str=None,         # order of an interpretation: "confident", "loss" or "margin"; of several opinions also "disagreement", which is then the default
         path=None            # CSV file of the decisions; default: named after the source, in the current folder
     ):
         catalog = getattr(data, "catalog", data)
+        found = combine(*found) if isinstance(found, (list, tuple)) else found
         known = isinstance(found, Interpretation)
-        self.found,self.table = found if known else None, _asked(catalog, found.label_errors(by) if known else found)
+        self.found,self.several = found if known else None, catalog.task == "multilabel"
         self._place = {int(o):k for k,o in enumerate(found.ids)} if known else {}
-        self._parts = catalog.frame.loc[self.table.index, ["label", "split"]]
-        super().__init__()
-        self._start(catalog, path)
+        self.catalog = catalog
+        super().__init__(by=by or ("disagreement" if known and found.members is not None else "confident"))
+        self._take(_asked(catalog, found.label_errors(self.by) if known else found))
+        self._start(data, path)
+
+    def _take(self, table): self.table,self._parts = table, self.catalog.frame.loc[table.index, ["label", "split"]]
+
+    @property
+    def orders(self)->list:
+        "List the orders there are to choose from"
+        return [] if self.found is None else [o for o in ORDERS if o != "disagreement" or self.found.members is not None]
+
+    @validate("by")
+    def _orderly(self, proposal): return one_of(proposal["value"], self.orders if self._ready and self.found is not None else ORDERS, "order")
+
+    @observe("by")
+    def _reordered(self, change):
+        if not self._ready or self.found is None: return
+        self._take(self.found.label_errors(self.by))
+        self._relist()
 
     @validate("label", "split")
     def _one_of_them(self, proposal):
@@ -398,9 +426,6 @@ class LabelCleaner(Review):
     @observe("label", "split", "suspects")
     def _filter(self, change):
         if self._ready: self._relist()
-
-    @property
-    def several(self)->bool: return self.catalog.task == "multilabel"
 
     @property
     def rows(self):
@@ -417,17 +442,30 @@ class LabelCleaner(Review):
     def suggestions(self, row:int)->list: # (class, or several; probability)
         "List what the model would rather call an image"
         o = self.table.loc[row]
-        if self.several or row not in self._place: return [(o["suggested"], float(o["p_suggested"]))]
+        if row not in self._place: return [(o["suggested"], float(o["p_suggested"]))]
         p = self.found.probs[self._place[row]].numpy()
+        if self.several: return self._flips(row, o, p)
         best = [o["suggested"], *(self.found.classes[i] for i in np.argsort(-p, kind="stable"))]
         label = self.catalog.frame.at[row, "label"]
         return [(c, float(p[self.found.classes.index(c)])) for c in dict.fromkeys(best) if c != label][:_FEW]
 
+    def _flips(self, row, o, p):
+        "List what is suggested for an image of several classes, and the label with one doubtful class on the other side, the most doubtful first"
+        label = self.catalog.frame.at[row, "label"] or ()
+        wrong = np.abs(p - np.isin(self.found.classes, label))
+        each = {tuple(c for c in self.found.classes if (c in label) != (c == name)):float(wrong[k]) for k in np.argsort(-wrong, kind="stable")[:_FEW] for name in [self.found.classes[k]]}
+        return list(({o["suggested"]:float(o["p_suggested"])} | {k:v for k,v in each.items() if k != o["suggested"]}).items())[:_FEW]
+
+    def _offer(self, row, label):
+        "Name a suggestion: a class, or of several what changes"
+        return _signed(str(label_text(label)), self.catalog.frame.at[row, "label"] or (), label) if self.several else str(label_text(label))
+
     def acts(self):
         own = dict(k=("keep", self.keep), x=("leave out", self.exclude))
-        offered = self.suggestions(self.current) if self.current is not None else []
+        row = self.current
+        offered = self.suggestions(row) if row is not None else []
         for n in range(_FEW):
-            name = str(label_text(offered[n][0])) if n < len(offered) else "–"
+            name = self._offer(row, offered[n][0]) if n < len(offered) else "–"
             own[str(n+1)] = name, lambda n=n: self.choose(n)
         return own | {k:v for k,v in super().acts().items() if k in "upn"}
 
@@ -447,15 +485,23 @@ class LabelCleaner(Review):
     def _card(self):
         row = self.current
         place,o = self.catalog.frame.loc[row], self.table.loc[row]
-        lines = [_fact(f"{label_text(place['label'])}?", True), _fact(f"the model gives this {o['p_label']:.0%}" + ("; suspect by confident learning" if o.get("suspect", False) else "")),
-                 *(_bar_html(f"{n} {label_text(c)}", p) for n,(c,p) in enumerate(self.suggestions(row), 1)), _fact(f"{place['path']} · {place['split']} · number {row}")]
+        lines = [_fact(f"{label_text(place['label'])}?", True), _fact(f"the model gives this {o['p_label']:.0%}" + ("; suspect by confident learning" if o.get("suspect", False) else "") + self._votes(o)),
+                 *(_bar_html(f"{n} {self._offer(row, c)}", p) for n,(c,p) in enumerate(self.suggestions(row), 1)), _fact(f"{place['path']} · {place['split']} · number {row}")]
         if said := _said(self.decisions[row]): lines.append(_fact(f"decided: {said}", True))
         return _beside(self._tiles_of([row], [""], _BIG, detail=2), lines)
+
+    def _votes(self, o):
+        "Say how many opinions contradict a label"
+        m = 0 if self.found is None or self.found.members is None else len(self.found.members)
+        return f"; {round(o['against']*m)} of {m} opinions are against it" if m else ""
 
     def _filters(self, W):
         label,split,who = self._select(W, "label", [("all", ""), *((o, o) for o in self.catalog.classes)]), self._select(W, "split", [("all", ""), *((o, o) for o in self.catalog.splits)]), self._select(W, "images", ["all", "suspects"])
         for name,w in (("label", label), ("split", split), ("suspects", who)): link((self, name), (w, "value"))
-        return [label, split, who]
+        if not self.orders: return [label, split, who]
+        order = self._select(W, "order", self.orders)
+        link((self, "by"), (order, "value"))
+        return [label, split, who, order]
 
     def _more(self, W):
         if self.several:
@@ -480,12 +526,15 @@ class LabelCleaner(Review):
 @patch
 def clean_labels(self:Learner,
     dl=None,             # "train", "val" or "test", best one the model has not trained on; default: validation
-    by:str="confident",  # order: "confident" learning, "loss" or "margin"
-    path=None            # CSV file of the decisions; default: named after the source, in the current folder
+    by:str="confident",  # order: "confident" learning, "loss", "margin", or the "disagreement" of several with the label
+    path=None,           # CSV file of the decisions; default: named after the source, in the current folder
+    others=()            # more learners to ask; for "disagreement" default: the neighbours in this one's feature space
 )->LabelCleaner:
     "Go through labels that are likely wrong"
     if self.data is None: raise ConfigError("Cleaning labels needs a data module, which knows the files", "", "LabelCleaner(catalog, interpretation) takes both")
-    return LabelCleaner(self.data, self.interpret(dl), by, path)
+    one_of(by, ORDERS, "order")
+    found = combine(*(o.interpret(dl) for o in (self, *others))) if others else self.second_opinion(dl) if by == "disagreement" else self.interpret(dl)
+    return LabelCleaner(self.data, found, by, path)
 
 # %% ../nbs/17a_decisions.ipynb #5bd8a485
 class DataDoctor(Review):
@@ -494,7 +543,8 @@ class DataDoctor(Review):
 
     def __init__(self,
         report:Report,
-        path=None # CSV file of the decisions; default: named after the source, in the current folder
+        path=None,# CSV file of the decisions; default: named after the source, in the current folder
+        data=None # the data module that was looked at, for `mended`; default: its catalog alone
     ):
         self.report = report
         self.issues = report.frame[report.frame["row"].notna() & report.frame["row"].isin(report.catalog.frame.index)]
@@ -502,7 +552,7 @@ class DataDoctor(Review):
         proposed = report.edits()
         self.proposed = {int(o.row):o for o in proposed.itertuples()}
         super().__init__(kind=self.kinds[0] if self.kinds else "")
-        self._start(report.catalog, path)
+        self._start(report.catalog if data is None else data, path)
 
     @validate("kind")
     def _known_kind(self, proposal): return one_of(proposal["value"], self.kinds, "issue of this report") if self.kinds else ""
@@ -612,4 +662,4 @@ def doctor(self:ImageDataModule,
     **options  # as for `check`
 )->DataDoctor:
     "Look at every image once, and go through what is wrong, picture by picture"
-    return DataDoctor(self.check(**options), path)
+    return DataDoctor(self.check(**options), path, self)

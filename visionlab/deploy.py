@@ -8,14 +8,13 @@ __all__ = ['FORMAT', 'WEIGHTS', 'CONFIG', 'MANIFEST', 'FILES', 'NewerFormatError
 # %% ../nbs/15_deploy.ipynb #57617e03
 import hashlib, json, math, os, secrets, shutil
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
-from .core import CheckpointError, ConfigError, ExportError, VisionlabError, atomic_write, default_device, file_sha256
+from .core import CheckpointError, ConfigError, ExportError, VisionlabError, atomic_write, default_device, file_sha256, flush_to_disk
 from .catalog import TASKS
-from .transforms import Pipeline, Resize
-from .models import ImageClassifier, ModelConfig, unwrap
+from .transforms import Pipeline
+from .models import ImageClassifier, ModelConfig, as_trained, misfits, unwrap
 from .predict import Predictor
 from .learner import Learner
 
@@ -61,12 +60,6 @@ def _rebuilt(config):
     "Build the model of a configuration without touching the global random numbers"
     with torch.random.fork_rng(devices=[]): return ImageClassifier(config)
 
-def _misfits(tensors, wanted):
-    "List the tensors that are missing, too many, or of another shape"
-    shape = lambda o: "×".join(map(str, o.shape)) or "a number"
-    return [*(f"{k} is missing" for k in wanted if k not in tensors), *(f"{k} has no place" for k in tensors if k not in wanted),
-            *(f"{k} is {shape(tensors[k])}, not {shape(v)}" for k,v in wanted.items() if k in tensors and tensors[k].shape != v.shape)]
-
 def _check_pipeline(p, config):
     "Frame one pixel, so that no surprise is left for the first picture"
     n,why = config.in_chans, "its size, mean or std do not suit the network"
@@ -81,7 +74,7 @@ def _tensors(net, config):
     tensors = {k:v.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for k,v in net.state_dict().items()}
     if bad := [k for k,_ in net.named_parameters() if not tensors[k].isfinite().all()]:
         raise ExportError(f"The weights are not finite: training diverged ({len(bad)} tensors)", bad[0], "Train again with a lower learning rate")
-    if bad := _misfits(tensors, _rebuilt(config).net.state_dict()):
+    if bad := misfits(tensors, _rebuilt(config).net.state_dict()):
         raise ExportError(f"The network is no longer what its configuration says: {'; '.join(bad[:3])}", config.architecture,
                           "Change networks through their arguments or reset_head, so that they can be rebuilt")
     return tensors
@@ -90,14 +83,6 @@ def _tensors(net, config):
 _TIMM_CROPS = {"crop":"center", "squash":"squash", "pad":"border"}
 _NOT_OURS = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "architecture", "label_offset", "label_names", "label_descriptions",
              "test_input_size", "min_input_size", "test_crop_pct", "pool_size", "test_pool_size"}        # of the checkpoint training began with
-
-def _as_trained(config, pipeline):
-    "Return the configuration of what was trained: its pixels are the pipeline's, and its weights are no longer random or a file of yours"
-    local = not config.pretrained or str(config.pretrained).startswith(("file:", "folder:"))
-    changes = dict(pretrained=True if local else config.pretrained, mean=pipeline.mean, std=pipeline.std)
-    if not config.fixed_size: changes.update(image_size=pipeline.size)
-    if isinstance(f := pipeline.frame, Resize): changes.update(crop_mode=f.mode, crop_pct=f.crop_pct, interpolation=f.interpolation)
-    return replace(config, **changes)
 
 def _model_args(config):
     "List the arguments of timm's architecture that its defaults don't give"
@@ -140,13 +125,6 @@ def _check_target(folder):
     raise ExportError(f"The folder holds what is not of an export: {', '.join(found[:5])}{' …' if len(found) > 5 else ''}", str(folder),
                       "Choose a new or empty folder; only an export is replaced")
 
-def _flush(path):
-    "Wait until a file or a folder is on the disk"
-    if path.is_dir() and os.name == "nt": return          # Windows cannot flush a folder
-    fd = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try: os.fsync(fd)
-    finally: os.close(fd)
-
 def _put(made, folder):
     "Give a finished folder its name, in place of an empty folder or a former export"
     if not folder.exists(): return os.rename(made, folder)
@@ -162,9 +140,9 @@ def _whole(folder):
     (made := folder.with_name(f".{folder.name}-{secrets.token_hex(4)}.tmp")).mkdir()      # beside it: a rename must not cross file systems
     try:
         yield made
-        _flush(made)
+        flush_to_disk(made)
         _put(made, folder)
-        _flush(folder.parent)
+        flush_to_disk(folder.parent)
     finally: shutil.rmtree(made, ignore_errors=True)
 
 def _write_weights(path, tensors):
@@ -172,7 +150,7 @@ def _write_weights(path, tensors):
     from safetensors.torch import save_file
     save_file(tensors, path, metadata={"format":"pt"})
     shutil.copymode(path.with_name(CONFIG), path)
-    _flush(path)
+    flush_to_disk(path)
 
 # %% ../nbs/15_deploy.ipynb #c7feee45
 def _versions():
@@ -198,7 +176,7 @@ def export(self:Learner,
     "Write the model, its classes and its pipeline into a folder, whole or not at all"
     from safetensors import SafetensorError
     (net,config),pipeline,folder = _exportable(self), self.data.eval_pipeline, Path(folder).expanduser()
-    plain,config,target = pipeline.to_dict(), _as_trained(config, pipeline), folder.resolve()
+    plain,config,target = pipeline.to_dict(), as_trained(config, pipeline), folder.resolve()
     _check_pipeline(pipeline, config)
     _check_target(target)
     tensors = _tensors(net, config)
@@ -273,7 +251,7 @@ def _filled(config, path):
     try:
         with safe_open(path, framework="pt") as f: tensors = {k:f.get_tensor(k) for k in f.keys()}
     except (SafetensorError, OSError) as e: raise _damaged(path, f"is damaged: {e}") from e
-    if bad := _misfits(tensors, model.net.state_dict()):
+    if bad := misfits(tensors, model.net.state_dict()):
         raise CheckpointError(f"The weights do not fit the network: {'; '.join(bad[:3])}", str(path), "Export the model again", problems=bad)
     model.net.load_state_dict(tensors)
     return model.to(memory_format=torch.channels_last) if any(p.ndim == 4 for p in model.parameters()) else model

@@ -14,7 +14,7 @@ from datetime import timedelta
 from multiprocessing.connection import wait
 import torch, torch.distributed as dist
 from torch import nn
-from .core import ConfigError, DataError, TrainingError, VisionlabError, key, one_of, rank, whole_number, world_size
+from .core import UNGUARDED, ConfigError, DataError, TrainingError, VisionlabError, check_guarded, key, one_of, rank, unguarded_error, whole_number, world_size
 from .loader import Loader
 from .shards import StreamLoader
 from .learner import Callback, Learner, length, norms_with_statistics
@@ -125,7 +125,7 @@ def shard(
     "Copy a model with its parameters split among the processes"
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-    new,device = deepcopy(model), torch.device(device)
+    new,device = deepcopy(model).to(memory_format=torch.contiguous_format), torch.device(device)       # parts are cut from rows
     options = dict(mesh=init_device_mesh(device.type, (dist.get_world_size(),)), mp_policy=MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype else None))
     for m in _blocks(new, least): fully_shard(m, **options)
     return fully_shard(new, reshard_after_forward=True, **options)       # or what a validation gathered would be used again after the weights changed
@@ -147,13 +147,17 @@ def _synchronised(model):
 
 # %% ../nbs/14_distributed.ipynb #4ee4fd48
 class _Agree(Callback):
-    "Count each batch for all processes, and end a fit in all of them at once"
-    order = -90
+    "Count each batch for all processes, and end a fit in all of them at once, between two steps"
+    order,aside = -90, True
     def __init__(self, peers): self.peers = peers
     def before_fit(self, learn):
-        found = self.peers.group.gather((learn.epochs, learn.n_batches, learn.step, sum(p.numel() for p in learn.model.parameters() if p.requires_grad)))
-        if len(set(found)) > 1: raise ConfigError(f"The processes do not do the same: (epochs, batches, steps done, parameters) are {found}", "", "Give each process the same data, model and settings")
+        common = tuple(type(o).__name__ for o in learn.bound if getattr(o, "together", False))
+        found = self.peers.group.gather((learn.epochs, learn.n_batches, learn.step, sum(p.numel() for p in learn.model.parameters() if p.requires_grad), common))
+        if len(set(found)) > 1: raise ConfigError(f"The processes do not do the same: (epochs, batches, steps done, parameters, common callbacks) are {found}", "", "Give each process the same data, model and settings, and SaveCheckpoints to all or to none")
         self.every,self.left,self.since = 1, 1, time.monotonic()
+
+    def before_epoch(self, learn):
+        if isinstance(learn.train_dl, PartDataLoader): learn.train_dl.sampler.epoch = learn.epochs_done
 
     def before_batch(self, learn):
         self.peers.count(learn)
@@ -164,20 +168,22 @@ class _Agree(Callback):
         if not self.left: self._agree(learn)
 
     def _agree(self, learn):
-        "Stop if any process was asked to; set how many steps pass until the next time"
+        "Stop if any process was asked to, save if any wants to; set how many steps pass until the next time"
         now = time.monotonic()
-        asked,self.every = (int(o) for o in self.peers.group.most(self.peers.asked, min(100, max(1, .2*self.every//max(now-self.since, 1e-6)))))
-        self.left,self.since,learn.interrupted = self.every, now, learn.interrupted or bool(asked)
+        asked,wished,self.every = (int(o) for o in self.peers.group.most(self.peers.asked, self.peers.wished, min(100, max(1, .2*self.every//max(now-self.since, 1e-6)))))
+        self.left,self.since,self.peers.saving = self.every, now, self.peers.saving or bool(wished)
+        if asked and not learn.stepping: self.left = 1           # gradients are being gathered: ask again after the next batch
+        elif asked: learn.interrupted,self.peers.ended = True, asked == _END
 
     def after_train(self, learn): self.peers.even_statistics(learn.model)
     def after_epoch(self, learn): self._agree(learn)
 
 class _Sync(Callback):
     "Average gradients in the backward pass that ends a step, and in no other"
-    order = 91         # after `Accumulate` has said whether this one does
+    order,aside = 91, True         # after `Accumulate` has said whether this one does
     def __init__(self, peers): self.peers = peers
     def before_epoch(self, learn): self.peers.wrap_again(learn)
-    def before_batch(self, learn): self.peers.synchronise(learn.stepping)
+    def before_batch(self, learn): self.peers.synchronise(learn)
 
 def _averaging(model, find_unused):
     "Wrap a model so that its backward pass averages gradients; running statistics are left to `even_statistics`"
@@ -185,15 +191,19 @@ def _averaging(model, find_unused):
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in inspect.signature(DDP).parameters else "broadcast_buffers"       # the name depends on torch's version
     return DDP(model, find_unused_parameters=find_unused, **{buffers:False})
 
+_STOP,_END = 1, 2       # what a process may be asked for: to stop the fit, or to end altogether
+
 class Peers:
     "What one fit has of the other processes"
     def __init__(self, group, learn):
-        self.group,self.asked,self.n,self.synced,self.model,self._parts = group, False, 0, True, None, {}
+        self.group,self.asked,self.n,self.synced,self.model,self._parts = group, 0, 0, True, None, {}
+        self.train_dl,self.wished,self.saving,self.ended = learn.train_dl, False, False, False       # the loader of all; a checkpoint is wanted here, agreed by all; all are to end
         self.find_unused = group.find_unused if learn.dtype is not torch.float16 else bool(group.find_unused)       # a scaler must see whole gradients
         self.callbacks = [_Agree(self), _Sync(self)]
 
     def wrap(self, learn):
         "Put the model into what averages its gradients"
+        self.laid_out,self.rehearsing = False, False
         self.flags = [p.requires_grad for p in learn.model.parameters()]
         if self.group.strategy == "fsdp": learn.model = self.model = shard(learn.model, learn.device, learn.dtype)
         elif not any(self.flags): self.model = learn.model
@@ -210,10 +220,29 @@ class Peers:
             if "finished reduction" not in str(e): raise
             raise TrainingError("Some parameters took no part in the loss of the last step", f"process {self.group.rank} of {self.group.world}", "Use Distributed(find_unused=True), which looks for them at each step") from e
 
-    def synchronise(self, stepping):
+    def synchronise(self, learn):
         "Say whether the coming backward pass averages gradients"
         if not isinstance(self.model, nn.parallel.DistributedDataParallel): return
-        self.synced = self.model.require_backward_grad_sync = stepping and self.find_unused is not None
+        if self.rehearsing: self._rehearse(learn)
+        self.synced = self.model.require_backward_grad_sync = learn.stepping and self.find_unused is not None
+        self.laid_out = self.laid_out or self.synced
+
+    def state_dict(self)->dict: return dict(find_unused=self.find_unused, laid_out=self.laid_out)
+    def load_state_dict(self, state:dict, learn):
+        "Average as a stopped fit did"
+        if self.group.strategy != "ddp" or self.find_unused is not None and self.find_unused != state["find_unused"]: return
+        if state["find_unused"] is not None and self.find_unused is None: self._settle(learn, state["find_unused"])
+        self.rehearsing = state["laid_out"] and not self.laid_out
+
+    def _rehearse(self, learn):
+        "Run a batch for nothing: after its first backward pass torch lays gradients out anew, and the order of parts decides how sums are rounded"
+        self.rehearsing,self.laid_out,self.model.require_backward_grad_sync,kept = False, True, True, [b.clone() for b in learn.model.buffers()]
+        learn._seed_step()
+        with learn._autocast(): loss = learn.loss_func(self.model(learn.xb), learn.yb)
+        loss.backward()
+        learn.drop_gradients()
+        with torch.no_grad():
+            for b,o in zip(learn.model.buffers(), kept): b.copy_(o)
 
     def complete(self, learn):
         "Average the gradients that no backward pass has averaged: of a fit's first step, and of what is left at an epoch's end"
@@ -258,7 +287,11 @@ class Peers:
     def ask(self):
         "Ask all processes to stop; asked twice, stop this one at once"
         if self.asked: raise KeyboardInterrupt
-        self.asked = True
+        self.asked = _STOP
+
+    def ask_end(self):
+        "Ask all processes to end after this step"
+        self.asked = _END
 
     def too_large(self, learn):
         "Say that memory ran out in this process"
@@ -318,7 +351,7 @@ class Distributed:
         undo = _synchronised(learn.model) if training and self.sync_batchnorm else None
         try:
             if training:
-                learn.train_dl = part_of(learn.train_dl, self.rank, self.world, True, (learn.seed, learn.epochs_done))
+                learn.train_dl = part_of(learn.train_dl, self.rank, self.world, True, learn.seed)
                 learn.peers.wrap(learn)
             try: yield
             except KeyboardInterrupt:
@@ -377,7 +410,7 @@ def choose_start(f, start:str="auto")->str: # "fork" or "spawn"
     "Choose how processes begin"
     ways = [o for o in ("fork", "spawn") if o in multiprocessing.get_all_start_methods()]
     if one_of(start, ("auto", *ways), "start") == "auto":
-        start = "fork" if "fork" in ways and sys.platform != "darwin" and not torch.cuda.is_initialized() and not (torch.cuda.device_count() and _importable(f)) else "spawn"
+        start = "fork" if "fork" in ways and multiprocessing.get_start_method(allow_none=True) in (None, "fork") and sys.platform != "darwin" and not torch.cuda.is_initialized() and not (torch.cuda.device_count() and _importable(f)) else "spawn"
     if start == "spawn" and not _importable(f):
         why = "the GPU is in use by this process, so it cannot fork" if torch.cuda.is_initialized() else "processes begin anew"
         raise ConfigError(f"{getattr(f, '__name__', f)!r} cannot be found by another process: {why}", "", "Put the function into a module of its own; or restart the kernel and call launch before anything uses the GPU")
@@ -393,16 +426,27 @@ def launch(
     **options         # for `Distributed`
 )->list: # what each process returned
     "Run a function in several processes that train as one"
+    check_guarded()
     n = whole_number(torch.cuda.device_count() or 1 if n is None else n, "n")
     if world_size() > 1: raise ConfigError("launch was called in a process that is one of several", "", "Call it from one process, or use `with Distributed():` under torchrun")
     Distributed(**options)                  # what is wrong is said here
     ctx = multiprocessing.get_context(choose_start(f, start))
-    with tempfile.TemporaryDirectory(prefix="visionlab-") as folder, _quiet_forks():
-        team = _Team()
+    with tempfile.TemporaryDirectory(prefix="visionlab-") as folder, _quiet_forks(), _passed_on(team := _Team()):
         try:
             for r in range(n): team.start(ctx, f, args, dict(rank=r, world=n, meeting=os.path.join(folder, "meeting"), threads=threads or 1, parent=os.getpid()), options)
-            return team.answers()
+            found = team.answers()
         finally: team.end(grace)
+    if team.terminated: raise SystemExit(143)
+    return found
+
+@contextmanager
+def _passed_on(team):
+    "Pass SIGTERM on to the processes, which may want to write a checkpoint"
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None): yield; return
+    signal.signal(signal.SIGTERM, lambda number, frame: team.terminate())
+    try: yield
+    finally: signal.signal(signal.SIGTERM, before)
 
 @contextmanager
 def _quiet_forks():
@@ -418,7 +462,13 @@ def _quiet_forks():
 
 class _Team:
     "Watch over processes from their start to their end"
-    def __init__(self): self.processes,self.pipes,self.asked,self.failed = [], [], False, True
+    def __init__(self): self.processes,self.pipes,self.asked,self.failed,self.terminated = [], [], False, True, False
+
+    def terminate(self):
+        "End all, on behalf of somebody who asked this process to"
+        self.terminated = True
+        for p in self.processes:
+            if p.pid and p.is_alive(): os.kill(p.pid, signal.SIGTERM)
 
     def start(self, ctx, f, args, place, options):
         mine,theirs = ctx.Pipe(duplex=False)
@@ -433,7 +483,7 @@ class _Team:
             for r,said in self._heard({*found, *(r for r,_ in failures)}):
                 if said[0] == "answer": found[r] = said[1]
                 else: failures.append((r, said))
-            if failures and until is None: until = time.monotonic() + (1. if failures[0][1][0] != "interrupt" else 10.)       # others may tell more
+            if failures and until is None: until = time.monotonic() + (10. if failures[0][1][0] in ("interrupt", "exit") else 1.)       # others may tell more
         if failures: raise self._error(failures)
         self.failed = False
         return [found[r] for r in range(len(self.pipes))]
@@ -460,6 +510,8 @@ class _Team:
         n = len(self.processes)
         r,(kind,_,*what) = min(failures, key=lambda o: o[1][1])
         if kind == "interrupt": return KeyboardInterrupt()
+        if kind == "exit" or self.terminated: return SystemExit(what[0] if kind == "exit" else 143)
+        if kind == "died" and what[0] == UNGUARDED: return unguarded_error()
         if kind == "died":
             how = f"was killed by {signal.Signals(-what[0]).name}" if (what[0] or 0) < 0 else f"ended with exit code {what[0]}"
             return ProcessError(f"Process {r} of {n} {how}", "", "The system may have run out of memory: use fewer processes, a smaller batch_size or fewer num_workers", rank=r)
@@ -506,6 +558,7 @@ def _settle_in(rank, world, meeting, threads, parent):
     if sys.platform == "linux": os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")         # they talk within this machine
     if hasattr(os, "setpgid"): os.setpgid(0, 0)        # the interrupt key goes to the first process, which passes it on
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN: signal.signal(signal.SIGTERM, signal.SIG_DFL)      # not the one it inherits
     _keep_to(parent)
     torch.set_num_threads(threads)
 
@@ -528,6 +581,7 @@ def _report(pipe, e, now):
     e._told = True
     text,name = "".join(traceback.format_exception(type(e), e, e.__traceback__)), f"{type(e).__name__}: {e}"
     if isinstance(e, KeyboardInterrupt): said = "interrupt", now
+    elif isinstance(e, SystemExit): said = "exit", now, e.code
     else: said = "error", now, e if isinstance(e, VisionlabError) else None, name, text
     try: data = pickle.dumps(said)
     except Exception: data = pickle.dumps(("error", now, None, name, text))

@@ -21,6 +21,7 @@ from .core import ClassMismatchError, ConfigError, DataError, ImageReadError, at
 from .items import MAX_PIXELS, REASONS, glance, load_image, read_bytes
 from .catalog import SPLITS, Catalog, label_text, _guarded, _objects, _plural, _shown, _unguarded
 from .sources import open_data
+from .splits import stored_size
 
 # %% ../nbs/03_doctor.ipynb #65e729cb
 _SIDE,_THUMB,_TILES = 128, 32, 5
@@ -82,15 +83,10 @@ def _look_at_pixels(image):
     "Judge an image that is decoded already"
     return None, hashlib.sha256(np.ascontiguousarray(image)).hexdigest(), *image.shape[:2], 1, *_judge(image)
 
-def _n_bytes(path):
-    "Return a file's size, or -1"
-    try: return os.stat(path).st_size
-    except (OSError, ValueError): return -1
-
 def _worth_hashing(catalog):
     "Say of each row whether another one could have the same bytes"
     if catalog.pixels is not None or catalog.reader is not None: return np.ones(len(catalog), bool)
-    sizes = np.fromiter((_n_bytes(catalog.sources[i]) for i in catalog.frame.index), np.int64, len(catalog))
+    sizes = np.fromiter((stored_size(catalog.sources[i]) for i in catalog.frame.index), np.int64, len(catalog))
     return np.isin(sizes, [size for size,n in Counter(sizes.tolist()).items() if n > 1])
 
 # %% ../nbs/03_doctor.ipynb #9712cb57

@@ -8,7 +8,7 @@ __all__ = ['ConfusionExplorer', 'LRPicker']
 # %% ../nbs/17b_explore.ipynb #f8dfd35a
 import numpy as np
 from fastcore.basics import patch
-from traitlets import Bool, Float, Unicode, link, observe, validate
+from traitlets import Bool, Float, Int, Unicode, link, observe, validate
 from .core import ConfigError, escape, one_of, show_images
 from .optim import smooth
 from .callbacks import LRFound
@@ -25,6 +25,10 @@ def _close(widgets):
         for part in (o.layout, getattr(o, "style", None), o):
             if part is not None: part.close()
 
+def _inner(name, n=22):
+    "Shorten a name in the middle: what tells classes apart may stand at either end"
+    return str(name) if len(str(name)) <= n else f"{str(name)[:n//2]}…{str(name)[-(n-1-n//2):]}"
+
 def _tint(share, right, worst): return f"rgba(31,119,180,{.15 + .6*share:.2f})" if right else f"rgba(255,127,14,{.15 + .65*min(1, share/max(worst, 1e-9)):.2f})"
 
 class ConfusionExplorer(View):
@@ -33,6 +37,7 @@ class ConfusionExplorer(View):
     what = Unicode(help="what they were taken for; of several classes: found, missed or false alarm")
     search = Unicode("", help="show classes whose name has this in it")
     grad_cam = Bool(False, help="draw over the images where the model looked")
+    page = Int(0, min=0, help="which 24 of the cell's images, the surest first")
 
     def __init__(self,
         found:Interpretation,
@@ -58,10 +63,14 @@ class ConfusionExplorer(View):
     @validate("true", "what")
     def _known(self, proposal): return one_of(proposal["value"], self.classes if proposal["trait"].name == "true" else self.columns, "class")
 
-    @observe("true", "what", "grad_cam")
+    @observe("true", "what", "grad_cam", "page")
     def _changed(self, change):
+        if change["name"] in ("true", "what") and self.page: self.page = 0
         if self._widget is not None: self._list.value = self._order.get((self.true, self.what))
         self.redraw()
+
+    def next(self): self.page = min(self.page+1, max(0, (len(self.images)-1)//_SHOWN))
+    def previous(self): self.page = max(0, self.page-1)
 
     @observe("search")
     def _searched(self, change):
@@ -99,7 +108,7 @@ class ConfusionExplorer(View):
 
     def tiles(self)->tuple: # (images, captions, titles)
         "List what is drawn"
-        table = self.images.head(_SHOWN)
+        table = self.images.iloc[self.page*_SHOWN:(self.page+1)*_SHOWN]
         right = dict(zip(self.found.ids.tolist(), range(len(self.found))))
         of = self.found.probs[[right[i] for i in table.index], self.classes.index(self.true)].tolist()
         captions = [f"{p:.0%}" if self.several or self.true == self.what else f"{p:.0%}, right {q:.0%}" for p,q in zip(table["prob"], of)]
@@ -114,7 +123,9 @@ class ConfusionExplorer(View):
     def _headline(self):
         n = len(self.images)
         of = f"{_short(self.true)}: {self.what}" if self.several else f"{_short(self.true)} that are right" if self.true == self.what else f"{_short(self.true)} taken for {_short(self.what)}"
-        return f"{of}: {n:,} image{'s'*(n != 1)}" + (f", the {_SHOWN} surest" if n > _SHOWN else "") + ("; bright is where the model looked" if self.grad_cam and self.heat is not None else "")
+        first = self.page*_SHOWN
+        part = f", {first+1:,}–{min(n, first+_SHOWN):,} from the surest on" if n > _SHOWN else ""
+        return f"{of}: {n:,} image{'s'*(n != 1)}" + part + ("; bright is where the model looked" if self.grad_cam and self.heat is not None else "")
 
     def _html(self, tiles, size, detail=1): return _line(self._headline()) + (tile_html(*tiles, size=size, detail=detail) if tiles[0] else "")
 
@@ -139,7 +150,7 @@ class ConfusionExplorer(View):
         worst = max([share[i,j] for i in rows for j in columns if not right(i, j)], default=1)
         place = lambda r,c: dict(grid_area=f"{r+1} / {c+1}", width="auto", height="24px", margin="1px")
         turned = "" if self.several else "writing-mode:vertical-rl;transform:rotate(180deg);max-height:110px;"
-        text = lambda name, style, layout: W.HTML(f"<div style='font-size:11px;line-height:14px;overflow:hidden;{style}' title='{escape(name)}'>{escape(_short(name, 22))}</div>", layout=layout)
+        text = lambda name, style, layout: W.HTML(f"<div style='font-size:11px;line-height:14px;overflow:hidden;{style}' title='{escape(name)}'>{escape(_inner(name))}</div>", layout=layout)
         cells = [text(self.columns[j], turned, place(0, k+1) | dict(height="auto")) for k,j in enumerate(columns)]
         cells += [text(o, "text-align:right;padding-top:5px", place(k+1, 0)) for k,o in enumerate(names)]
         return [*cells, *(self._cell(W, i, j, place(r+1, c+1), _tint(share[i,j], right(i, j), worst)) for r,i in enumerate(rows) for c,j in enumerate(columns) if self.counts[i,j])]
@@ -154,12 +165,13 @@ class ConfusionExplorer(View):
 
     def _build(self, W):
         wide = len(self.columns) if self.several else min(_CLASSES, len(self.classes))
-        self._matrix = W.GridBox(self._cells(), layout=dict(grid_template_columns=f"130px repeat({wide}, {'80' if self.several else '40'}px)", max_width="100%", overflow="auto"))
+        self._matrix = W.GridBox(self._cells(), layout=dict(grid_template_columns=f"130px repeat({wide}, {'80px' if self.several else 'minmax(30px, 40px)'})", max_width="100%", overflow="auto"))
         top = [self._worst_pairs(W)]
         if len(self.classes) > _CLASSES or self.several: top.append(self._searching(W))
         if self.heat is not None:
             cam = W.ToggleButton(description="Grad-CAM", layout=dict(width="auto"))
             link((self, "grad_cam"), (cam, "value")); top.append(cam)
+        top += [_button(W, "previous", self.previous), _button(W, "next images", self.next)]
         return W.VBox([W.HBox(top, layout=dict(flex_flow="row wrap")), self._matrix, self._picture])
 
     def _searching(self, W):
@@ -198,6 +210,8 @@ def explore_confusion(self:Learner,
 
 # %% ../nbs/17b_explore.ipynb #9ecb860f
 _W,_H = 620, 240       # of the curve, in pixels
+_LEFT,_RIGHT = 46, 14  # of them beside the axis
+_BINS = 113            # places on the axis that can be clicked
 
 def _rate(lr): return f"{lr:.2e}" if isinstance(lr, (int, float)) else str(lr)
 
@@ -229,10 +243,21 @@ class LRPicker(View):
 
     def again(self):
         "Search once more, with the model as it is now"
+        self.note = "Searching…"
+        super().redraw()
         self.found = self.learn.lr_find()
-        self._show_suggestions()
+        self._show_found()
+        self.note,before = "", self.lr
         self.lr = float(self.found.best)
-        self.redraw()
+        if self.lr == before: self.redraw()
+
+    def pick(self,
+        place:int # from 0 at the left end of the axis to 112 at the right
+    ):
+        "Mark the rate at a place on the axis, as a click there does"
+        self.lr = float(self._places()[place])
+
+    def _places(self): return np.geomspace(self.found.lrs[0], self.found.lrs[-1], _BINS)
 
     def loss_at(self, lr:float)->float:
         "Read the smoothed curve at a rate"
@@ -252,21 +277,28 @@ class LRPicker(View):
         s = self._smoothed()
         low,high = float(s.min()), max(float(s[0]), float(s.min()) + 1e-6)
         low,high = low - .1*(high-low), high + .5*(high-low)
-        return lambda v: 46 + (_W-60)*(np.log10(v)-x0)/max(x1-x0, 1e-9), lambda v: np.clip(12 + (_H-44)*(high-v)/(high-low), 0, _H-30), (low, high)
+        return lambda v: _LEFT + (_W-_LEFT-_RIGHT)*(np.log10(v)-x0)/max(x1-x0, 1e-9), lambda v: np.clip(12 + (_H-44)*(high-v)/(high-low), 0, _H-30), (low, high)
 
-    def _svg(self):
+    def _marks(self, x):
+        "Draw the suggestions, each with its name at a height of its own"
+        halo = "style='paint-order:stroke;stroke:var(--jp-layout-color0,transparent);stroke-width:3px'"
+        for k,(name,v) in enumerate(self.found.suggestions.items()):
+            left = x(v) < .8*_W
+            yield (f"<line x1='{x(v):.1f}' x2='{x(v):.1f}' y1='8' y2='{_H-30}' stroke='currentColor' stroke-dasharray='2 4' opacity='.7'><title>{escape(name)} {v:.1e}</title></line>"
+                   f"<text x='{x(v) + (4 if left else -4):.1f}' y='{16 + 13*k}' text-anchor='{'start' if left else 'end'}' font-size='11' fill='currentColor' {halo}>{escape(name)}</text>")
+
+    def _svg(self, size="max-width:100%;height:auto"):
         "Draw the curve; it takes the page's own text colour"
         x,y,(low,high) = self._scales()
         path = lambda v: "M" + " L".join(f"{x(a):.1f} {y(b):.1f}" for a,b in zip(self._rates(), v))
         text = lambda a,b,s,anchor="middle": f"<text x='{a:.0f}' y='{b:.0f}' text-anchor='{anchor}' font-size='11' fill='currentColor'>{escape(s)}</text>"
         powers = range(int(np.ceil(np.log10(self.found.lrs[0]))), int(np.floor(np.log10(self.found.lrs[-1]))) + 1)
         ticks = "".join(f"<line x1='{x(10.**p):.0f}' x2='{x(10.**p):.0f}' y1='{_H-30}' y2='{_H-25}' stroke='currentColor'/>" + text(x(10.**p), _H-12, f"1e{p}") for p in powers)
-        marks = "".join(f"<line x1='{x(v):.1f}' x2='{x(v):.1f}' y1='8' y2='{_H-30}' stroke='currentColor' stroke-dasharray='2 4' opacity='.7'><title>{escape(k)} {v:.1e}</title></line>" for k,v in self.found.suggestions.items())
         here = f"<line x1='{x(self.lr):.1f}' x2='{x(self.lr):.1f}' y1='4' y2='{_H-30}' stroke='#e08214' stroke-width='2'/><circle cx='{x(self.lr):.1f}' cy='{y(self.loss_at(self.lr)):.1f}' r='5' fill='#e08214'/>"
         alt = f"Loss over learning rate from {self.found.lrs[0]:.0e} to {self.found.lrs[-1]:.0e}; {self.lr:.2e} is marked, where the loss is {self.loss_at(self.lr):.3g}"
-        return (f"<svg role='img' aria-label='{escape(alt)}' viewBox='0 0 {_W} {_H}' width='{_W}' style='max-width:100%;height:auto;color:var(--jp-ui-font-color1,inherit)'>"
-                f"<line x1='46' x2='{_W-14}' y1='{_H-30}' y2='{_H-30}' stroke='currentColor' opacity='.5'/>{ticks}{text(40, 18, f'{high:.3g}', 'end')}{text(40, _H-32, f'{low:.3g}', 'end')}"
-                f"<path d='{path(np.asarray(self.found.losses, float)[self._finite()])}' fill='none' stroke='#1f6fb2' opacity='.35'/><path d='{path(self._smoothed())}' fill='none' stroke='#1f6fb2' stroke-width='2'/>{marks}{here}</svg>")
+        return (f"<svg role='img' aria-label='{escape(alt)}' viewBox='0 0 {_W} {_H}' width='{_W}' style='display:block;{size};color:var(--jp-ui-font-color1,inherit)'>"
+                f"<line x1='{_LEFT}' x2='{_W-_RIGHT}' y1='{_H-30}' y2='{_H-30}' stroke='currentColor' opacity='.5'/>{ticks}{text(40, 18, f'{high:.3g}', 'end')}{text(40, _H-32, f'{low:.3g}', 'end')}"
+                f"<path d='{path(np.asarray(self.found.losses, float)[self._finite()])}' fill='none' stroke='#1f6fb2' opacity='.35'/><path d='{path(self._smoothed())}' fill='none' stroke='#1f6fb2' stroke-width='2'/>{''.join(self._marks(x))}{here}</svg>")
 
     def _headline(self):
         given = ", ".join(f"{k} {v:.1e}" for k,v in self.found.suggestions.items())
@@ -274,9 +306,9 @@ class LRPicker(View):
 
     def to_html(self)->str:
         "Draw as HTML, without controls"
-        return _line(self._headline()) + self._svg() + (_line(self.note) if self.note else "")
+        return _line(self._headline()) + self._svg()
 
-    def _live(self): return self.to_html()
+    def _live(self): return self._svg(f"width:{_W}px;height:{_H}px") + _line(self._headline()) + (_line(self.note) if self.note else "")
 
     def figure(self):
         "Draw with matplotlib"
@@ -285,22 +317,36 @@ class LRPicker(View):
         return fig
 
     def _build(self, W):
-        low,high = np.log10(self.found.lrs[0]), np.log10(self.found.lrs[-1])
-        slider = W.FloatLogSlider(value=self.lr, min=low, max=high, step=.01, description="rate", readout_format=".2e", layout=dict(width="560px", max_width="98%"), style=dict(description_width="35px"))
+        slider = W.FloatLogSlider(value=self.lr, min=-20, max=20, step=.01, description="rate", readout_format=".2e", layout=dict(width="560px", max_width="98%"), style=dict(description_width="35px"))
         slider.observe(lambda o: self._picked(o["new"]), "value")
-        self._slider = slider
-        self._suggested = W.HBox(layout=dict(flex_flow="row wrap"))
-        self._show_suggestions()
-        end = W.HBox([_button(W, "use for training", self.use, button_style="primary"), _button(W, "search again", self.again)])
-        return W.VBox([self._picture, slider, self._suggested, end])
+        self._slider,self._suggested,self._clicks = slider, W.HBox(layout=dict(flex_flow="row wrap")), self._click_places(W)
+        self._picture.layout.grid_area,self._picture.layout.margin = "1 / 1", "0"
+        plot = W.GridBox([self._picture, self._clicks], layout=dict(grid_template_columns=f"{_W}px", max_width="100%", overflow="auto", order="-1"))      # seen first, reached last by the tab key
+        self._show_found()
+        end = W.HBox([_button(W, "use for training", lambda: self._try(self.use), button_style="primary"), _button(W, "search again", lambda: self._try(self.again))])
+        return W.VBox([slider, self._suggested, end, plot])
+
+    def _click_places(self, W):
+        "Make the buttons that lie over the curve"
+        wide = (_W-_LEFT-_RIGHT)/(_BINS-1)
+        layout,style = W.Layout(width="auto", height="auto", min_width="0", margin="0", padding="0"), W.ButtonStyle(button_color="transparent")
+        def place(k):
+            b = W.Button(layout=layout, style=style)
+            b.on_click(lambda _: self._try(lambda: self.pick(k)))
+            if b.has_trait("tabbable"): b.tabbable = False      # the slider is there for the keyboard
+            return b
+        return W.GridBox([place(k) for k in range(_BINS)], layout=dict(grid_area="1 / 1", grid_template_columns=f"repeat({_BINS}, {wide}px)", width=f"{_BINS*wide}px", height=f"{_H-30}px", margin=f"0 0 0 {_LEFT-wide/2}px", overflow="hidden"))
 
     def _picked(self, value):
         if abs(np.log10(value/self.lr)) > .006: self.lr = value      # else the slider has only rounded it
 
-    def _show_suggestions(self):
-        "Make a button of each suggestion"
-        if self._widget is None and not hasattr(self, "_suggested"): return
+    def _show_found(self):
+        "Bring the controls in line with the curve: the slider's ends, what the pointer reads, a button of each suggestion"
+        if self._picture is None: return
         import ipywidgets as W
+        self._slider.min,self._slider.max = -20, 20          # no end may pass the other one
+        self._slider.min,self._slider.max = np.log10(self.found.lrs[0]), np.log10(self.found.lrs[-1])
+        for b,lr in zip(self._clicks.children, self._places()): b.tooltip = f"{lr:.1e}: loss {self.loss_at(lr):.3g}"
         def mark(v): return lambda: setattr(self, "lr", float(v))
         before = self._suggested.children
         self._suggested.children = [_button(W, f"{k} {v:.1e}", mark(v)) for k,v in dict(best=self.found.best, **self.found.suggestions).items()]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from .core import ConfigError, new_figure, one_of, whole_number
 from .progress import progress_mode
-from .learner import Callback
+from .learner import Callback, reads_at_once
 
 # %% ../nbs/12e_gradients.ipynb #4ab503e9
 class Accumulate(Callback):
@@ -57,16 +57,22 @@ def clip_adaptively(
         longest,length = _per_neuron(p).clamp_min(least).mul_(ratio), _per_neuron(p.grad).clamp_min(1e-6)
         p.grad.mul_((longest/length).clamp_max(1.))
 
-@torch.no_grad()
 def clip_length(
     params,      # whose gradients are clipped together; plain tensors on one device
     limit:float  # the longest they may be, taken as one vector
-)->torch.Tensor: # how long they were
+): # how long they were: a number on a CPU, else a tensor on the device
     "Shorten all gradients alike if together they are too long; as torch's `clip_grad_norm_`, in a third of its time"
     grads = [p.grad for p in params if p.grad is not None]
     if not grads: return torch.zeros(())
-    length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-    torch._foreach_mul_(grads, (limit/(length + 1e-6)).clamp_(max=1.))
+    lengths = torch._foreach_norm(grads)
+    if reads_at_once(grads[0].device): return _clip_at_once(grads, math.sqrt(math.fsum(o.item()**2 for o in lengths)), limit)
+    length = torch.linalg.vector_norm(torch.stack(lengths))
+    torch._foreach_mul_(grads, (limit/(length + 1e-6)).clamp_(max=1.))       # no wait for the device
+    return length
+
+def _clip_at_once(grads, length, limit):
+    "Shorten gradients where their length can be read without waiting"
+    if not length <= limit: torch._foreach_mul_(grads, limit/(length + 1e-6))      # nan and infinity go on, for others to see
     return length
 
 CLIPS = ("norm", "value", "agc")

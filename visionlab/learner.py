@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['EVENTS', 'PRECISIONS', 'CancelBatch', 'CancelEpoch', 'CancelValid', 'CancelFit', 'Callback', 'has_bf16',
-           'choose_precision', 'to_device', 'length', 'norms_with_statistics', 'kept_pages', 'Recorder', 'Progress',
-           'StopOnNaN', 'Advisor', 'explain_batch', 'Learner', 'EndOfFit', 'flat', 'check_loader', 'default_lr']
+           'choose_precision', 'to_device', 'length', 'norms_with_statistics', 'kept_pages', 'reads_at_once',
+           'step_seed', 'Recorder', 'Progress', 'StopOnNaN', 'Advisor', 'explain_batch', 'Learner', 'EndOfFit', 'flat',
+           'check_loader', 'default_lr']
 
 # %% ../nbs/11_learner.ipynb #44b24934
 import ctypes, math, os, random, signal, sys, threading, time, warnings
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 import numpy as np, torch
 from torch import nn
 from .core import ClassMismatchError, ConfigError, DataError, TrainingError, VisionlabError, default_device, in_notebook, key, one_of, whole_number, world_size
 from .items import MAX_PIXELS, ImageBatch
 from .loader import Loader
 from .models import ImageClassifier, freeze_to, frozen_norms, suggest_model
-from .optim import optimizer_for
+from .optim import optimizer_for, plain_name
 from .losses import make_loss, per_sample, plain_loss
 from .metrics import Mean, TrainMetrics, computed, make_metrics, to_probs
 from .memory import is_oom, release
@@ -36,7 +38,11 @@ class Callback:
     order = 0    # smaller comes first
     keeps = ()   # attributes that a resumed run needs: numbers, texts, tensors, or lists and dicts of them
     aside = False  # True: nothing of what is learned depends on it, so a resumed run may have it or not
+    apart = ()   # what of its state is of this process's images alone, where several train as one
 
+    def shared(self, parts:list, rank:int, world:int)->dict:
+        "Take this process's share of what is `apart` in the processes of a stopped run; all of it is written for each of them"
+        return parts[rank % len(parts)]
     def state_dict(self)->dict: return {k:getattr(self, k) for k in self.keeps if hasattr(self, k)}
     def load_state_dict(self, state:dict): vars(self).update({k:v for k,v in state.items() if k in self.keeps})
     def __repr__(self): return type(self).__name__
@@ -119,27 +125,58 @@ def _glibc():
     except OSError: return None
     return libc if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version") else None
 
+def reads_at_once(device)->bool:
+    "Say whether a number on a device can be read without waiting for work that is under way"
+    return device.type == "cpu"
+
+@lru_cache
+def _first_seed(seed, own): return key("step", seed, *own)
+
+def step_seed(
+    seed:int, # the run's
+    step:int, # from 0
+    own=()    # the mark of one of several processes
+)->int:
+    "Seed what one step draws: dropout, stochastic depth, mixing"
+    return (_first_seed(seed, own) + 0x9E3779B97F4A7C15*step) & (2**63-1)
+
 def _has_convs(model): return any(p.ndim == 4 for p in model.parameters())
 
 # %% ../nbs/11_learner.ipynb #45d105f0
 class Recorder(Callback):
     "Keep the loss of every batch, and a row for every epoch"
-    order = -10
+    order,apart = -10, ("now",)
     def __init__(self): self.rows,self.losses,self.lrs,self.sizes,self.first,self.start = [], [], [], [], 0, None
     def state_dict(self)->dict:
-        n = self.first if self.losses and isinstance(self.losses[-1], torch.Tensor) else len(self.losses)       # from there on they are on the device
-        return dict(rows=list(self.rows), losses=self.losses[:n], now=torch.stack(self.losses[n:]) if self.losses[n:] else [], first=self.first, lrs=list(self.lrs), sizes=list(self.sizes), spent=0. if self.start is None else time.perf_counter()-self.start)
+        n = self.first if self._waiting else len(self.losses)       # from there on they are on the device
+        return dict(rows=list(self.rows), losses=self.losses[:n], now=self._stacked() if self.losses[n:] else [], first=self.first, lrs=list(self.lrs), sizes=list(self.sizes), spent=0. if self.start is None else time.perf_counter()-self.start)
     def load_state_dict(self, state:dict):
         self.rows,self.lrs,self.sizes,self.first = list(state["rows"]), list(state["lrs"]), list(state["sizes"]), state["first"]
         self.losses,self.start = [*state["losses"], *state["now"]], time.perf_counter()-state["spent"]
+    def shared(self, parts, rank, world):
+        "Know the mean of the losses, where their number is another"
+        if len(parts) == world: return parts[rank]
+        mean = torch.stack([torch.as_tensor(o["now"]) for o in parts]).mean(0)
+        return dict(now=mean if world > 1 else mean.tolist())
+    @property
+    def _waiting(self): return any(isinstance(o, torch.Tensor) for o in self.losses[self.first:])
+    def _stacked(self):
+        "Join the losses of this epoch that nobody has read; those a resumed run brought are numbers"
+        like = next(o for o in reversed(self.losses) if isinstance(o, torch.Tensor))
+        return torch.stack([torch.as_tensor(o, dtype=like.dtype, device=like.device) for o in self.losses[self.first:]])
     def before_epoch(self, learn): self.start,self.first,self.total = time.perf_counter(), len(self.losses), 0.
     def after_batch(self, learn):
-        self.losses.append(learn.loss.detach() if learn.weight == 1 else learn.loss.detach()*learn.weight); self.sizes.append(learn.n_images); self.lrs.append(learn.opt.param_groups[-1]["lr"])
+        self.losses.append(self._loss(learn)); self.sizes.append(learn.n_images); self.lrs.append(learn.opt.param_groups[-1]["lr"])
+
+    def _loss(self, learn):
+        "Take a number where nothing waits for it, else leave it on the device, or to the mean over processes"
+        if learn.peers is None and reads_at_once(learn.device): return learn.loss.item()
+        return learn.loss.detach() if learn.weight == 1 else learn.loss.detach()*learn.weight
 
     def after_train(self, learn):
         if len(self.losses) == self.first: return
-        if isinstance(self.losses[-1], torch.Tensor):         # else a resumed run has them already
-            losses = torch.stack(self.losses[self.first:])
+        if self._waiting:
+            losses = self._stacked()
             self.losses[self.first:] = (losses if learn.peers is None else learn.peers.mean(losses)).tolist()        # the one sync of an epoch
         self.total = math.fsum(a*n for a,n in zip(self.losses[self.first:], self.sizes[self.first:]))
 
@@ -168,11 +205,12 @@ class Recorder(Callback):
 class Progress(Callback):
     "Show a table that fills while training"
     aside = True
-    order,keeps = 90, ("count",)       # after the recorder has made the row
-    def before_fit(self, learn):
+    order,keeps,muted = 90, ("count",), False       # after the recorder has made the row; muted: something else shows this fit
+    def columns(self, learn)->list:
+        "Name what the table has"
         shown = lambda stage, as_=str: [as_(m.name) for m in learn.metrics if m.show and m.on_epoch and stage in m.stages]
-        names = [*shown("train", "train_{}".format), *(["valid_loss", *shown("val")] if learn.valid_dl is not None else [])]
-        self.table = ProgressTable(["epoch", "train_loss", *names, "lr", "time"])
+        return ["epoch", "train_loss", *shown("train", "train_{}".format), *(["valid_loss", *shown("val")] if learn.valid_dl is not None else []), "lr", "time"]
+    def before_fit(self, learn): self.table = ProgressTable(self.columns(learn), "off" if self.muted else None)
     def before_epoch(self, learn): self.count = 0
     def after_batch(self, learn):
         self.count += 1
@@ -187,7 +225,7 @@ class StopOnNaN(Callback):
     def __init__(self, every:float=1.): self.every = every        # seconds between two looks on a GPU
     def before_epoch(self, learn): self.next,self.sent,self.started = time.monotonic()+self.every, None, learn.step
     def after_loss(self, learn):
-        if learn.device.type == "cpu":
+        if reads_at_once(learn.device):
             if not math.isfinite(learn.loss.item()): self._stop(learn, learn.step, learn.batch)
         elif time.monotonic() > self.next: self._glance(learn)
     def after_train(self, learn):
@@ -221,13 +259,13 @@ class StopOnNaN(Callback):
 class Advisor(Callback):
     "Say what is odd about the settings, and when the loss does not move"
     aside = True
-    order,keeps = 95, ("said",)
+    order,keeps,muted = 95, ("said",), False       # muted: something else shows the notes
     def __init__(self): self.said = []
     def _say(self, learn, *notes):
         for note in notes:
             if note in self.said: continue
             self.said.append(note); learn.notes.append(note)
-            if progress_mode() != "off": print(f"Note: {note}")
+            if not self.muted and progress_mode() != "off": print(f"Note: {note}")
 
     def before_fit(self, learn):
         if learn.valid_dl is None: self._say(learn, "There is no validation set, so nothing will tell how good the model is on new images: give val_split=.1, a folder named val, or (train, valid) loaders")
@@ -291,6 +329,7 @@ def explain_batch(
 # %% ../nbs/11_learner.ipynb #00bbd8a5
 class Learner:
     "Train a model on data, and ask it things"
+    run = None                                        # the fit in the background, set by `live`
     group,peers,weight,own_key = None, None, 1., ()   # processes that train as one: set by `Distributed`; what a fit has of them; this one's weight in their mean; its mark on randomness
 
     def __init__(self,
@@ -325,7 +364,7 @@ class Learner:
         self.metrics = make_metrics(metrics, self.task, threshold, len(self.classes) if self.classes is not None else None)
         self.dtype = choose_precision(precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
-        self.lr = lr if lr is not None else default_lr(self.model)
+        self.lr = lr if lr is not None else default_lr(self.model, opt)
         self.recorder,self.opt,self.statistics = Recorder(), None, "learned"
         self.batch = self.xb = self.yb = self.pred = self.loss = self.bad_batch = None
         self.share,self.stepping,self.part,self.eval_part,self.split_on_oom = 1, True, None, None, False
@@ -341,11 +380,12 @@ class Learner:
         size = self.data.given["image_size"] or (self.data.image_size if self.data.is_small else None)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key("model", self.seed))
-            return ImageClassifier(name, self.data.num_classes, pretrained=pretrained, in_chans=self.data.in_chans, image_size=size)
+            return ImageClassifier(name, self.data.num_classes, pretrained=pretrained, in_chans=self.data.in_chans, image_size=size, classes=self.data.classes)
 
     def _make_loss(self, loss, label_smoothing, class_weights):
         "Make the loss; class weights by name come from the training images' counts"
         if not isinstance(loss, str): return make_loss(loss, self.task, class_weights, label_smoothing=label_smoothing)
+        if class_weights is None: class_weights = getattr(self.data, "class_weights", None)
         counts = self.data.catalog.counts()["train"].to_numpy() if isinstance(class_weights, str) and self.data is not None else None
         total = len(self.data.catalog.subset("train")) if counts is not None else None
         return make_loss(loss, self.task, class_weights, counts, total, label_smoothing=label_smoothing)
@@ -378,6 +418,7 @@ class Learner:
     ):
         "Train for some epochs"
         whole_number(epochs, "epochs")
+        self.alone()
         if self.pending is not None and self.pending.passes(self, epochs): return self
         with self.together(), self._fitting(epochs, lr, callbacks):
             self._call("before_fit")
@@ -387,6 +428,10 @@ class Learner:
             self.fits = [*self.fits, epochs]
             self._call("after_fit")
         return self
+
+    def alone(self):
+        "Refuse what would get in the way of a fit in the background"
+        if self.run is not None and self.run.elsewhere: raise ConfigError("This learner is training in the background", "", "Wait for it with learn.run.wait(), or end it with learn.run.stop()")
 
     def together(self, training:bool=True):
         "Do what follows with the other processes, if there are any: each takes its part of every batch, and all know the same numbers"
@@ -431,7 +476,7 @@ class Learner:
                 self.n_done += 1
                 try: self._one_batch(*on)
                 except CancelBatch:
-                    if self.stepping: self.opt.zero_grad()
+                    if self.stepping: self.drop_gradients()
                 self.step += 1
                 if self.interrupted: raise CancelFit
         finally:
@@ -493,7 +538,7 @@ class Learner:
             for f in before_step: f(self)
         self.scaler.step(self.opt)
         self.scaler.update()
-        self.opt.zero_grad()
+        self.drop_gradients()
         for f in after_step: f(self)
 
     def _rescue(self, e, after_loss):
@@ -510,7 +555,7 @@ class Learner:
         "Free what a failed step holds; gradients of earlier batches stay if it did not come to its own"
         if self.loss is not None or self.part is not None:
             if not self.stepping or self.share != 1: warnings.warn("The gradients accumulated before memory ran out are lost: this step learns from fewer images", stacklevel=6)
-            self.opt.zero_grad()
+            self.drop_gradients()
         self.pred = self.loss = None
         release(e)
 
@@ -536,7 +581,7 @@ class Learner:
         x,y = self.xb, self.yb
         try:
             for self.xb,self.yb in [*zip(x.split(n), y.split(n))][:2]: self._gradients((), 1.)
-        finally: self.xb,self.yb = x, y; self.opt.zero_grad(); self.pred = self.loss = None
+        finally: self.xb,self.yb = x, y; self.drop_gradients(); self.pred = self.loss = None
 
     def _too_large(self):
         "Find the largest batch that fits, and say how to learn the same with it"
@@ -553,9 +598,15 @@ class Learner:
     def _autocast(self): return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
 
     def _seed_step(self):
-        seed = key("step", self.seed, self.step, *self.own_key)
+        seed = step_seed(self.seed, self.step, self.own_key)
         torch.default_generator.manual_seed(seed)        # 1 µs; torch.manual_seed would take 100
         if self.device.type == "cuda": torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
+
+    def drop_gradients(self):
+        "Forget the gradients; a tenth of what the optimiser's own `zero_grad` takes, unless it has more to forget"
+        if type(self.opt).zero_grad is not torch.optim.Optimizer.zero_grad: return self.opt.zero_grad()
+        for g in self.opt.param_groups:
+            for p in g["params"]: p.grad = None
 
     def _call(self, event):
         for f in self._on[event]: f(self)
@@ -585,7 +636,7 @@ class Learner:
                                     "The optimiser's state and the metrics take memory too: use opt='sgd', fewer metrics, or a smaller model") from None
             finally:
                 self._running = False
-                self.opt.zero_grad()
+                self.drop_gradients()
                 self._cleanup()
                 self.share,self.stepping = 1, True
         if self.interrupted and not in_notebook(): raise KeyboardInterrupt
@@ -619,6 +670,7 @@ class Learner:
     @torch.inference_mode()
     def _outputs(self, dl):
         "Iterate over (outputs, targets) of a loader in evaluation mode"
+        self.alone()
         self.model.eval()
         for batch in dl.batches(0) if isinstance(dl, Loader) else dl:
             x,y = self._take(batch)
@@ -680,6 +732,7 @@ class Learner:
 
     def predictor(self)->Predictor:
         "Make a predictor of the model as it is"
+        self.alone()
         if self.data is None: raise ConfigError("Predicting from images needs a data module, which knows the pipeline", "", "Use get_preds with a loader of your own")
         return Predictor(self.model, self.data.eval_pipeline, self.classes, self.device, task=self.task, threshold=self.threshold,
                          max_pixels=self.data.catalog.info.get("max_pixels", MAX_PIXELS))
@@ -692,6 +745,7 @@ class Learner:
         n:int # groups before the `n`-th of three (stem to head) don't learn; negative counts from the end
     )->"Learner":
         "Freeze the first groups of layers"
+        self.alone()
         freeze_to(self.model, n, how=3)
         return self
     def freeze(self)->"Learner":
@@ -744,8 +798,14 @@ def _task_of(data, loss):
     catalog = getattr(data, "catalog", None)
     return getattr(catalog, "task", "multiclass") if catalog is not None else "multilabel" if loss == "bce" else getattr(loss, "task", "multiclass")
 
-def default_lr(model)->float:
-    "Choose a learning rate for AdamW: high from scratch, lower for pretrained convolutions, lowest for pretrained transformers"
-    config = getattr(model, "config", None)
-    if config is None or not config.pretrained: return 4e-3
-    return 1e-4 if any(o in config.name for o in _GENTLE) else 1e-3
+_RATES = dict(sgd=5, momentum=5, lamb=5, muon=2, adagrad=2.5, adafactor=10, lion=.25, rmsprop=.1)     # of AdamW's: the best of two epochs each on Fashion-MNIST's sample
+
+def default_lr(
+    model,
+    opt="adamw" # as `make_optimizer` takes it; those not in the table get AdamW's
+)->float:
+    "Choose a learning rate as the optimiser wants it: high from scratch, lower for pretrained convolutions, lowest for transformers"
+    config,opt = getattr(model, "config", None), opt.get("class", opt.get("name")) if isinstance(opt, dict) else opt
+    times = _RATES.get(plain_name(opt)[0], 1) if isinstance(opt, str) else 1
+    if config is None or not config.pretrained: return 4e-3*times
+    return (1e-4 if any(o in config.name for o in _GENTLE) else 1e-3)*times

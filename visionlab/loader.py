@@ -6,19 +6,19 @@
 __all__ = ['luminance', 'Images', 'epoch_order', 'cut', 'balanced_weights', 'choose_road', 'Lender', 'Loader']
 
 # %% ../nbs/06_loader.ipynb #2d347843
-import os, pickle, random, threading, time, warnings, weakref
+import multiprocessing, os, pickle, random, threading, time, warnings, weakref
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor, TimeoutError as TooLate
+from concurrent.futures import ThreadPoolExecutor, TimeoutError as TooLate, wait
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from functools import lru_cache
 import numpy as np, torch
-from .core import DataError, VisionlabError, key, uniforms
+from .core import UNGUARDED, DataError, VisionlabError, check_guarded, key, unguarded_error, uniforms
 from .items import MAX_PIXELS, ImageBatch, check_channels, decode, load_image, pixel_mode, read_bytes
 from .region import decode_region, jpeg_header
 from .catalog import Catalog
 from .transforms import Pipeline, Custom, Resize, kept_randomness, resize, seed_all
-from .batch import BatchAugment
+from .batch import LARGE, BatchAugment
 from .cache import DiskStore, MemoryStore, kept_size
 from .ondevice import Resident
 
@@ -111,11 +111,11 @@ def epoch_order(
 def cut(
     order,           # positions
     batch_size:int,
-    merge_tail:bool  # join a last batch of one to the one before
+    least:int=1      # a last batch of fewer joins the one before
 )->list:
     "Cut an order into batches"
     parts = [order[i:i+batch_size] for i in range(0, len(order), batch_size)]
-    if merge_tail and len(parts) > 1 and len(parts[-1]) == 1: parts[-2:] = [np.concatenate(parts[-2:])]
+    if len(parts) > 1 and len(parts[-1]) < least: parts[-2:] = [np.concatenate(parts[-2:])]
     return parts
 
 def _rarest_weights(targets):
@@ -176,7 +176,10 @@ class _Plan:
     def __len__(self): return len(self.batches)
 
 # %% ../nbs/06_loader.ipynb #280272b8
-def _context(): return "fork" if hasattr(os, "fork") and os.uname().sysname == "Linux" else None
+def _context():
+    "Choose how worker processes begin: by fork where that is safe, unless the script has chosen another way"
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    return "fork" if hasattr(os, "fork") and os.uname().sysname == "Linux" and chosen in (None, "fork") else None
 
 def _draws_globally(samples, requests):
     "Say whether a transform touches the generators that all threads share"
@@ -222,10 +225,17 @@ def _pickles(samples):
     try: return bool(pickle.dumps(samples))
     except Exception: return False
 
+def _begun(dl):
+    "Start the worker processes"
+    check_guarded()
+    try: return iter(dl)
+    except (BrokenPipeError, EOFError) as e: raise unguarded_error() from e       # one ended while it read the script
+
 def _explained(batches, timeout):
     "Say what a worker's death or silence means"
     try: yield from batches
     except RuntimeError as e:
+        if UNGUARDED in [o.exitcode for o in getattr(batches, "_workers", ())]: raise unguarded_error() from e
         if "timed out" in str(e): raise DataError(f"No batch came from the worker processes within {timeout:g} s", "", "Raise timeout=, or find what your transform waits for with num_workers=0") from e
         if "exited unexpectedly" not in str(e) and "is killed by signal" not in str(e): raise
         raise DataError("A worker process ended before its batch was done", str(e).splitlines()[0],
@@ -265,7 +275,6 @@ class Lender:
 
 # %% ../nbs/06_loader.ipynb #ee2741ee
 _CHUNK = 8          # images in one thread's task
-_LARGE = 2**14      # numbers in an image: smaller ones are augmented as a whole batch, where an image costs less than a call
 
 def _on_side_stream(made, device):
     "Copy and augment one batch ahead on a stream of its own, while the model works on the one before"
@@ -291,6 +300,7 @@ def _cancel(waiting):
 
 class Loader:
     "Iterate over batches of a catalog, ready for the model"
+    pictures_alone = True             # False where masks or depth go the same way, in a batch that is finished as a whole
     rank,world,whole = 0, 1, None     # this process among those that share each batch; how many images the batch has for all of them
 
     def __init__(self,
@@ -336,7 +346,7 @@ class Loader:
     def _keep_frames(self, limit):
         "Make room for framed images where each comes out the same every time"
         known = self.images.pixels is not None or isinstance(self.pipeline.frame, Custom) or self.pipeline.frame.n_random or not len(self.ids)
-        return None if known or not limit or type(self)._put is not Loader._put else MemoryStore(int(self.ids.max())+1, self.images.channels, self.pipeline.size, limit).want(self.ids)
+        return None if known or not limit or not self.pictures_alone else MemoryStore(int(self.ids.max())+1, self.images.channels, self.pipeline.size, limit).want(self.ids)
 
     @property
     def _as_is(self)->bool:
@@ -351,7 +361,7 @@ class Loader:
 
     def _make_pictures(self):
         "Decode the pictures once and hold them on the device, for crops that are cut there"
-        if not self._on_device or not hasattr(self.pipeline.frame, "box") or self.finish.per_image or type(self)._put is not Loader._put: return None
+        if not self._on_device or not hasattr(self.pipeline.frame, "box") or self.finish.per_image or not self.pictures_alone: return None
         shape = self.images[self.ids[0]].shape[:2] if self._on_device is True else (self._on_device,)*2
         pictures,sizes = torch.empty(len(self.ids), *shape, self.images.channels, dtype=torch.uint8, device=self.device), np.empty((len(self.ids), 2), np.int64)
         def load(k):
@@ -377,14 +387,12 @@ class Loader:
         if self.weights is not None: order = epoch_order(self.ids, self.seed, epoch, self.weights)
         elif self.shuffle: order = epoch_order(self.ids, self.seed, epoch)
         else: order = np.arange(len(self.ids))
-        parts = cut(order, self.batch_size, merge_tail=self._training)
-        if len(parts) > 1 and len(parts[-1]) < self._least: parts[-2:] = [np.concatenate(parts[-2:])]
-        return parts
+        return cut(order, self.batch_size, self._least)
 
     def part(self, rank:int, world:int)->"Loader":
         "Copy for one process among `world`: it takes every `world`-th image of each batch, from `rank` on"
         new = copy(self)
-        new.rank,new.world,new._processes,new._lend = rank, world, None, Lender(self.ahead+3)
+        new.rank,new.world,new._processes,new._begun,new._lend = rank, world, None, None, Lender(self.ahead+3)
         return new
 
     @property
@@ -415,10 +423,13 @@ class Loader:
 
     def batches(self, epoch:int, start:int=0):
         "Iterate over an epoch's batches from batch `start` on"
+        work = self._work(epoch)[start:]
+        return self._made(epoch, *self._own(work)) if self.world > 1 else self._made(epoch, work)
+
+    def _work(self, epoch):
+        "List (positions, ids to draw by, epoch) of each batch"
         plan = self.plan(epoch)
-        work = [(p, d, epoch) for p,d in zip(plan, self._draws(plan))][start:] if plan else []
-        if self.world > 1: return self._made(epoch, *self._own(work))
-        return self._made(epoch, work)
+        return [(p, d, epoch) for p,d in zip(plan, self._draws(plan))] if plan else []
 
     def _own(self, work):
         "Take this process's images of each batch, and note how many there are for all"
@@ -440,14 +451,14 @@ class Loader:
         "Choose the road the pixels take"
         if isinstance(self.pipeline.frame, Custom): return self._custom(work)
         if self._resident is not None: return (self._resident_rows(o[0]) for o in work)
-        if self._pictures is not None: return (self._pictures(o[0], self.pipeline.frame, self.pipeline.size, self._numbers(o[1], epoch)) for o in work for epoch in o[2:])
+        if self._pictures is not None: return (self._pictures(o[0], self.pipeline.frame, self.pipeline.size, self._numbers(*o[1:])) for o in work)
         if (store := self._ready) is not None: return (torch.from_numpy(store.batch(self.ids[o[0]])).permute(0, 3, 1, 2) for o in work)
         return self._in_threads(work) if self.workers else (self._fill(*o) for o in work)
 
     @property
     def _ready(self):
         "Give the store whose pictures go in as whole batches, when it has all of them"
-        if self._finished_early or type(self)._put is not Loader._put: return None
+        if self._finished_early or not self.pictures_alone: return None
         kept = self.images.store if self._as_is else None
         stores = [o for o in (self._frames, kept) if o is not None and o.shape is not None and o.shape[:2] == self.pipeline.size]
         return next((o for o in stores if o.has(self.ids).all()), None)
@@ -456,9 +467,7 @@ class Loader:
     def _finished_early(self)->bool:
         "Say whether images leave the threads augmented and normalised"
         h,w = self.pipeline.size
-        return self._early and self.device.type == "cpu" and not self.as_bytes and h*w*self.images.channels >= _LARGE and self._resident is None and self._pictures is None and not isinstance(self.pipeline.frame, Custom)
-
-    _early = True       # a road that carries more than pictures says False
+        return self.pictures_alone and self.device.type == "cpu" and not self.as_bytes and h*w*self.images.channels >= LARGE and self._resident is None and self._pictures is None and not isinstance(self.pipeline.frame, Custom)
 
     def _batch(self, rows, draws, x, epoch):
         if not self._finished_early: x = self._finish(x.to(self.device, non_blocking=True), draws, epoch)
@@ -540,12 +549,17 @@ class Loader:
         "Start on the next epoch's first batches while this one's last are learned from"
         if not isinstance(work, list) or not self._training or not work or work[-1][2] == self.last_epoch: return
         epoch = work[-1][2]+1
-        plan = self.plan(epoch)
-        first = [(p, d, epoch) for p,d in zip(plan, self._draws(plan))][:self.ahead+1]
+        first = self._work(epoch)[:self.ahead+1]
         if self.world > 1: first,_ = self._own(first)
         self._begun = self._what(epoch), deque(self._submit(pool, *o) for o in first)
 
     last_epoch = None   # number of the last epoch there will be, if that is known
+
+    def call_off(self):
+        "Call off what was begun of the next epoch, and wait until no thread works on it"
+        (_,waiting),self._begun = self._begun or (None, ()), None
+        _cancel(waiting)
+        wait([t for *_,tasks in waiting for t in tasks])
 
     def _begun_before(self, work):
         "Take over the batches that were begun for this epoch"
@@ -598,16 +612,14 @@ class Loader:
                 waiting.append((o[0], [pool.submit(one, r) for r in self._requests(*o)]))
                 if len(waiting) > self.ahead: yield gather(*waiting.popleft())
             while waiting: yield gather(*waiting.popleft())
-        finally:
-            for _,tasks in waiting:
-                for t in tasks: t.cancel()
+        finally: _cancel(waiting)
 
     def _in_processes(self, work):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create")     # more workers than processors: slow, but asked for
             if self._processes is None: self._processes = self._start_processes()
             self._processes.batch_sampler.batches = [self._requests(*o) for o in work]
-            return map(_stack, _explained(iter(self._processes), self.timeout))
+            return map(_stack, _explained(_begun(self._processes), self.timeout))
 
     def _start_processes(self):
         return torch.utils.data.DataLoader(self._samples(), batch_sampler=_Plan(), num_workers=self.workers, persistent_workers=self.persistent, collate_fn=_same,

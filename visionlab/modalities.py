@@ -303,7 +303,7 @@ def _frame_for(frame, interpolation):
 class PairedLoader(Loader):
     "Iterate over batches whose masks and depth went the way of their images"
     collate = None      # a function of a list of `ImageItem`s: makes batches of another kind
-    _early = False      # masks and depth go through the same operations, so these wait until the batch is whole
+    pictures_alone = False
 
     def __init__(self, *args, **kw):
         super().__init__(*args, **kw)
@@ -373,10 +373,10 @@ class AnomalyDataModule(ImageDataModule):
         self.collate = collate
 
     @property
-    def train_pipeline(self)->Pipeline:
-        "Give the pipeline of the training images: that of evaluation, unless augmentation was asked for"
+    def train_recipe(self)->Pipeline:
+        "Give what happens to the training images: what happens in evaluation, unless augmentation was asked for"
         asked = self.preset_given or self.train_transforms is not None
-        return ImageDataModule.train_pipeline.fget(self) if asked else self.eval_pipeline.edit(name="none")
+        return ImageDataModule.train_recipe.fget(self) if asked else self.eval_pipeline.edit(name="none")
 
     def _open_images(self, keep, store=None): return Planes(self.catalog, self.in_chans, keep, self.seed, store)
     def _find_bad(self, images): return _first_reasons(super()._find_bad(images), *(_bad_partners(self.catalog, o, self.num_workers) for o in ("mask", "depth")))

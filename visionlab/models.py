@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CROP_MODES', 'ALIASES', 'PREFIXES', 'PATIENCE', 'SUGGESTIONS', 'Residual', 'resnet9', 'image_hw', 'default_stats',
-           'fit_channels', 'ModelConfig', 'list_models', 'resolve_name', 'config_for', 'head_names', 'start_head',
-           'build_net', 'read_weights', 'strip_prefixes', 'match_weights', 'load_weights', 'fetch_hub',
-           'ImageClassifier', 'create_model', 'unwrap', 'layer_groups', 'freeze_to', 'frozen_norms', 'Suggestion',
-           'suggest_model']
+           'fit_channels', 'ModelConfig', 'list_models', 'resolve_name', 'config_for', 'as_trained', 'head_names',
+           'start_head', 'build_net', 'read_weights', 'strip_prefixes', 'misfits', 'match_weights', 'load_weights',
+           'fetch_hub', 'ImageClassifier', 'create_model', 'unwrap', 'join_parts', 'split_like', 'layer_groups',
+           'freeze_to', 'frozen_norms', 'Suggestion', 'suggest_model']
 
 # %% ../nbs/08_models.ipynb #82cefb10
 import argparse, contextlib, fnmatch, inspect, json, numbers, re, sys, threading
@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import nn
 from fastcore.basics import patch
-from .core import CheckpointError, ConfigError, UnknownOptionError, close_matches, is_main, one_of
-from .transforms import IMAGENET_MEAN, IMAGENET_STD
+from .core import CheckpointError, ConfigError, UnknownOptionError, close_matches, file_sha256, is_main, one_of
+from .transforms import IMAGENET_MEAN, IMAGENET_STD, Resize
 
 # %% ../nbs/08_models.ipynb #cce990ba
 def _conv_block(ni, nf, pool=False):
@@ -274,6 +274,17 @@ def _from_scratch(config):
     mean,std = default_stats(config.in_chans)
     return replace(config, pretrained=False, mean=mean, std=std, license="")
 
+def as_trained(
+    config:ModelConfig, # what a network was made from
+    pipeline            # that prepared its images for evaluation
+)->ModelConfig:
+    "Describe what was trained: its pixels are the pipeline's, and its weights are no longer random or a file of yours"
+    local = not config.pretrained or str(config.pretrained).startswith(("file:", "folder:"))
+    changes = dict(pretrained=True if local else config.pretrained, mean=pipeline.mean, std=pipeline.std)
+    if not config.fixed_size: changes.update(image_size=pipeline.size)
+    if isinstance(f := pipeline.frame, Resize): changes.update(crop_mode=f.mode, crop_pct=f.crop_pct, interpolation=f.interpolation)
+    return replace(config, **changes)
+
 def _sized(config, image_size): return config if image_size is None else replace(config, image_size=image_hw(image_size))
 
 # %% ../nbs/08_models.ipynb #e6f8280b
@@ -469,12 +480,22 @@ def strip_prefixes(
 
 def _is_head(name, heads): return name.rpartition(".")[0] in heads
 
+def misfits(
+    found:dict,         # name → tensor
+    wanted:dict,        # name → tensor: what a network has
+    missing=lambda k: False, # whether a tensor of the network may be missing
+    spare=lambda k: False,   # whether a tensor without a place is nothing
+    sized=lambda k: False    # whether a tensor may have another shape
+)->list: # sentences
+    "List what keeps tensors from filling a network"
+    shape = lambda o: "×".join(map(str, o.shape)) or "a number"
+    return [*(f"{k} is missing" for k in wanted if k not in found and not missing(k)), *(f"{k} has no place" for k in found if k not in wanted and not spare(k)),
+            *(f"{k} is {shape(found[k])}, not {shape(v)}" for k,v in wanted.items() if k in found and found[k].shape != v.shape and not sized(k))]
+
 def _problems(sd, own, heads):
     "List what keeps the tensors `sd` from filling a network with the tensors `own`; the head may be missing or of another size"
-    bad = [f"{k} is missing" for k in own if k not in sd and not _is_head(k, heads) and not k.endswith(_LEFTOVERS)]
-    bad += [f"{k} has no place" for k in sd if k not in own and not k.endswith(_LEFTOVERS)]
-    shape = lambda o: "×".join(map(str, o.shape)) or "a number"
-    return bad + [f"{k} is {shape(sd[k])}, not {shape(own[k])}" for k in own if k in sd and sd[k].shape != own[k].shape and not _is_head(k, heads)]
+    left,head = (lambda k: k.endswith(_LEFTOVERS)), (lambda k: _is_head(k, heads))
+    return misfits(sd, own, lambda k: left(k) or head(k), left, head)
 
 def _by_order(sd, own, heads):
     "Give the tensors of `sd` the names of `own` one by one, or None if any differs in shape or kind"
@@ -635,11 +656,13 @@ class ImageClassifier(nn.Module):
         drop_rate:float=0.,        # dropout before the head
         drop_path_rate:float=0.,   # chance of leaving out a residual branch while training
         replace_head:bool=False,   # give an `nn.Module` a new head
+        classes=None,              # names of the outputs, in their order; a saved head stays if it is for these, or is new
+        reuse_class_head:bool=False, # for other classes too: the parts of a saved head for those that are in both stay
         **kwargs                   # further arguments of the architecture, plain values only
     ):
         super().__init__()
         kwargs |= {k:v for k,v in dict(drop_rate=drop_rate, drop_path_rate=drop_path_rate).items() if v}
-        ask = _Ask(num_classes, pretrained, in_chans, weights, kwargs.pop("img_size", None) if image_size is None else image_size, replace_head, kwargs)
+        ask = _Ask(num_classes, pretrained, in_chans, weights, kwargs.pop("img_size", None) if image_size is None else image_size, replace_head, kwargs, classes, reuse_class_head)
         self.net,self.config,self.notes = _make(backbone, ask)
         for note in self.notes if is_main() else (): print(note)
 
@@ -660,8 +683,12 @@ class _Ask:
     "What the user asked of a backbone"
     num_classes:int=None; pretrained:bool|str=True; in_chans:int=None; weights:str=None; image_size:tuple=None; replace_head:bool=False
     kwargs:dict=field(default_factory=dict)
+    classes:list=None; reuse_class_head:bool=False
     def __post_init__(self):
+        self.classes = None if self.classes is None else [str(o) for o in self.classes]
+        if self.classes is not None and self.num_classes is None: self.num_classes = len(self.classes)
         _check_classes(self.num_classes)
+        if self.classes is not None and len(self.classes) != self.num_classes: raise ConfigError(f"There are {len(self.classes)} class names, and num_classes is {self.num_classes}", "", "Leave out num_classes")
         if self.in_chans is not None and self.in_chans < 1: raise ConfigError(f"in_chans is {self.in_chans}", "", "Give 3, or 1 for grey images")
 
 def _make(backbone, ask):
@@ -748,11 +775,41 @@ def _rebuildable(net, config, cfg):
 
 # %% ../nbs/08_models.ipynb #9716def2
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")
+_IN_RUN = ("exported_models", "exported_best", "exported_last", "checkpoints", "best", "last")
+
+def _in_run(path)->Path:
+    "Find the model that a run, its exports, its checkpoints or a name among them mean: the best there is, an export before a checkpoint"
+    if not path.exists() and path.suffix in (".pt", ".ckpt") and path.with_suffix("").is_dir(): path = path.with_suffix("")
+    if path.is_file() and path.name in ("best", "last"): path = path.with_name(path.read_bytes()[:64].decode("ascii", "replace").strip())
+    if not path.is_dir() or any((path/o).is_file() for o in ("config.json", "state.json")): return path
+    return next((_in_run(path/o) for o in _IN_RUN if (path/o).exists()), path)
+
+def _read_json(path, source):
+    try: d = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e: raise CheckpointError(f"{Path(path).name} cannot be read: {_first_line(e)}", source) from e
+    return d if isinstance(d, dict) else {}
+
+def _check_sealed(folder, *names):
+    "Compare files with the hashes that a manifest beside them notes, if there is one"
+    manifest = next((folder/o for o in ("visionlab.json", "manifest.json") if (folder/o).is_file()), None)
+    noted = _read_json(manifest, folder.name).get("files", {}) if manifest else {}
+    for o in names:
+        if o in noted and file_sha256(folder/o) != noted[o].get("sha256"): raise CheckpointError(f"{o} is damaged: its SHA-256 differs from the one noted when it was written", str(folder), "Copy it again, or take another checkpoint", file=o)
+
+def _from_checkpoint(folder):
+    "Read which network a checkpoint's weights are for, and its classes"
+    _check_sealed(folder, "state.json")
+    if not (found := _read_json(folder/"state.json", folder.name).get("network")):
+        raise CheckpointError("The checkpoint is of a network of your own", str(folder), "Make the network, and give its weights: ImageClassifier(net, …, weights='model.safetensors')")
+    return replace(ModelConfig.from_dict(found["config"]), pretrained=f"folder:{folder.name}"), found["classes"]
 
 def _read_config(path, source, num_classes):
-    "Read a `config.json` in timm's layout as a `ModelConfig`"
-    try: d = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e: raise CheckpointError(f"config.json cannot be read: {_first_line(e)}", source) from e
+    "Read a `config.json` in timm's layout as a `ModelConfig` and, where they are known, the names of its classes"
+    d = _read_json(path, source)
+    names = d.get("label_names")
+    return _described(d, source, num_classes), [str(o) for o in names] if isinstance(names, list) else None
+
+def _described(d, source, num_classes):
     if "visionlab" in d: return ModelConfig.from_dict(d["visionlab"])
     if not isinstance(d.get("architecture"), str):
         kind = "It is in the layout of transformers" if "architectures" in d or "model_type" in d else "It names no architecture"
@@ -771,22 +828,25 @@ def _foreign_config(d, source, num_classes):
 
 def _from_folder(path, ask):
     "Build from a saved folder, or from a weights file with its `config.json` beside it"
-    path = path.expanduser()
+    path = _in_run(path.expanduser())
     if not path.exists(): raise CheckpointError("There is no such folder or file", str(path), "Check the path")
     folder = path if path.is_dir() else path.parent
-    if not (folder/"config.json").is_file():
+    if path.is_dir() and (folder/"state.json").is_file(): config,classes = _from_checkpoint(folder)
+    elif (folder/"config.json").is_file(): config,classes = _read_config(folder/"config.json", f"folder:{folder.name}", ask.num_classes)
+    else:
         raise CheckpointError("There is no config.json that says which network this is", str(folder),
                               f"Name the architecture: ImageClassifier('resnet50', weights='{path.name}')")
     file = path if path.is_file() else next((folder/o for o in _WEIGHT_FILES if (folder/o).is_file()), None)
-    return _saved(_read_config(folder/"config.json", f"folder:{folder.name}", ask.num_classes), file, folder.name, ask)
+    if file is not None: _check_sealed(folder, file.name)
+    return _saved(config, file, folder.name, ask, classes)
 
 def _from_hub(repo, ask):
     "Build from a timm model on the Hugging Face Hub"
     with _fetching(repo): path = fetch_hub(repo, "config.json")
-    config,file = _read_config(path, f"hub:{repo}", ask.num_classes),None
+    (config,classes),file = _read_config(path, f"hub:{repo}", ask.num_classes),None
     if ask.pretrained and ask.weights is None:
         with _fetching(repo): file = _hub_weights(repo)
-    return _saved(config, file, repo, ask)
+    return _saved(config, file, repo, ask, classes)
 
 def _hub_weights(repo):
     "Fetch the weights of a hub repository"
@@ -794,14 +854,30 @@ def _hub_weights(repo):
     try: return fetch_hub(repo, _WEIGHT_FILES[0])
     except EntryNotFoundError: return fetch_hub(repo, _WEIGHT_FILES[1])
 
-def _saved(config, file, source, ask):
+def _saved(config, file, source, ask, classes=None):
     "Build a saved configuration as asked, with its weights unless others or none are wanted"
+    if classes is not None and len(classes) != config.num_classes: classes = None
     config = _adjusted(config, ask)
     if not ask.pretrained and ask.weights is None: return build_net(c := _from_scratch(config)), c, []
     file = ask.weights if ask.weights is not None else file
     if file is None: raise CheckpointError("There is no weights file", source, f"Expected one of {', '.join(_WEIGHT_FILES)}")
     net = build_net(config)
-    return net, config, load_weights(net, file)
+    if ask.classes is None or classes is None or ask.weights is not None: return net, config, load_weights(net, file)
+    sd,notes = match_weights(net, read_weights(file), source)
+    sd,more = _head_for(net, sd, classes, ask, source)
+    return net, config, [*notes, *more, *(o for o in load_weights(net, sd, source) if not more)]
+
+def _head_for(net, sd, was, ask, source):
+    "Keep of a saved head what is for classes of today: all of it, what is in both where that was asked for, or nothing"
+    names,own,now = head_names(net), net.state_dict(), ask.classes
+    if was == now: return sd, []
+    both,body = [o for o in now if o in was], {k:v for k,v in sd.items() if not _is_head(k, names)}
+    same,few = len(both) == len(was) == len(now), f"{', '.join(both[:5])}{' …' if len(both) > 5 else ''}"
+    if not same and not (ask.reuse_class_head and both):
+        return body, [f"{source}: its head is for other classes; the new one for {len(now)} starts untrained" + (f". reuse_class_head=True keeps the parts for {few}" if both else "") + "."]
+    head = {k:own[k].clone() for k in own if k in sd and _is_head(k, names) and len(sd[k]) == len(was)}
+    for k,v in head.items(): v[[now.index(o) for o in both]] = sd[k][[was.index(o) for o in both]].to(v.dtype)
+    return body | head, [f"{source}: its head is sorted anew, the classes being in another order." if same else f"{source}: of its head the parts for {len(both)} of {len(now)} classes stay ({few}); the others start untrained."]
 
 # %% ../nbs/08_models.ipynb #ff1478d2
 def create_model(
@@ -863,6 +939,21 @@ def unwrap(
         elif type(model).__name__ == "OptimizedModule": model = model._orig_mod
         elif type(model).__name__ in ("DistributedDataParallel", "DataParallel"): model = model.module
     return model
+
+def join_parts(
+    t:torch.Tensor # where it is split among processes all of them must ask
+)->torch.Tensor:
+    "Bring a tensor together that is split among processes"
+    return t.full_tensor() if hasattr(t, "full_tensor") else t
+
+def split_like(
+    t:torch.Tensor,   # whole, the same in all processes
+    like:torch.Tensor # split or not
+)->torch.Tensor:
+    "Take this process's part of a tensor, if another is split"
+    if not hasattr(like, "full_tensor") or hasattr(t, "full_tensor"): return t
+    from torch.distributed.tensor import distribute_tensor
+    return distribute_tensor(t.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 def _timm_layers(net):
     "List names of parameters by layer, as timm's own matcher tells them"

@@ -31,6 +31,7 @@ class FitOptions:
     eval_every:int=1                     # epochs from one validation to the next
     auto_find_batch_size:bool=False      # split batches that don't fit into memory, and go on
     compile:bool|str=False               # True, or a backend of torch.compile
+    compile_args:dict=None               # whatever else torch.compile takes
     gradient_checkpointing:bool=False    # less memory for more time
     float32_matmul_precision:str=None    # "highest", "high" or "medium"; "auto" is "high"
     progressive_resize:float=None        # start with images of this share of their side
@@ -58,7 +59,7 @@ class FitOptions:
                 self.early_stopping_patience is not None and EarlyStopping(self.monitor, self.early_stopping_patience, self.early_stopping_threshold),
                 self.eval_every > 1 and ValidateEvery(self.eval_every),
                 self.auto_find_batch_size and AutoBatch(),
-                self.compile and Compile(*([self.compile] if isinstance(self.compile, str) else [])),
+                self.compile and Compile(**(dict(backend=self.compile) if isinstance(self.compile, str) else {}) | (self.compile_args or {})),
                 self.gradient_checkpointing and Checkpointing(),
                 self.float32_matmul_precision is not None and MatmulPrecision(self.float32_matmul_precision),
                 self.progressive_resize is not None and ProgressiveResize(self.progressive_resize),

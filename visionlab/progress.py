@@ -6,7 +6,7 @@
 __all__ = ['progress_mode', 'clock', 'cell', 'ProgressTable']
 
 # %% ../nbs/10b_progress.ipynb #49cfae5e
-import os, sys, time
+import multiprocessing, os, sys, time
 from .core import escape, in_notebook, is_main, one_of
 
 # %% ../nbs/10b_progress.ipynb #76ed97ea
@@ -16,7 +16,7 @@ def progress_mode(stream=None)->str:
     "Choose how progress is shown here"
     if not is_main(): return "off"
     if (asked := os.environ.get("VISIONLAB_PROGRESS")): return one_of(asked, _MODES, "VISIONLAB_PROGRESS")
-    if in_notebook(): return "html"
+    if in_notebook() and multiprocessing.parent_process() is None: return "html"       # a process that a notebook began can print, and nothing else
     stream = stream or sys.stdout
     return "text" if hasattr(stream, "isatty") and stream.isatty() else "plain"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
-from .items import _exif_orientation
+from .items import _exif_orientation, exif_block, jpeg_segments
 
 # %% ../nbs/01d_region.ipynb #ba25b440
 @dataclass(frozen=True)
@@ -31,18 +31,13 @@ def jpeg_header(
     data:bytes # of an image file
 )->JpegHeader: # None for anything but a JPEG with a readable header
     "Read a JPEG's size, channels and orientation"
-    pos,end,orientation = 2, len(data)-9, 1
     if data[:3] != b"\xff\xd8\xff": return None
-    while pos < end and data[pos] == 0xFF:
-        kind = data[pos+1]
-        if kind == 0xFF: pos += 1; continue           # padding
+    orientation = 1
+    for kind,start,end in jpeg_segments(data):
         if kind in _FRAMES:
-            height,width,channels = struct.unpack_from(">HHB", data, pos+5)
+            height,width,channels = struct.unpack_from(">HHB", data, start+1) if start+6 <= len(data) else (0, 0, 0)
             return JpegHeader(height, width, channels, orientation) if height and width else None
-        if kind == 0xDA: return None
-        size = data[pos+2] << 8 | data[pos+3]
-        if kind == 0xE1 and data[pos+4:pos+10] == b"Exif\0\0": orientation = _exif_orientation(data[pos+4:pos+2+size])
-        pos += 2+size
+        if block := exif_block(data, kind, start, end): orientation = _exif_orientation(block)
     return None
 
 # %% ../nbs/01d_region.ipynb #97b2e6aa

@@ -115,7 +115,7 @@ def _warmed(f, share, start, overlaid=False):
 def get_schedule(
     schedule,         # a name of `SCHEDULES` or "plateau", a function of progress, or {"class": name, "params": options}
     warmup=None,      # how long the rate rises: a share of the training, or epochs from 1 up; default: the schedule's own
-    epochs:int=None,  # how long the training is, for times in epochs
+    epochs:float=None, # how long the training is, for times in epochs
     steps:int=None,   # and in steps, for `warmup_steps`
     by:str="step",    # "epoch": the rate stays through each epoch
     warmup_start:float=0., # the factor a linear warm-up starts from
@@ -146,7 +146,7 @@ def _filled(f, name, options, warmup, epochs):
 def _by_epoch(f, epochs):
     "Hold a schedule's value through each epoch"
     if epochs is None: raise ConfigError("by='epoch' needs to know how many epochs there will be", "", "Give epochs=")
-    return lambda t: f(min(math.floor(t*epochs + 1e-9), epochs-1)/epochs)
+    return lambda t: f(min(math.floor(t*epochs + 1e-9), math.ceil(epochs)-1)/epochs)
 
 # %% ../nbs/09a_schedules.ipynb #8b76cb47
 def chain(

@@ -614,14 +614,11 @@ class StreamLoader(Loader):
         "List the batches of an epoch for this process, as positions in the catalog"
         order = self._reading(epoch)
         if self.shuffle: order = order[_buffered(len(order), self.buffer, self.seed, epoch)]
-        parts = cut(order, self.batch_size*self.world, merge_tail=False)
-        least = self.world*(2 if self._training else 1)      # for BatchNorm two images each; for evaluation one
-        if len(parts) > 1 and len(parts[-1]) < least: parts[-2:] = [np.concatenate(parts[-2:])]
-        return [o[self.rank::self.world] for o in parts]
+        return [o[self.rank::self.world] for o in cut(order, self.batch_size*self.world, self._least)]
 
     def __len__(self): 
         whole,tail = divmod(len(self.ids), self.batch_size*self.world)
-        return whole + (tail > 0 and not (whole and tail < self.world*(2 if self._training else 1)))
+        return whole + (tail >= self._least if whole else tail > 0)
 
     def batches(self, epoch:int, start:int=0):
         "Iterate over an epoch's batches from batch `start` on; shards that are behind it are not opened"

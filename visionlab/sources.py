@@ -481,21 +481,27 @@ def _with_types(cat, given, lines):
     return replace(cat, frame=cat.frame.assign(**{c:df[c].iloc[at].set_axis(cat.frame.index, axis=0) for c in own}))
 
 # %% ../nbs/02b_sources.ipynb #d0837c09
+def _is_hf(data):
+    "Say whether something is a Hugging Face dataset: an object, hf://name, or a folder that save_to_disk wrote"
+    if hasattr(data, "save_to_disk"): return True
+    if not isinstance(data, (str, os.PathLike)): return False
+    path = Path(os.path.expanduser(data))
+    if (inside := path/"autotrain-data").is_dir(): return _is_hf(inside)
+    return str(data).startswith("hf://") or _is_saved(path) or any(_is_saved(path/o) for names in SPLIT_NAMES.values() for o in names)
+
 def open_source(
     data,            # anything a person may call data
-    on_bad:str=None  # rows that cannot be used: "error", or "skip" to list them; default: "error"
+    on_bad:str=None, # rows that cannot be used: "error", or "skip" to list them; default: "error"
+    **columns        # image_column and target_column of a Hugging Face dataset
 )->Catalog: # or None, if it is none of the kinds known here
     "Make a catalog of a Hugging Face dataset (object, saved folder or hf://name), an AutoTrain project, or LightlyTrain's dictionary or YAML"
     how = dict(on_bad=on_bad or "error")
     if isinstance(data, dict) and not hasattr(data, "save_to_disk"): return Catalog.from_lightly(data, **how)
-    if hasattr(data, "save_to_disk"): return Catalog.from_hf(data, **how)
-    if not isinstance(data, (str, os.PathLike)): return None
-    if str(data).startswith("hf://"): return Catalog.from_hf(str(data)[5:], **how)
+    if not isinstance(data, (str, os.PathLike)): return Catalog.from_hf(data, **how, **columns) if _is_hf(data) else None
     path = Path(os.path.expanduser(data))
     if path.suffix.lower() in (".yaml", ".yml") and path.is_file(): return Catalog.from_lightly(path, **how)
-    if (inside := path/"autotrain-data").is_dir(): return open_source(inside, on_bad) or Catalog.from_folder(inside)
-    saved = _is_saved(path) or any(_is_saved(path/o) for names in SPLIT_NAMES.values() for o in names)
-    return Catalog.from_hf(path, **how) if saved else None
+    if (inside := path/"autotrain-data").is_dir(): return open_source(inside, on_bad, **columns) or Catalog.from_folder(inside)
+    return Catalog.from_hf(str(data)[5:] if str(data).startswith("hf://") else path, **how, **columns) if _is_hf(data) else None
 
 # %% ../nbs/02b_sources.ipynb #21d5063d
 _TAR = re.compile(r"\.(tar|tgz)(\.\w+)?$", re.I)
@@ -589,6 +595,8 @@ def open_table(
     if isinstance(data, pd.DataFrame): return _ignoring(lambda: Catalog.from_table(data, **{k.removesuffix("_csv"):v for k,v in options.items()}), ignored)
     return _ignoring(lambda: Catalog.from_csv(data, **options), ignored)
 
+_HF_COLUMNS = dict(image_column="image_column", label_column="target_column")     # what they are called for datasets
+
 def open_data(
     data,              # a folder, a CSV, a DataFrame, a built-in's name, a Hugging Face dataset, an AutoTrain project, a LightlyTrain dictionary or YAML file, or a Catalog
     dataset_name:str=None, # a built-in; `data` is then where it is kept
@@ -600,10 +608,11 @@ def open_data(
 )->Catalog:
     "Make a catalog of whatever was given, or say which door it belongs to"
     if isinstance(data, pd.DataFrame) or is_csv(data): return open_table(data, classes, ignore_classes, on_bad, tables)
-    if given := [k for k,v in (tables or {}).items() if v is not None]: raise ConfigError(f"{', '.join(given)} say how to read a table, and none is given", "", "Give train_csv='….csv' too")
+    columns = {ours:v for k,ours in _HF_COLUMNS.items() if (v := (tables or {}).get(k)) is not None} if not dataset_name and _is_hf(data) else {}
+    if given := [k for k,v in (tables or {}).items() if v is not None and _HF_COLUMNS.get(k) not in columns]: raise ConfigError(f"{', '.join(given)} say how to read a table, and none is given", "", "Give train_csv='….csv' too")
     if dataset_name: cat = Catalog.from_builtin(dataset_name, root=data)
     elif isinstance(data, Catalog): cat = data
-    elif (cat := open_source(data, on_bad)) is None: return _open_place(data, valid, classes, ignore_classes)
+    elif (cat := open_source(data, on_bad, **columns)) is None: return _open_place(data, valid, classes, ignore_classes)
     return cat.with_classes(classes, ignore_classes) if classes is not None or len(ignore_classes) else cat
 
 def _plain_name(name): return "".join(c for c in str(name).lower() if c.isalnum())

@@ -12,29 +12,28 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 from .core import CheckpointError, ConfigError, atomic_write, one_of, whole_number
+from .models import join_parts, misfits, split_like
 from .learner import Callback, CancelFit, CancelValid, Learner
 from .averages import EMA
 
 # %% ../nbs/12g_stopping.ipynb #ea7bcd07
 def _file(path): return Path(path) if str(path).endswith(".safetensors") else Path(f"{path}.safetensors")
 def _plain_tensors(model):
-    "Copy the state of a network to the CPU, each tensor with memory of its own"
-    return {k:v.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for k,v in model.state_dict().items()}
+    "Copy the state of a network to the CPU, each tensor whole and with memory of its own"
+    return {k:join_parts(v.detach()).to("cpu", copy=True, memory_format=torch.contiguous_format) for k,v in model.state_dict().items()}
+
+def _write(path, tensors):
+    "Write tensors into a file, whole or not at all"
+    from safetensors.torch import save as to_bytes
+    try: return atomic_write(_file(path), to_bytes(tensors, metadata={"format":"pt"}))
+    except OSError as e: raise CheckpointError(f"The weights could not be written: {e.strerror or e}", str(_file(path)), "Check the free space and the permissions") from e
 
 @patch
 def save(self:Learner,
     path # file; .safetensors is added where it is missing
 )->Path: # the file
     "Write the model's weights into a file"
-    from safetensors.torch import save as to_bytes
-    try: return atomic_write(_file(path), to_bytes(_plain_tensors(self.model), metadata={"format":"pt"}))
-    except OSError as e: raise CheckpointError(f"The weights could not be written: {e.strerror or e}", str(_file(path)), "Check the free space and the permissions") from e
-
-def _misfits(found, wanted):
-    "List what keeps tensors from fitting a network"
-    shape = lambda o: "×".join(map(str, o.shape)) or "a number"
-    return [*(f"{k} is missing" for k in wanted if k not in found), *(f"{k} has no place" for k in found if k not in wanted),
-            *(f"{k} is {shape(found[k])}, not {shape(v)}" for k,v in wanted.items() if k in found and found[k].shape != v.shape)]
+    return _write(path, _plain_tensors(self.model))
 
 @patch
 def load(self:Learner,
@@ -47,7 +46,7 @@ def load(self:Learner,
     if not path.is_file(): raise CheckpointError("There is no such file", str(path), "learn.save(path) writes one")
     try: found = load_file(path)
     except (SafetensorError, OSError, ValueError) as e: raise CheckpointError(f"The file is damaged: {e}", str(path), "Copy it again, or save again") from e
-    if bad := _misfits(found, self.model.state_dict()):
+    if bad := misfits(found, self.model.state_dict()):
         raise CheckpointError(f"The weights are not of this network: {'; '.join(bad[:3])}{f' and {len(bad)-3} more' if len(bad) > 3 else ''}", str(path), "Load them into the network they were saved from", bad=bad)
     self.model.load_state_dict(found)
     return self
@@ -107,10 +106,10 @@ class KeepBest(Watcher):
         if not self.improved(learn): return
         with _judged(learn):
             self.weights = _plain_tensors(learn.model)
-            if self.path is not None: learn.save(self.path)
+            if self.path is not None and (learn.peers is None or learn.peers.group.rank == 0): _write(self.path, self.weights)
 
     def after_fit(self, learn):
-        if self.restore and self.weights is not None: learn.model.load_state_dict(self.weights)
+        if self.restore and self.weights is not None: learn.model.load_state_dict({k:split_like(self.weights[k], v) for k,v in learn.model.state_dict().items()})
 
 # %% ../nbs/12g_stopping.ipynb #0043fc37
 class EarlyStopping(Watcher):

@@ -56,7 +56,7 @@ class ProgressiveResize(Callback):
     order = -40
     def __init__(self,
         start:float=.5,   # of the full side, in the first epoch
-        until:float=.75,  # share of the epochs after which the size is full
+        until:float=.75,  # share of the epochs after which the size is full; the last one always is
         multiple:int=8    # sizes are rounded to it
     ):
         if not (0 < start <= 1 and 0 < until <= 1): raise ConfigError(f"start and until are shares above 0, up to 1, not {start!r} and {until!r}")
@@ -68,7 +68,8 @@ class ProgressiveResize(Callback):
 
     def scale(self, epoch:int, epochs:int)->float:
         "Say how large the images of an epoch are, relative to the full side"
-        return min(1., self.start + (1-self.start)*epoch/max(1e-9, self.until*epochs))
+        last = epochs-1
+        return 1. if epoch >= last else min(1., self.start + (1-self.start)*epoch/min(self.until*epochs, last))
 
     def _round(self, side, scale): return side if scale >= 1 else min(side, max(self.multiple, int(side*scale/self.multiple + .5)*self.multiple))
 

@@ -1,6 +1,7 @@
 "What a person sees of the views in JupyterLab: a control is used, and the picture, the text or a file changes."
 import csv, json
-import numpy as np, pytest
+from pathlib import Path
+import axe_playwright_python, numpy as np, pytest
 from lab import Notebook
 from PIL import Image
 from skimage import data as photos
@@ -65,7 +66,7 @@ class Seen:
         self.page.locator(self.root).scroll_into_view_if_needed()
         self.page.locator(self.picture).wait_for()
 
-    def find(self, selector): return self.page.locator(f"{self.root} {selector}")
+    def find(self, selector, **kw): return self.page.locator(f"{self.root} {selector}", **kw)
     def button(self, name): return self.page.locator(self.root).get_by_role("button", name=name)
     def text(self): return self.page.locator(self.picture).inner_text()
     def images(self): return self.page.evaluate("s => [...document.querySelectorAll(s + ' img')].map(o => o.src)", self.picture)
@@ -99,9 +100,9 @@ def of(name): return pytest.mark.parametrize("seen", [name], indirect=True)
 def test_batch_grid(seen):
     assert len(seen.images()) == 16 and "images 1–16" in seen.text()
     first = seen.images()
-    seen.changes(lambda: seen.button("next batch").click())
+    seen.changes(lambda: seen.button("next").click())
     assert "images 17–32" in seen.text() and not set(first) & set(seen.images())
-    seen.changes(lambda: seen.find("select").select_option("val"))
+    seen.changes(lambda: seen.find("select").first.select_option("val"))
     assert seen.text().startswith("val, epoch 0, images 1–16")
     seen.changes(lambda: seen.button("raw images").press("Enter"))       # from the keyboard
     assert "as decoded" in seen.text()
@@ -110,30 +111,47 @@ def test_batch_grid(seen):
 
 @of("ClassBalance")
 def test_class_balance(seen):
-    names = lambda: seen.page.locator(f"{seen.picture} tbody th").all_inner_texts()
+    names = lambda: [o.strip() for o in seen.find(".vl-rowbutton").all_inner_texts()]
     by_count = names()
     assert by_count[-1] == "Bag" and len(by_count) == 10
-    seen.changes(lambda: seen.button("by name").click())
+    seen.button("by name").click()
+    seen.page.wait_for_function("([s, t]) => document.querySelector(s).innerText.trim() === t", arg=[f"{seen.root} .vl-rowbutton", sorted(by_count)[0]])
     assert names() == sorted(by_count) != by_count
-    widths = seen.page.evaluate("s => [...document.querySelectorAll(s + ' tbody tr')].map(o => o.querySelector('i').offsetWidth)", seen.picture)
+    widths = seen.page.evaluate("s => [...document.querySelectorAll(s + ' .vl-bars:not(.h)')].map(o => o.querySelector('i').offsetWidth)", seen.root)
     assert widths[1] < widths[0]/4                                        # the bar of Bag is a short one
     seen.shot("balance")
 
 
 @of("AugmentationStudio")
 def test_augmentation_studio(seen):
+    def code(condition):
+        "The pictures come first; wait until the code follows."
+        seen.page.wait_for_function("([s, c]) => eval('t => ' + c)(document.querySelector(s + ' pre').innerText)", arg=[seen.root, condition])
     first = seen.images()
     assert len(first) == 15
     seen.changes(lambda: seen.find("select").first.select_option("strong"))
     strong = seen.images()
     assert strong[0] == first[0] and strong[1] != first[1]               # the image as in validation stays
-    assert "preset('strong'" in seen.find("textarea").input_value()
-    seen.changes(lambda: seen.page.locator(seen.root).get_by_role("checkbox", name="VerticalFlip").check())
-    assert "VerticalFlip" in seen.find("textarea").input_value() and seen.images() != strong
-    handle = seen.find(".noUi-handle").first                             # how many draws
-    handle.focus()
-    seen.changes(lambda: seen.page.keyboard.press("PageDown"))           # a slider from the keyboard
+    code("t.includes(\"preset('strong'\")")
+    seen.changes(lambda: seen.find("select", has=seen.page.locator("option", has_text="add an operation")).select_option("VerticalFlip"))
+    code("t.includes('VerticalFlip()')")
+    seen.page.locator(seen.root).get_by_text("with probability p. ").last.wait_for()
+    assert " ms, on the batch" in seen.page.locator(seen.root).inner_text() and seen.images() != strong
+    seen.changes(lambda: seen.page.locator(seen.root).get_by_role("slider", name="draws").press("PageDown"))       # a slider from the keyboard, found by its name
+    seen.changes(lambda: seen.page.locator(seen.root).get_by_role("checkbox", name="HorizontalFlip").uncheck())
+    code("!t.includes('HorizontalFlip')")
     seen.shot("studio")
+    seen.find("button[title='Move Affine later']").press("Enter")                      # a step moves, and the keyboard's place with it
+    code("t.lastIndexOf('Affine(') > t.lastIndexOf('OneOf(')")
+    seen.page.wait_for_function("document.activeElement.title === 'Move Affine later'")
+    seen.button("torchvision").press("Enter")
+    code("t.includes('v2.Compose')")
+    seen.book.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    seen.button("copy").click()
+    seen.page.wait_for_function("navigator.clipboard.readText().then(o => o.includes('v2.Compose'))")
+    seen.changes(lambda: seen.button("whole pictures").click())
+    assert "cuts out" in seen.text()
+    seen.shot("studio-whole")
 
 
 @of("LabelCleaner")
@@ -210,3 +228,39 @@ def test_dark_theme_and_reload(seen):
     view = Seen(book, "LabelCleaner")
     view.wait("3 of 600 decided")
     assert file.read_bytes() == said
+
+
+AXE = (Path(axe_playwright_python.__file__).parent/"axe.min.js").read_text(encoding="utf-8")
+SERIOUS = """async () => (await axe.run({include: [['.visionlab-view']]}, {resultTypes: ['violations']})).violations
+    .filter(o => ['serious', 'critical'].includes(o.impact)).map(o => o.id + ': ' + o.nodes.length + ' times, as ' + o.nodes[0].html.slice(0, 200) + ' in ' + o.nodes[0].target)"""
+
+
+def serious(page):
+    "List what axe-core finds serious or critical on the views of a page."
+    if not page.evaluate("typeof window.axe === 'object'"): page.evaluate(AXE)
+    return page.evaluate(SERIOUS)
+
+
+def test_no_serious_barrier_in_dark_and_light(book):
+    "axe-core looks at all views on one page, in both themes; it would see a picture without a text and a slider without a name."
+    assert serious(book.page) == []                                        # dark, as the test before left it
+    book.page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
+    book.page.wait_for_function("document.body.dataset.jpThemeLight === 'true'")
+    assert serious(book.page) == []
+    book.page.evaluate("document.querySelector('.visionlab-view img').removeAttribute('alt')")
+    assert any("image-alt" in o for o in serious(book.page))
+
+
+def test_decisions_survive_a_reloaded_page(book):
+    "The kernel lives on, the page is another: what was decided in the doctor and the cleaner is there."
+    root, page = book.server.root, book.page
+    said = {name: (root/name).read_bytes() for name in ("labels.csv", "pictures.csv")}
+    page.reload()
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
+    page.wait_for_function("window.jupyterapp !== undefined", timeout=60_000)
+    book.run()
+    assert "3 of 600 decided" in Seen(book, "LabelCleaner").text()
+    doctor = Seen(book, "DataDoctor")
+    doctor.find("select").first.select_option(label="leak (1)")
+    assert "1 of " in doctor.text() or "decided" in doctor.text()
+    assert {name: (root/name).read_bytes() for name in said} == said and b"exclude" in said["pictures.csv"]
