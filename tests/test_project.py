@@ -315,3 +315,9 @@ def test_docstrings(name): assert not list(doc_faults(tree(SOURCES[name])))
     ("class A(B):\n    'Do'\n    def m(self):\n        return 1", []), ("def f():\n    '''Do\n    this'''\n    return 1", ["f"]),
     ("@patch\ndef m(self:A):\n    return 1", ["m"])])
 def test_docstring_faults_are_seen(code, names): assert [o for o,_ in doc_faults(ast.parse(code))] == names
+
+
+def test_test_files_have_names_of_their_own():
+    "pytest imports them by name alone, wherever they are"
+    names = [o.name for o in (ROOT/"tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)) > 50

@@ -1,4 +1,4 @@
-"A real JupyterLab on 127.0.0.1, a headless Chromium to look at it with, and notebooks to open there."
+"A real Jupyter on 127.0.0.1, a headless Chromium to look at it with, and notebooks to open there."
 import contextlib, json, os, secrets, shutil, socket, subprocess, sys, tempfile, time, urllib.request
 from pathlib import Path
 
@@ -55,16 +55,20 @@ def wait_until_up(server, process, log):
     raise RuntimeError(f"Jupyter did not start: {log.read_text()[-3000:]}")
 
 
+def lab_command(root, port, token, app="jupyterlab", class_name="LabApp"):
+    "JupyterLab, or Notebook 7, which is made of the same parts."
+    return [sys.executable, "-m", app, "--allow-root", "--no-browser", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
+            f"--IdentityProvider.token={token}", "--ServerApp.password=", f"--ServerApp.root_dir={root}", f"--{class_name}.expose_app_in_browser=True",
+            "--ServerApp.terminals_enabled=False", "--LabApp.extension_manager=readonly"]
+
+
 @contextlib.contextmanager
-def jupyter(root):
+def jupyter(root, command=lab_command):
     "Run a server for the notebooks in `root`; it and its kernels end with the block."
     with tempfile.TemporaryDirectory(prefix="vl-jupyter-", ignore_cleanup_errors=True) as folder:
         tmp, port, token = Path(folder), free_port(), secrets.token_hex(16)
         settings(tmp)
-        command = [sys.executable, "-m", "jupyterlab", "--allow-root", "--no-browser", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}",
-                   "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--ServerApp.password=", f"--ServerApp.root_dir={root}",
-                   "--LabApp.expose_app_in_browser=True", "--ServerApp.terminals_enabled=False", "--LabApp.extension_manager=readonly"]
-        with open(tmp/"server.log", "w") as log: process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment(tmp))
+        with open(tmp/"server.log", "w") as log: process = subprocess.Popen(command(root, port, token), stdout=log, stderr=subprocess.STDOUT, env=environment(tmp))
         server = Server(root, f"http://127.0.0.1:{port}", token)
         try:
             wait_until_up(server, process, tmp/"server.log")
@@ -104,6 +108,8 @@ DARK = "async () => { await window.jupyterapp.commands.execute('apputils:change-
 
 class Notebook:
     "One notebook in the browser."
+    place, cell, output = "lab/tree", ".jp-Notebook .jp-Cell", ".jp-OutputArea-output"      # of JupyterLab; other front ends have other words
+
     def __init__(self, server, context, shots):
         self.server, self.context, self.shots, self.errors, self.page = server, context, Path(shots), [], None
 
@@ -115,16 +121,19 @@ class Notebook:
         self.page = page = self.context.new_page()
         page.on("console", lambda o: self.errors.append(o.text) if o.type == "error" else None)
         page.on("pageerror", lambda o: self.errors.append(str(o)))
-        page.goto(f"{self.server.url}/lab/tree/{name}?reset&token={self.server.token}")
-        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
-        page.wait_for_function("window.jupyterapp !== undefined", timeout=60_000)
+        page.goto(f"{self.server.url}/{self.place}/{name}?reset&token={self.server.token}")
+        page.wait_for_selector(self.cell, timeout=90_000)
         self.run()
         return page
 
     def run(self):
-        self.page.evaluate(RUN_ALL)
-        self.page.locator(".jp-OutputArea-output", has_text=DONE).first.wait_for(timeout=120_000)
+        self.start()
+        self.page.locator(self.output, has_text=DONE).first.wait_for(timeout=120_000)
         assert not (red := self.page.locator("[data-mime-type='application/vnd.jupyter.stderr'], .jp-RenderedText[data-mime-type*='error']").all_inner_texts()), red
+
+    def start(self):
+        self.page.wait_for_function("window.jupyterapp !== undefined", timeout=60_000)
+        self.page.evaluate(RUN_ALL)
 
     def restart(self):
         "Restart the kernel and run everything again."
