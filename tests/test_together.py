@@ -16,9 +16,17 @@ p = torch.tensor(rng.random((len(val), 10)) + 2*np.eye(10)[val.targets()]).float
 y = torch.tensor(val.targets())
 found = Interpretation(p, y, -p.gather(1, y[:,None])[:,0].log(), dm.classes, val.frame["path"].tolist(), val.frame.index.to_numpy(), dm.catalog.pixels.__getitem__)
 report = check(dm.catalog.sample(600), progress=False, workers=1)
+from PIL import Image
+for i in range(36):
+    os.makedirs(place := f"photos/{dm.classes[i % 3]}" if i < 30 else "heap", exist_ok=True)
+    Image.fromarray(np.repeat(dm.catalog.pixels[i], 3, -1)).save(f"{place}/{i}.png")
+small = Learner(ImageDataModule("photos", image_size=28, batch_size=8, val_split=.3), "resnet9", device="cpu", lr=4e-3)
+searched = small.lr_find(start=1e-5, end=1, steps=8)
 """
 VIEWS = dict(BatchGrid="dm.show_batch()", ClassBalance="dm.class_balance()", AugmentationStudio="dm.preview_augmentations(n_images=2, n_draws=3)",
-             LabelCleaner='LabelCleaner(dm.catalog, found, path="labels.csv")', DataDoctor='report.mend("edits.csv")', ConfusionExplorer="ConfusionExplorer(found)")
+             LabelCleaner='LabelCleaner(dm.catalog, found, path="labels.csv")', DataDoctor='report.mend("edits.csv")', ConfusionExplorer="ConfusionExplorer(found)",
+             Browser="dm.browse()", LRPicker="LRPicker(small, searched)", PredictPad="pad = small.predict_pad(); pad.show(dm.catalog.pixels[0]); pad", ActiveLabels='small.label_active("heap", path="heap.csv")')
+CHART = "os.environ['VISIONLAB_PROGRESS'] = 'html'; run = small.fit(2, background=True); run.wait(); os.environ['VISIONLAB_PROGRESS'] = 'off'; run.chart"
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +73,16 @@ def test_a_saved_page_shows_every_view(kernel, tmp_path):
     page, _ = HTMLExporter(template_name="lab").from_notebook_node(nb)
     parts = dict(zip(VIEWS, page.split('class="jp-Cell-outputWrapper"')[1:]))
     assert set(parts) == set(VIEWS)
+    drawn = dict(ClassBalance=("<table", "Sneaker"), LRPicker=("<svg", "is marked"))
     for name, part in parts.items():
-        seen = part.count("data:image/jpeg;base64,")
-        assert (seen >= 1 if name != "ClassBalance" else "<table" in part and "Sneaker" in part), name
+        assert all(o in part for o in drawn.get(name, ("data:image/jpeg;base64,",))), name
         assert "VBox(" not in part and len(part) < 500_000, name
+
+
+def test_a_saved_page_shows_the_chart_of_a_training(kernel):
+    "The buttons are gone when it is over; the curves stay."
+    data = asked(kernel, CHART, "chart")[-1]["data"]
+    assert "<svg" in data["text/html"] and "2 epochs" in data["text/html"] and "application/vnd.jupyter.widget-view+json" not in data
 
 
 def test_a_cell_run_again_leaves_nothing_of_the_view_before(kernel):

@@ -2,7 +2,7 @@
 import contextlib, json, os, secrets, shutil, socket, subprocess, sys, tempfile, time, urllib.request
 from pathlib import Path
 
-import nbformat
+import axe_playwright_python, nbformat
 from playwright.sync_api import sync_playwright
 
 CHROME = os.environ.get("VISIONLAB_CHROME") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "chromium")
@@ -104,6 +104,17 @@ RESTART = """async () => {
     for (let i = 0; i < 600 && panel.sessionContext.session?.kernel?.status !== 'idle'; i++) await new Promise(r => setTimeout(r, 50)); }"""
 
 DARK = "async () => { await window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'}); }"
+
+
+AXE = (Path(axe_playwright_python.__file__).parent/"axe.min.js").read_text(encoding="utf-8")
+SERIOUS = """async () => (await axe.run({include: [['.visionlab-view']]}, {resultTypes: ['violations']})).violations
+    .filter(o => ['serious', 'critical'].includes(o.impact)).map(o => o.id + ': ' + o.nodes.length + ' times, as ' + o.nodes[0].html.slice(0, 200) + ' in ' + o.nodes[0].target)"""
+
+
+def serious(page):
+    "List what axe-core finds serious or critical on the views of a page."
+    if not page.evaluate("typeof window.axe === 'object'"): page.evaluate(AXE)
+    return page.evaluate(SERIOUS)
 
 
 class Notebook:

@@ -1,7 +1,7 @@
 "What a person sees of the pad and of labelling in JupyterLab: a file is dropped or chosen, a key is pressed, and the page and the file change."
 import base64, csv, io
 import numpy as np, pytest
-from lab import Notebook
+from lab import Notebook, serious
 from PIL import Image
 from skimage import data as photos
 
@@ -75,6 +75,7 @@ def test_predict_pad(book):
     pad.wait("notes.png")
     assert "Not an image" in pad.text() or "no image" in pad.text().lower() or "not a" in pad.text().lower()
     pad.shot("pad")
+    assert serious(book.page) == []                                        # of this view and the next, with pictures and an error in it
     pad.find("button", ).filter(has_text="clear").click()
     pad.wait("Nothing here yet")
 

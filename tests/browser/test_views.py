@@ -1,8 +1,7 @@
 "What a person sees of the views in JupyterLab: a control is used, and the picture, the text or a file changes."
 import csv, json
-from pathlib import Path
-import axe_playwright_python, numpy as np, pytest
-from lab import Notebook
+import numpy as np, pytest
+from lab import Notebook, serious
 from PIL import Image
 from skimage import data as photos
 
@@ -228,17 +227,6 @@ def test_dark_theme_and_reload(seen):
     view = Seen(book, "LabelCleaner")
     view.wait("3 of 600 decided")
     assert file.read_bytes() == said
-
-
-AXE = (Path(axe_playwright_python.__file__).parent/"axe.min.js").read_text(encoding="utf-8")
-SERIOUS = """async () => (await axe.run({include: [['.visionlab-view']]}, {resultTypes: ['violations']})).violations
-    .filter(o => ['serious', 'critical'].includes(o.impact)).map(o => o.id + ': ' + o.nodes.length + ' times, as ' + o.nodes[0].html.slice(0, 200) + ' in ' + o.nodes[0].target)"""
-
-
-def serious(page):
-    "List what axe-core finds serious or critical on the views of a page."
-    if not page.evaluate("typeof window.axe === 'object'"): page.evaluate(AXE)
-    return page.evaluate(SERIOUS)
 
 
 def test_no_serious_barrier_in_dark_and_light(book):
