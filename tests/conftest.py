@@ -1,6 +1,19 @@
 "What several test files share."
+import os
+import signal
 import pytest
 import torch
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)       # as a job in the background begins, and its children with it
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_environment():
+    "Leave nothing in the environment for the next file."
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")

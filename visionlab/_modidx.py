@@ -1499,6 +1499,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'visionlab.distributed._sent': ('distributed.html#_sent', 'visionlab/distributed.py'),
                                        'visionlab.distributed._settle_in': ('distributed.html#_settle_in', 'visionlab/distributed.py'),
                                        'visionlab.distributed._signal': ('distributed.html#_signal', 'visionlab/distributed.py'),
+                                       'visionlab.distributed._store_of_attempt': ( 'distributed.html#_store_of_attempt',
+                                                                                    'visionlab/distributed.py'),
                                        'visionlab.distributed._stream_part': ('distributed.html#_stream_part', 'visionlab/distributed.py'),
                                        'visionlab.distributed._synchronised': ( 'distributed.html#_synchronised',
                                                                                 'visionlab/distributed.py'),

@@ -385,8 +385,16 @@ def _meet(group):
     if wanted and here > torch.cuda.device_count(): raise ConfigError(f"There are {here} processes and {torch.cuda.device_count()} GPUs", "", "Start one process for each GPU, or give device='cpu'")
     if wanted: torch.cuda.set_device(place)
     if "TORCHELASTIC_RUN_ID" in os.environ: _keep_to(os.getppid())       # torchrun may be killed without a word to its processes
-    file = os.environ.get(_MEETING)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if wanted else "gloo", init_method=f"file://{file}" if file else "env://", rank=group.rank, world_size=group.world, timeout=group.timeout)
+    file,store = os.environ.get(_MEETING), _store_of_attempt(group)
+    where = dict(init_method=f"file://{file}" if file else "env://") if store is None else dict(store=store)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if wanted else "gloo", **where, rank=group.rank, world_size=group.world, timeout=group.timeout)
+
+def _store_of_attempt(group):
+    "Meet under the number of the attempt: torchrun keeps one store over its restarts, and in it addresses of workers that are gone; agents of several machines count apart"
+    env = os.environ
+    if env.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or env.get("LOCAL_WORLD_SIZE") != str(group.world) or _MEETING in env: return None
+    store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), group.world, is_master=False, timeout=group.timeout)
+    return dist.PrefixStore(f"visionlab/{env.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 def _part_ways(failed):
     "Leave the other processes; after an error without waiting for what they may still want"
