@@ -408,7 +408,7 @@ def test_every_option_makes_its_callback():
                   gradient_checkpointing=True, float32_matmul_precision="high", progressive_resize=.5, batchnorm_statistics="kept")
     for k, v in values.items(): assert FitOptions(**{k: v}).callbacks(), k
     unmapped = set(FitOptions.__dataclass_fields__) - set(values)
-    assert unmapped == {"clip", "monitor", "early_stopping_threshold"}          # which say how, not whether
+    assert unmapped == {"clip", "monitor", "early_stopping_threshold", "compile_args"}          # which say how, not whether
     learn = make(6).fit(2, callbacks=FitOptions(**{k: v for k, v in values.items() if k not in ("gradient_checkpointing", "progressive_resize", "best_path")}))
     assert len(learn.history) == 2
 

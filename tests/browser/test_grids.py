@@ -146,7 +146,7 @@ def test_pairs(seen):
     seen.wait("by chance")
     rows = seen.all.locator(".vl-rowbutton:visible")
     seen.wait("boat + sea")
-    seen.count(".vl-rowbutton", 10)
+    seen.count(".vl-rowbutton", 15)                                       # all pairs of six classes
     assert {rows.nth(k).inner_text().strip() for k in (0, 1)} == {"boat + sea", "beach + night"}
     rows.filter(has_text="boat + sea").click()
     seen.page.wait_for_function("s => document.querySelectorAll(s + ' figure').length > 0", arg=seen.root)
