@@ -6,9 +6,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent
 NBS = ROOT/"nbs"
 RUN_NOTEBOOK = """
-import sys
+import sys, torch
 from nbdev.config import get_config
 from nbdev.test import test_nb
+torch.manual_seed(0)
 path = sys.argv[1]
 cfg = get_config(path)
 flags = cfg.tst_flags.split() if isinstance(cfg.tst_flags, str) else cfg.tst_flags

@@ -1,10 +1,18 @@
 "What several test files share."
 import os
+import random
 import signal
+import numpy as np
 import pytest
 import torch
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)       # as a job in the background begins, and its children with it
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    "Begin each test, and what its fixtures make, with the same random numbers, for networks that are made by hand."
+    random.seed(0); np.random.seed(0); torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -39,7 +39,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def learn(place):
     dm = ImageDataModule(place/"photos", image_size=24, batch_size=10, val_split=.3)
-    return Learner(dm, nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)), lr=2e-2, device="cpu").fit(6)
+    return Learner(dm, nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)), lr=2e-2, device="cpu").fit(30)
 
 
 def test_uploads_of_both_ipywidgets():

@@ -412,7 +412,7 @@ def crashing(at, make=make_learner):
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     "A run that was stopped in its second fit, and the learner of one that was not"
-    options = dict(**FEW, batch_size=32, steps=10, freeze_epochs=1, ema=.9, mixup=.2, scheduler="cosine", warmup=.2, save_checkpoint_args=dict(steps=2), precision="fp32")
+    options = dict(**FEW, batch_size=32, steps=10, freeze_epochs=1, ema=.9, mixup=.2, scheduler="cosine", warmup=.2, save_checkpoint_args=dict(steps=2, background=False), precision="fp32")      # a busy writer puts a checkpoint off
     folder, patch = tmp_path_factory.mktemp("stopped")/"run", pytest.MonkeyPatch()
     patch.setenv("VISIONLAB_PROGRESS", "off")
     whole = train(**options, say=None)
