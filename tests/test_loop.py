@@ -17,7 +17,7 @@ from visionlab.batch_size import AutoBatch
 from visionlab.callbacks import Schedule, undone
 from visionlab.core import ConfigError, DataError, TrainingError
 from visionlab.gradients import Accumulate, ClipGrad, clip_adaptively
-from visionlab.learner import PRECISIONS, Callback, Learner, choose_precision, step_seed, to_device
+from visionlab.learner import PRECISIONS, Callback, Learner, choose_precision, kept_pages, step_seed, to_device
 from visionlab.memory import is_oom, release
 from visionlab.optim import param_groups
 
@@ -431,3 +431,13 @@ def test_lr_find_with_one_batch_and_frozen_groups(n, frozen):
     labels = [t.get_text() for t in found.plot().axes[0].get_legend().get_texts()]
     assert [o.split()[0] for o in labels] == list(found.suggestions)
     learn.fit(1, lr=found.best)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_large_tensors_keep_their_pages_after_a_fit():
+    import resource
+    with kept_pages("cpu"): pass
+    for _ in range(3): torch.ones(100_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(200): torch.ones(100_000)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 2000        # each has 98 pages

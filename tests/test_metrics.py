@@ -14,7 +14,7 @@ from torchmetrics import MetricCollection, classification as tm
 from visionlab.core import ConfigError, UnknownOptionError
 from visionlab.learner import Learner
 from visionlab.metrics import (METRIC_SETS, METRICS, MULTILABEL_METRICS, FromTorchmetrics, Kept, MetricConfig, MetricManager, TrainMetrics, auroc, average_precision, computed, for_stage, make_metric,
-                               make_metrics)
+                               make_metrics, update_all)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 N, C = 101, 6           # a last batch of 5
@@ -459,3 +459,68 @@ def test_probabilities_are_made_once_and_are_those_of_softmax(classes, monkeypat
     for m in metrics: m.reset(); m.update(logits, target)
     assert len(made) == (classes >= 16) and torch.allclose(logits.probs, logits.softmax(1), atol=1e-6) and metrics[-1].compute() < 1e-6
     assert metrics[0].compute() == pytest.approx(MulticlassAccuracy(classes)(logits, target).item())
+
+
+def updates(metrics, monkeypatch):
+    "Note who is updated."
+    seen = []
+    for m in metrics: monkeypatch.setattr(m, "update", lambda *a, m=m, f=m.update: (seen.append(m.name), f(*a)))
+    return seen
+
+
+ALIKE = {"counts": ["f1_macro", "precision_micro", "recall_weighted"], "torchmetrics": [tm.MulticlassAccuracy(C), tm.MulticlassF1Score(C), tm.MulticlassPrecision(C)],
+         "tables": [tm.MulticlassConfusionMatrix(C), tm.MulticlassCohenKappa(C)], "by name": ["MulticlassF1Score", "MulticlassRecall"]}
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+@pytest.mark.parametrize("mixed", [False, True], ids=["plain", "mixed"])
+def test_what_several_count_is_counted_once(kind, mixed, monkeypatch):
+    logits, y = answers()
+    metrics, apart = for_stage(make_metrics(ALIKE[kind]), "val"), for_stage(make_metrics(ALIKE[kind]), "val")
+    seen = updates(metrics, monkeypatch)
+    for part in (slice(0, 40), slice(40, 96), slice(96, N)):
+        target = F.one_hot(y[part], C)*.7 + .05 if mixed and part.start == 40 else y[part]
+        update_all(metrics, logits[part], target)
+        for m in apart: m.update(logits[part], target)
+    assert set(seen) == {metrics[0].name} and len(seen) == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")          # of mixed batches
+        assert computed(metrics) == computed(apart)
+    if kind == "tables": return
+    before = computed(metrics)[metrics[1].name]
+    metrics[0].update(logits[:40].roll(1, 1), y[:40])                                # the first goes on alone: the others keep theirs, and count for themselves from now on
+    assert computed(metrics)[metrics[1].name] == before or kind == "counts"
+
+
+def test_only_what_is_the_same_is_counted_once(monkeypatch):
+    logits, y = answers()
+
+    class Own(tm.MulticlassF1Score):
+        def _update_state(self, *a): super()._update_state(*a); self.tp += 1
+
+    different = [tm.MulticlassF1Score(C), tm.MulticlassPrecision(C, top_k=2), tm.MulticlassRecall(C, ignore_index=1), tm.MulticlassAccuracy(C, average="micro"), Own(C), tm.MulticlassAUROC(C), "f1_macro", "accuracy",
+                 MetricConfig("shown", metric_class="MulticlassF1Score", log_on_step=True)]
+    metrics = for_stage(make_metrics(different), "val")
+    seen = updates(metrics, monkeypatch)
+    for _ in range(2): update_all(metrics, logits, y)
+    assert len(seen) == 2*len(metrics)
+
+
+def test_metrics_that_saw_other_images_count_for_themselves(monkeypatch):
+    logits, y = answers()
+    metrics, apart = for_stage(make_metrics(ALIKE["torchmetrics"]), "val"), for_stage(make_metrics(ALIKE["torchmetrics"]), "val")
+    for some in (metrics, apart): some[1].update(logits[:50], y[:50])
+    update_all(metrics, logits, y)
+    for m in apart: m.update(logits, y)
+    assert computed(metrics) == computed(apart)
+
+
+def test_a_users_object_has_sums_of_its_own_afterwards():
+    logits, y = answers()
+    mine = [tm.MulticlassConfusionMatrix(C), tm.MulticlassCohenKappa(C)]
+    metrics = make_metrics(mine)
+    for m in metrics: m.reset()
+    update_all(metrics, logits, y)
+    kappa = computed(metrics)["cohenkappa"]
+    mine[0].confmat += 100
+    assert float(mine[1].compute()) == pytest.approx(kappa) and mine[1].confmat.sum() == N

@@ -1,15 +1,18 @@
 "Parameter groups against timm's, optimisers against torch's own and steps written by hand, and every name there is."
+import functools
 import math
 
 import pytest
 import timm
+import torch.optim.optimizer as torch_optimizer
 import torch
+from timm.optim import Lamb, Lion
 from torch import nn
 
 from visionlab.core import ConfigError, MissingDependencyError, UnknownOptionError
 from visionlab.learner import Learner
 from visionlab.models import ImageClassifier, freeze_to
-from visionlab.optim import OPTIMIZERS, hidden_weights, list_optimizers, make_optimizer, model_groups, optimizer_for, param_groups, undecayed
+from visionlab.optim import OPTIMIZERS, hidden_weights, list_optimizers, make_optimizer, model_groups, optimizer_for, param_groups, take_step, undecayed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -251,3 +254,64 @@ def test_learners_take_them_all(opt, kw, monkeypatch):
     if kw: assert sorted({g["lr"] for g in learn.opt.param_groups}) == pytest.approx([3e-3*.5**i for i in (3, 2, 1, 0)])
     learn.fit(1, slice(1e-4, 1e-3))
     assert {g["lr"] for g in learn.opt.param_groups} >= {1e-4, 1e-3}
+
+
+# ---- a step
+
+def one_weight(kind=torch.optim.SGD, **kw):
+    p = nn.Parameter(torch.ones(1))
+    p.grad = torch.ones(1)
+    return p, kind([p], lr=.5, **kw)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop, Lion, Lamb], ids=lambda o: o.__name__)
+def test_a_step_is_the_optimisers_own(kind):
+    (a, mine), (b, theirs) = one_weight(kind), one_weight(kind)
+    for _ in range(3): take_step(mine), theirs.step()
+    assert torch.equal(a, b) and a.item() != 1
+
+
+@pytest.mark.parametrize("register", ["register_step_pre_hook", "register_step_post_hook"])
+def test_hooks_on_a_step_are_called(register):
+    seen, (_, opt) = [], one_weight()
+    take_step(opt)
+    hook = getattr(opt, register)(lambda *a: seen.append(1) and None)
+    take_step(opt)
+    hook.remove()
+    take_step(opt)
+    assert seen == [1]
+    everywhere = getattr(torch_optimizer, f"register_optimizer_{register[9:]}")(lambda *a: seen.append(2) and None)
+    take_step(opt)
+    everywhere.remove()
+    assert seen == [1, 2]
+
+
+def test_torchs_schedulers_count_steps_and_profilers_see_them():
+    _, opt = one_weight()
+    schedule = torch.optim.lr_scheduler.StepLR(opt, 1)
+    take_step(opt)
+    schedule.step()                                                                   # would warn that no step came before
+    with torch.autograd.profiler.profile() as seen: take_step(one_weight()[1])
+    assert any(o.key == "Optimizer.step#SGD.step" for o in seen.key_averages())
+
+
+def test_what_is_wrapped_around_a_step_stays():
+    seen = []
+    def noted(f):
+        @functools.wraps(f)
+        def g(*a, **k): seen.append(1); return f(*a, **k)
+        return g
+    one_weight()                                                                      # now SGD's step is wrapped by torch
+    class Mine(torch.optim.SGD): step = noted(torch.optim.SGD.step)
+    p, opt = one_weight(Mine)
+    take_step(opt)
+    assert seen == [1] and p.item() == .5
+
+
+def test_an_optimiser_that_is_none_of_torchs():
+    class Bare:
+        def __init__(self): self.n = 0
+        def step(self): self.n += 1
+    opt = Bare()
+    take_step(opt)
+    assert opt.n == 1

@@ -18,9 +18,9 @@ from .core import ClassMismatchError, ConfigError, DataError, TrainingError, Vis
 from .items import MAX_PIXELS, ImageBatch
 from .loader import Loader
 from .models import ImageClassifier, freeze_to, frozen_norms, suggest_model
-from .optim import optimizer_for, plain_name
+from .optim import optimizer_for, plain_name, take_step
 from .losses import make_loss, per_sample, plain_loss
-from .metrics import Mean, TrainMetrics, computed, make_metrics, to_probs
+from .metrics import Mean, TrainMetrics, computed, make_metrics, to_probs, update_all
 from .memory import is_oom, release
 from .predict import Predictor
 from .progress import ProgressTable, progress_mode
@@ -114,9 +114,9 @@ def kept_pages(device):
         if libc: libc.mallopt(_MMAP_MAX, 0); libc.mallopt(_TRIM_THRESHOLD, 2**31-1)
         yield
     finally:
-        if libc: libc.mallopt(_MMAP_MAX, 65536); libc.mallopt(_TRIM_THRESHOLD, 128*1024); libc.malloc_trim(0)
+        if libc: libc.mallopt(_MMAP_MAX, 65536); libc.mallopt(_MMAP_THRESHOLD, 2**25); libc.mallopt(_TRIM_THRESHOLD, 2**26); libc.malloc_trim(0)       # where glibc ends by itself; left alone it would stay where it begins, and every large tensor be paged in anew
 
-_TRIM_THRESHOLD,_MMAP_MAX = -1, -4       # of malloc.h
+_TRIM_THRESHOLD,_MMAP_THRESHOLD,_MMAP_MAX = -1, -3, -4       # of malloc.h
 
 def _glibc():
     "Find glibc, if this is a Linux that uses it"
@@ -536,7 +536,8 @@ class Learner:
         if before_step:
             self.scaler.unscale_(self.opt)
             for f in before_step: f(self)
-        self.scaler.step(self.opt)
+        if self.scaler.is_enabled(): self.scaler.step(self.opt)
+        else: take_step(self.opt)
         self.scaler.update()
         self.drop_gradients()
         for f in after_step: f(self)
@@ -704,7 +705,7 @@ class Learner:
         for out,y in self._outputs(dl if self.peers is None else self.peers.part(dl)):
             if y is None: raise ConfigError("These images have no labels to compare with", "", "Use get_preds, or data with labels")
             try:
-                for m in metrics: m.update(out, y)
+                update_all(metrics, out, y)
             except (RuntimeError, IndexError, ValueError, TypeError) as e:
                 if isinstance(e, VisionlabError) or (error := explain_batch(self, e, out, y, out)) is None: raise
                 raise error from e

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['TOKENS', 'OPTIMIZERS', 'spread_lr', 'param_groups', 'undecayed', 'model_groups', 'list_optimizers', 'plain_name',
-           'make_optimizer', 'is_muon', 'hidden_weights', 'optimizer_for', 'smooth', 'suggest_lr', 'best_lr']
+           'make_optimizer', 'is_muon', 'hidden_weights', 'optimizer_for', 'take_step', 'smooth', 'suggest_lr',
+           'best_lr']
 
 # %% ../nbs/09_optim.ipynb #ebe9c740
-import inspect, math
+import inspect, math, sys
 from fnmatch import fnmatch
 import numpy as np, torch
 from torch import nn
@@ -210,6 +211,23 @@ def optimizer_for(
     if not groups: raise ConfigError("No parameter is trainable", type(model).__name__, "Unfreeze some layers")
     name = opt.get("class", opt.get("name")) if isinstance(opt, dict) else opt
     return make_optimizer(opt, _split_hidden(groups, hidden_weights(model)) if is_muon(name) else groups, **kwargs)
+
+# %% ../nbs/09_optim.ipynb #23bd2dae
+_WRAPPING = torch.optim.Optimizer.profile_hook_step(lambda self: None).__code__ if hasattr(torch.optim.Optimizer, "profile_hook_step") else None
+_profiling = getattr(torch.autograd, "_profiler_enabled", lambda: True)
+_HOOKS = [getattr(sys.modules[torch.optim.Optimizer.__module__], f"_global_optimizer_{o}_hooks", {}) for o in ("pre", "post")]
+
+def _is_wrapped_for_nobody(opt):
+    "Say whether an optimiser's step is wrapped as torch does, and nothing there has a use"
+    if _WRAPPING is None or "step" in vars(opt) or getattr(type(opt).step, "__code__", None) is not _WRAPPING: return False      # a scheduler of torch's counts steps
+    return not (opt._optimizer_step_pre_hooks or opt._optimizer_step_post_hooks or any(_HOOKS) or _profiling())
+
+def take_step(
+    opt # whose gradients are there
+):
+    "Take an optimiser's step"
+    if _is_wrapped_for_nobody(opt): type(opt).step.__wrapped__(opt)
+    else: opt.step()
 
 # %% ../nbs/09_optim.ipynb #efec32f6
 def smooth(losses, beta:float=.9)->np.ndarray:
