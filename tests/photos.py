@@ -33,3 +33,11 @@ def photo_folder(root, n_train=24, n_val=12, size=72, classes=SOURCES, seed=0):
             folder.mkdir(parents=True)
             for i, x in enumerate(crops(image, n, size, half, rng)): Image.fromarray(x).save(folder/f"{i:03}.jpg", quality=92)
     return Path(root)
+
+
+def small_folder(root, n=6):
+    "Write root/{cat,coffee,rocket}/<n>.jpg, each picture cut a little further in than the one before."
+    for name, source in dict(cat="chelsea", coffee="coffee", rocket="rocket").items():
+        (Path(root)/name).mkdir()
+        for i in range(n): Image.fromarray(photo(source)[8*i:, 5*i:]).save(Path(root)/name/f"{i}.jpg", quality=90)
+    return Path(root)

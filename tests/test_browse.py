@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from kernel import n_widgets
 from torch import nn
 
 from visionlab import opinions
@@ -46,11 +47,6 @@ def small(labels, several=False, n_val=4, **kw):
 
 
 def learner(dm, **kw): return Learner(dm, nn.Sequential(nn.Flatten(), nn.Linear(64, len(dm.classes))), device="cpu", lr=1e-2, **kw)
-
-
-def n_widgets():
-    from ipywidgets.widgets import widget
-    return len(widget._instances if hasattr(widget, "_instances") else widget.Widget.widgets)
 
 
 @pytest.fixture(scope="module")

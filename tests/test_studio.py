@@ -2,6 +2,8 @@
 import inspect, json, warnings
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
+from kernel import n_widgets
+from photos import small_folder
 from skimage import data as photos
 from torchvision.transforms import v2
 from visionlab import widgets
@@ -14,28 +16,19 @@ from visionlab.loader import Loader
 from visionlab.presets import list_presets, preset
 from visionlab.studio import boxed, pictures
 from visionlab.transforms import Affine, ColorJitter, Custom, HorizontalFlip, PadCrop, Pipeline, RandomResizedCrop, Resize, VerticalFlip
-from visionlab.widgets import to_jpeg
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     "A folder of photographs: three classes of six"
-    root = tmp_path_factory.mktemp("photos")
-    for name,photo in dict(cat=photos.chelsea(), coffee=photos.coffee(), rocket=photos.rocket()).items():
-        (root/name).mkdir()
-        for i in range(6): (root/name/f"{i}.jpg").write_bytes(to_jpeg(photo[8*i:, 5*i:], quality=90))
-    return root
+    return small_folder(tmp_path_factory.mktemp("photos"))
 
 @pytest.fixture
 def dm(folder): return ImageDataModule(folder, image_size=64, batch_size=4, val_split=3)
 
 @pytest.fixture
 def grey(): return ImageDataModule("FashionSample", batch_size=32)
-
-def n_widgets():
-    from ipywidgets.widgets import widget
-    return len(widget._instances if hasattr(widget, "_instances") else widget.Widget.widgets)
 
 def trained(dm, epoch): return {int(o.index):o for xb in dm.train_dataloader().batches(epoch) for o in xb.items()}
 

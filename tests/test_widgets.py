@@ -3,8 +3,9 @@ import json, subprocess, sys, time, warnings
 from io import BytesIO
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
-from skimage import data as photos
-from visionlab import balance, widgets      # noqa: F401: they give data modules their views
+from kernel import n_widgets
+from photos import small_folder
+from visionlab import balance, widgets      # noqa: F401 (they give data modules their views)
 from visionlab.catalog import Catalog
 from visionlab.core import ConfigError, UnknownOptionError
 from visionlab.data import ImageDataModule
@@ -15,11 +16,7 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     "A folder of photographs: three classes of six"
-    root = tmp_path_factory.mktemp("photos")
-    for name,photo in dict(cat=photos.chelsea(), coffee=photos.coffee(), rocket=photos.rocket()).items():
-        (root/name).mkdir()
-        for i in range(6): (root/name/f"{i}.jpg").write_bytes(to_jpeg(photo[8*i:, 5*i:], quality=90))
-    return root
+    return small_folder(tmp_path_factory.mktemp("photos"))
 
 @pytest.fixture
 def dm(folder): return ImageDataModule(folder, image_size=64, batch_size=4, val_split=3)
@@ -33,10 +30,6 @@ def in_memory(labels, channels=1, size=8, classes=None, **kw):
     frame = pd.DataFrame(dict(path=[f"image/{i:05}" for i in range(n+1)], label=[*labels, labels[0]], split=["train"]*n + ["val"]))
     pixels = np.random.default_rng(0).integers(0, 256, (n+1, size, size, channels), dtype=np.uint8)
     return ImageDataModule(Catalog(frame, classes or sorted({o for o in labels if o is not None}), pixels=pixels), **kw)
-
-def n_widgets():
-    from ipywidgets.widgets import widget
-    return len(widget._instances if hasattr(widget, "_instances") else widget.Widget.widgets)
 
 @pytest.fixture
 def live(monkeypatch): monkeypatch.setattr(widgets, "in_notebook", lambda: True)

@@ -315,16 +315,7 @@ class ActiveLabels(Review):
         return [order]
 
     def _more(self, W):
-        if self._fixed: return []
-        self._other = W.Combobox(options=list(self.catalog.classes), placeholder="another class, then Enter", description="other", continuous_update=False, layout=dict(width="260px"), style=dict(description_width="40px"))
-        self._other.observe(self._named, "value")
-        return [self._other]
-
-    def _named(self, change):
-        "Take a class that was typed"
-        if not change["new"]: return
-        self._other.value = ""
-        self._try(lambda: self.label(change["new"]))
+        return [] if self._fixed else [self._another(W, self.label)]
 
     def __repr__(self): return f"ActiveLabels: {self._headline()}"
 

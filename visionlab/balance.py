@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from traitlets import Int, Unicode, link, observe, validate
-from .core import ConfigError, escape, html_table, new_figure, one_of
+from .core import ConfigError, escape, html_table, new_figure, one_of, shorten
 from .catalog import Catalog, _multi_hot
 from .loader import balanced_weights
 from .data import ImageDataModule
 from .losses import Loss, class_weights
 from .learner import Learner
-from .widgets import Browser, View, _alert, _button, _has_label, _line, _many, _short
+from .widgets import Browser, View, _alert, _button, _has_label, _line, _many
 
 # %% ../nbs/17f_balance.ipynb #40b8a66b
 _CHUNK = 4096      # rows counted at a time
@@ -225,20 +225,20 @@ class ClassBalance(View):
         some,none = n[n > 0], list(n.index[n == 0])
         if not len(some): return ["No training image has a label"]
         even = f"each class has {_many(int(some.max()), 'training image')}" if self.ratio == 1 else (
-            f"the largest, '{_short(some.idxmax())}', has {_many(int(some.max()), 'training image')}, the smallest, '{_short(some.idxmin())}', {int(some.min()):,}: {self.ratio:.3g} to 1")
+            f"the largest, '{shorten(some.idxmax())}', has {_many(int(some.max()), 'training image')}, the smallest, '{shorten(some.idxmin())}', {int(some.min()):,}: {self.ratio:.3g} to 1")
         lines = [f"{_many(len(n), 'class', 'classes')}; {even}"]
-        if none: lines.append(f"No training image: {', '.join(map(_short, none[:8]))}" + (f" and {len(none)-8} more" if len(none) > 8 else ""))
+        if none: lines.append(f"No training image: {', '.join(map(shorten, none[:8]))}" + (f" and {len(none)-8} more" if len(none) > 8 else ""))
         return lines + self._remedy(some)
 
     def _remedy(self, n):
         "Say what a remedy does, or would do"
-        if self.even == "weights": return [f"Class weights: an image of '{_short(n.idxmin())}' counts {self._weight(n.idxmin()):.2g} times, one of '{_short(n.idxmax())}' {self._weight(n.idxmax()):.2g} times"]
+        if self.even == "weights": return [f"Class weights: an image of '{shorten(n.idxmin())}' counts {self._weight(n.idxmin()):.2g} times, one of '{shorten(n.idxmax())}' {self._weight(n.idxmax()):.2g} times"]
         if self.several:
             if self.balanced: return ["Balanced sampling draws an image by the rarest class it has"]
             return ["balanced_sampling=True would draw an image by the rarest class it has"] if self.ratio >= 3 else []
         drawn = self.n_train/len(n)
         if self.balanced:
-            often = lambda name: f"'{_short(name)}' {drawn/n[name]:.2g} times"
+            often = lambda name: f"'{shorten(name)}' {drawn/n[name]:.2g} times"
             return [f"Balanced sampling draws each class about {drawn:,.0f} times an epoch: an image of {often(n.idxmin())}, one of {often(n.idxmax())}"]
         return [f"balanced_sampling=True would draw each class about {drawn:,.0f} times an epoch"] if self.ratio >= 3 else []
 
@@ -296,7 +296,7 @@ class ClassBalance(View):
         for s,c in zip(self.splits, _COLOURS):
             ax.barh(np.arange(len(t)), t[s], left=left, color=c, label=s, height=.8 if few else 1)
             left = left + t[s].to_numpy()
-        ax.set_yticks(np.arange(len(t)) if few else [], [_short(o) for o in t.index] if few else [])
+        ax.set_yticks(np.arange(len(t)) if few else [], [shorten(o) for o in t.index] if few else [])
         for text in ax.get_yticklabels(): text.set_parse_math(False)
         ax.set(ylim=(len(t)-.5, -.5), xlabel="images", ylabel="" if few else f"{len(t):,} classes by {self.by}")
         ax.spines[["top", "right"]].set_visible(False)
@@ -334,7 +334,7 @@ class ClassBalance(View):
             for o in (line, button): o.layout.display = None if k < len(rows) else "none"
             if k >= len(rows): continue
             line.value = self._line_of(*rows[k], longest)
-            button.description = ("▸ " if rows[k][0] == self.selected else "") + _short(rows[k][0], 24)
+            button.description = ("▸ " if rows[k][0] == self.selected else "") + shorten(rows[k][0], 24)
             button.tooltip = self._spoken(*rows[k])
         if self.selected and not len(self._images.children): self._images.children = [self.browser.widget]
 

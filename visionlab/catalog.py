@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from .core import (ClassMismatchError, ConfigError, DataError, EmptyDatasetError, TooManyBadFilesError, atomic_write, cache_dir, close_matches,
-                            escape, html_table, one_of)
+                            escape, html_table, one_of, shorten)
 from .items import IMAGE_EXTENSIONS
 from .paths import Files, PathArray, Repeated, pack_table, remember, unpack_table
 
@@ -162,7 +162,7 @@ def _plural(n, one, many=None): return f"{n:,} {one if n == 1 else many or one +
 def _shown(text, width=40):
     "Make a name safe to print: odd characters spelled out, long names cut"
     text = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
-    return text if len(text) <= width else text[:width-1] + "…"
+    return shorten(text, width)
 
 def _listed(names, n=5):
     "Write the first names of a list"

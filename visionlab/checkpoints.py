@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'PARTS', 'FILES', 'MANIFEST', 'packed', 'unpacked', 'NewerCheckpointError', 'list_checkpoints', 'sweep',
-           'remove', 'settings', 'fit_settings', 'differences', 'check_settings', 'random_state', 'set_random_state',
-           'Checkpoint', 'resolve', 'Resumed']
+           'remove', 'given_loader', 'settings', 'fit_settings', 'differences', 'check_settings', 'random_state',
+           'set_random_state', 'Checkpoint', 'resolve', 'Resumed']
 
 # %% ../nbs/13_checkpoints.ipynb #ac78f5b9
 import hashlib, json, math, os, random, re, secrets, shutil, warnings
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from fastcore.basics import patch
-from .core import CheckpointError, ConfigError, VisionlabError, flush_to_disk, one_of
+from .core import CheckpointError, ConfigError, VisionlabError, flush_to_disk, one_of, shorten
 from .loader import Loader
 from .models import as_trained, join_parts, misfits, split_like
 from .learner import Callback, Learner
@@ -161,13 +161,13 @@ def _pipeline(dl):
     try: return _said(dl.pipeline.to_dict())
     except VisionlabError: return dl.pipeline.name
 
-def _loader(learn):
+def given_loader(learn):
     "Give the loader that was given, not this process's part of it"
     return learn.train_dl if learn.peers is None else learn.peers.train_dl
 
 def settings(learn)->dict:
     "Say what a learner trains, on what, and how, as far as it decides what comes out; the number of processes does not"
-    dl = _loader(learn)
+    dl = given_loader(learn)
     d = dict(seed=learn.seed, model=learn.model.describe() if hasattr(learn.model, "describe") else type(learn.model).__name__.removeprefix("FSDP"), classes=_said(learn.classes), device=learn.device.type, precision=str(learn.dtype or "fp32"),
              optimizer=_said(learn.opt_name), weight_decay=learn.weight_decay, layer_decay=learn.layer_decay, loss=_of(learn.loss_func), metrics=[m.name for m in learn.metrics],
              training_data=_data_key(dl), validation_data=_data_key(learn.valid_dl), batch_size=getattr(dl, "batch_size", None), data_seed=getattr(dl, "seed", None), pipeline=_pipeline(dl))
@@ -182,7 +182,7 @@ def fit_settings(learn)->dict:
     cbs = [_of(o, o.keeps) for o in learn.bound if isinstance(o, Callback) and not o.aside]
     return dict(epochs=learn.epochs, lr=learn.rates, learns=sum(p.requires_grad for p in learn.model.parameters()), callbacks=cbs)
 
-def _short(o): return text if len(text := json.dumps(o, ensure_ascii=False) if not isinstance(o, str) else o) <= 90 else text[:87] + "…"
+def _short(o): return shorten(o if isinstance(o, str) else json.dumps(o, ensure_ascii=False), 90)
 
 def differences(before:dict, now:dict)->list: # of (name, text)
     "List what differs between two settings"
@@ -258,7 +258,7 @@ class Checkpoint:
     )->"Checkpoint":
         "Copy what a learner is now; in a fit, from a callback. Of processes that train as one all must ask, and the first gets it"
         tensors,kept = {o:{} for o in PARTS}, {name:s for name,o in _names(learn.bound) if hasattr(o, "state_dict") and (s := o.state_dict())}
-        if not isinstance(_loader(learn), Loader): more["random"] = random_state(_loader(learn))
+        if not isinstance(given_loader(learn), Loader): more["random"] = random_state(given_loader(learn))
         parts = [] if learn.peers is None else _gathered(learn, kept, more)
         if parts and learn.peers.group.rank and learn.peers.group.strategy == "ddp": return None       # split weights need all hands
         tensors["model"] = {k:join_parts(v.detach()).to("cpu", copy=True) for k,v in learn.model.state_dict().items()}
@@ -326,6 +326,12 @@ class Checkpoint:
                 warnings.warn(f"{e.what} ({o}): going back to the checkpoint before", stacklevel=3)
                 last = e
         raise CheckpointError("None of the checkpoints is whole", str(folder), "Begin again; if copies were made, take one of them") from last
+
+    def weights(self, model)->dict:
+        "Give a network's weights: the average, where one was kept, for that is what is judged"
+        average = unpacked(self.state["callbacks"], self.tensors["callbacks"]).get("EMA", {}).get("average") or ()
+        names = [k for k,p in model.named_parameters() if p.requires_grad]
+        return self.tensors["model"] | (dict(zip(names, average)) if len(names) == len(average) else {})
 
     def __repr__(self):
         p = self.state["position"]
@@ -483,7 +489,7 @@ class Resumed:
         learn.pending = None
         if not self.at["running"]: return
         if not self.at["batch"]:
-            if "random" in self.checkpoint.state: set_random_state(self._own(learn, "random"), _loader(learn))
+            if "random" in self.checkpoint.state: set_random_state(self._own(learn, "random"), given_loader(learn))
             return
         self.restore(learn)
         learn.first_batch = self.at["batch"]
@@ -491,7 +497,7 @@ class Resumed:
 
     def _past(self, learn, n, dl):
         "Read past the first batches of a DataLoader, with the random numbers of then"
-        if "at_start" in self.checkpoint.state: set_random_state(self._own(learn, "at_start"), _loader(learn))
+        if "at_start" in self.checkpoint.state: set_random_state(self._own(learn, "at_start"), given_loader(learn))
         batches = iter(dl)
         for _ in range(n): next(batches, None)
         set_random_state(self._own(learn, "random") | dict(own=[]), dl)

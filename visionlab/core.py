@@ -8,7 +8,8 @@ __all__ = ['UNGUARDED', 'VisionlabError', 'DataError', 'EmptyDatasetError', 'Cla
            'BadInputError', 'MissingDependencyError', 'ImageReadError', 'close_matches', 'one_of', 'whole_number',
            'optional_import', 'default_device', 'usable_cpus', 'rank', 'world_size', 'is_main', 'unguarded_error',
            'check_guarded', 'set_seed', 'key', 'uniforms', 'atomic_write', 'flush_to_disk', 'file_sha256', 'cache_dir',
-           'in_notebook', 'to_uint8', 'new_figure', 'show_images', 'show_image', 'escape', 'html_table']
+           'in_notebook', 'to_uint8', 'new_figure', 'show_images', 'show_image', 'finite', 'shorten', 'escape',
+           'html_table']
 
 # %% ../nbs/00_core.ipynb #8356c32c
 import difflib, hashlib, html, importlib, math, multiprocessing, os, random, sys, tempfile
@@ -267,6 +268,17 @@ def show_images(
 def show_image(image, title:str=None, size:float=3):
     "Draw one image and return the matplotlib figure"
     return show_images([image], [title] if title else None, size=size)
+
+# %% ../nbs/00_core.ipynb #4486afd3
+def finite(row:dict)->dict:
+    "Give a row of numbers and texts with None where a number is infinite or none"
+    return {k:None if isinstance(v, float) and not math.isfinite(v) else v for k,v in row.items()}
+
+# %% ../nbs/00_core.ipynb #f4b876e4
+def shorten(text, n:int=40)->str:
+    "Cut a text to `n` characters, with … where something is missing"
+    text = str(text)
+    return text if len(text) <= n else text[:n-1] + "…"
 
 # %% ../nbs/00_core.ipynb #87d207fb
 def escape(text)->str:

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from traitlets import Int, Unicode, link, observe, validate
-from .core import ConfigError, VisionlabError, atomic_write, escape, one_of, show_images
+from .core import ConfigError, VisionlabError, atomic_write, escape, one_of, shorten, show_images
 from .catalog import Catalog, label_text
 from .doctor import ACTIONS, ISSUES, Report, _csv, _edit_table, _picture, _value_problem
 from .data import ImageDataModule
 from .learner import Learner
 from .interpret import ORDERS, Interpretation
 from .opinions import combine
-from .widgets import View, _button, _line, _short, tile_html
+from .widgets import View, _button, _line, tile_html
 
 # %% ../nbs/17a_decisions.ipynb #33821bda
 def edits_path(
@@ -302,13 +302,13 @@ class Review(View):
         "Bring the controls in line with the image in front"
         self._bar.max,self._bar.value = max(1, self.progress[1]), self.progress[0]
         for key,(name,_) in self.acts().items():
-            if b := self._buttons.get(key): b.disabled,b.description = name == "–", f"{_short(name, 28)} ({key})"
+            if b := self._buttons.get(key): b.disabled,b.description = name == "–", f"{shorten(name, 28)} ({key})"
 
     def figure(self):
         "Draw with matplotlib"
         rows = [int(i) for i in self.rows[self.at:self.at+_NEXT]]
         images = [self._image(i, _THUMB) for i in rows]
-        names = [f"{_short(label_text(self.catalog.frame.at[i, 'label']), 18)}\n{_short(_said(self.decisions[i]), 18)}" for i in rows]
+        names = [f"{shorten(label_text(self.catalog.frame.at[i, 'label']), 18)}\n{shorten(_said(self.decisions[i]), 18)}" for i in rows]
         return show_images([_none(_THUMB) if o is None else o for o in images], names, ncols=min(6, max(1, len(rows))), size=1.3, suptitle=self._headline())
 
     def apply(self)->Catalog:
@@ -349,6 +349,16 @@ class Review(View):
 
     def _select(self, W, name, options):
         return W.Dropdown(options=options, description=name, layout=dict(width="200px"), style=dict(description_width="48px"))
+
+    def _another(self, W, take):
+        "Make a field in which a class is typed"
+        self._other = field = W.Combobox(options=list(self.catalog.classes), placeholder="another class, then Enter", description="other", continuous_update=False, layout=dict(width="260px"), style=dict(description_width="40px"))
+        def named(change):
+            if not change["new"]: return
+            field.value = ""
+            self._try(lambda: take(change["new"]))
+        field.observe(named, "value")
+        return field
 
     def _filters(self, W): return []
     def _more(self, W): return []
@@ -507,15 +517,7 @@ class LabelCleaner(Review):
         if self.several:
             self._other = W.SelectMultiple(options=self.catalog.classes, description="classes", rows=4, style=dict(description_width="55px"))
             return [self._other, _button(W, "these are the classes", lambda: self._try(lambda: self.relabel(list(self._other.value))))]
-        self._other = W.Combobox(options=list(self.catalog.classes), placeholder="another class, then Enter", description="other", continuous_update=False, layout=dict(width="260px"), style=dict(description_width="40px"))
-        self._other.observe(self._named, "value")
-        return [self._other]
-
-    def _named(self, change):
-        "Take a class that was typed"
-        if not change["new"]: return
-        self._other.value = ""
-        self._try(lambda: self.relabel(change["new"]))
+        return [self._another(W, self.relabel)]
 
     def _sync(self):
         super()._sync()

@@ -6,12 +6,12 @@
 __all__ = ['FORMAT', 'WEIGHTS', 'CONFIG', 'MANIFEST', 'FILES', 'NewerFormatError', 'load_model']
 
 # %% ../nbs/15_deploy.ipynb #57617e03
-import hashlib, json, math, os, secrets, shutil
+import hashlib, json, os, secrets, shutil
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
-from .core import CheckpointError, ConfigError, ExportError, VisionlabError, atomic_write, default_device, file_sha256, flush_to_disk
+from .core import CheckpointError, ConfigError, ExportError, VisionlabError, atomic_write, default_device, file_sha256, finite, flush_to_disk
 from .catalog import TASKS
 from .transforms import Pipeline
 from .models import ImageClassifier, ModelConfig, as_trained, misfits, unwrap
@@ -158,15 +158,13 @@ def _versions():
     import timm, torchvision, visionlab
     return dict(visionlab=visionlab.__version__, torch=str(torch.__version__), torchvision=torchvision.__version__, timm=timm.__version__)
 
-def _plain(scores): return {k:v if math.isfinite(v) else None for k,v in scores.items()}
-
 def _manifest(learn, config, pipeline, folder):
     "Describe an export whose other files are written"
     ids = learn.data.catalog.info.get("class_ids")
     files = {o:dict(bytes=(folder/o).stat().st_size, sha256=file_sha256(folder/o)) for o in (WEIGHTS, CONFIG)}
     several = dict(task=learn.task, threshold=learn.threshold) if learn.task == "multilabel" else {}
     d = dict(kind=_KIND, format=FORMAT, classes=list(learn.classes), **(dict(class_ids=list(ids)) if ids else {}), **several, model=config.to_dict(), pipeline=pipeline,
-             metrics=_plain(learn.scores), versions=_versions(), files=files)
+             metrics=finite(learn.scores), versions=_versions(), files=files)
     return dict(d, sha256=_seal(d))
 
 @patch

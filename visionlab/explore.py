@@ -9,12 +9,12 @@ __all__ = ['ConfusionExplorer', 'LRPicker']
 import numpy as np
 from fastcore.basics import patch
 from traitlets import Bool, Float, Int, Unicode, link, observe, validate
-from .core import ConfigError, escape, one_of, show_images
+from .core import ConfigError, escape, one_of, shorten, show_images
 from .optim import smooth
 from .callbacks import LRFound
 from .learner import Learner
 from .interpret import _WHAT, Interpretation, most_confused_block
-from .widgets import View, _button, _line, _short, tile_html
+from .widgets import View, _button, _line, tile_html
 
 # %% ../nbs/17b_explore.ipynb #63d37cb9
 _CLASSES,_SHOWN = 20, 24     # at most in the matrix; images shown
@@ -122,7 +122,7 @@ class ConfusionExplorer(View):
 
     def _headline(self):
         n = len(self.images)
-        of = f"{_short(self.true)}: {self.what}" if self.several else f"{_short(self.true)} that are right" if self.true == self.what else f"{_short(self.true)} taken for {_short(self.what)}"
+        of = f"{shorten(self.true)}: {self.what}" if self.several else f"{shorten(self.true)} that are right" if self.true == self.what else f"{shorten(self.true)} taken for {shorten(self.what)}"
         first = self.page*_SHOWN
         part = f", {first+1:,}–{min(n, first+_SHOWN):,} from the surest on" if n > _SHOWN else ""
         return f"{of}: {n:,} image{'s'*(n != 1)}" + part + ("; bright is where the model looked" if self.grad_cam and self.heat is not None else "")

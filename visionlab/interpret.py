@@ -10,7 +10,7 @@ __all__ = ['ORDERS', 'count_pairs', 'most_confused_block', 'Confusion', 'Interpr
 from dataclasses import dataclass
 import numpy as np, torch
 from fastcore.basics import patch
-from .core import ConfigError, escape, new_figure, one_of, show_images
+from .core import ConfigError, escape, new_figure, one_of, shorten, show_images
 from .items import load_image
 from .catalog import label_text
 from .doctor import _suspects
@@ -80,8 +80,7 @@ def _printable(name): return "".join(o if o.isprintable() else "�" for o in st
 
 def _short(name, n=24):
     "Shorten a name for an axis"
-    name = _printable(name)
-    return name if len(name) <= n else name[:n-1] + "…"
+    return shorten(_printable(name), n)
 
 def _worst(share):
     "Return the share to scale the colour of mistakes by: the largest of them, but never so small that noise glares"

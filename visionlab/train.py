@@ -8,12 +8,12 @@ __all__ = ['data_options', 'make_data', 'make_model', 'make_learner', 'Fit', 'is
            'train_in_processes', 'push_run']
 
 # %% ../nbs/18_train.ipynb #4f1bc52c
-import inspect, json, math, os
+import inspect, json, os
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 import torch
-from .core import ConfigError, ExportError, check_guarded, in_notebook, is_main, key, one_of, world_size
+from .core import ConfigError, ExportError, check_guarded, finite, in_notebook, is_main, key, one_of, world_size
 from .presets import from_transform_args
 from .data import ImageDataModule
 from .models import ImageClassifier, head_names, read_weights, suggest_model
@@ -27,7 +27,7 @@ from .mixing import Mix
 from .transfer import Distill
 from .config import TrainConfig, config_text, fit_options, resumed_config, run_config_file, shown
 from .checkpoints import Checkpoint, list_checkpoints
-from .runs import RunFolder, SaveCheckpoints, WriteHistory, begun, save_options
+from .runs import RunFolder, SaveCheckpoints, WriteHistory, begun, exported, save_options
 from .distributed import Distributed, launch
 from .interpret import answered
 from .loggers import logger_names, make_loggers
@@ -87,7 +87,7 @@ def _model_folder(name):
     "Find the exported model of a run; LightlyTrain's exported_best.pt is a folder here"
     path = Path(name).expanduser()
     if path.suffix == ".pt" and not path.exists() and path.with_suffix("").is_dir(): return str(path.with_suffix(""))
-    return str(_exported(path)) if (path/"exported_models").is_dir() else name
+    return str(exported(path)) if (path/"exported_models").is_dir() else name
 
 def _with_head_for(model, name, classes, reuse):
     "Give a model that was exported with other classes a new head; with `reuse` the classes that both know keep their rows"
@@ -222,15 +222,11 @@ def teacher_for(
     folder         # an exported model, or a run
 )->torch.nn.Module:
     "Load a teacher, if it suits the student"
-    found = deploy.load_model(_exported(folder), device=learn.device)
+    found = deploy.load_model(exported(folder), device=learn.device)
     if list(found.classes) != list(learn.classes): raise ConfigError(f"The teacher knows other classes, or in another order: {', '.join(map(str, found.classes[:5]))} …", str(folder), "Train it on the same classes")
     stats = [(tuple(p.mean), tuple(p.std)) for p in (learn.data.eval_pipeline, found.pipeline)]
     if len(stats[0][0]) != len(stats[1][0]): raise ConfigError(f"The teacher sees {len(stats[1][0])} channels and the student {len(stats[0][0])}", str(folder), "Give both the same in_chans")
     return found.model if stats[0] == stats[1] else _Restated(found.model, *stats).to(learn.device)
-
-def _exported(folder):
-    "Find the exported model of a run, the best one first; another folder is one itself"
-    return next((p for o in ("exported_best", "exported_last") if (p := Path(folder).expanduser()/"exported_models"/o).is_dir()), Path(folder).expanduser())
 
 # %% ../nbs/18_train.ipynb #4c5d6104
 class _Answers(Metric):
@@ -326,7 +322,7 @@ def write_run(
 )->Path:
     "Write a finished run into its folder; return where the exported model is"
     best = (run.checkpoints/"best").is_file()
-    run.write("scores.json", json.dumps({_NAMES[k]:{n:v if math.isfinite(v) else None for n,v in s.items()} for k,s in scores.items()}, indent=1))
+    run.write("scores.json", json.dumps({_NAMES[k]:finite(s) for k,s in scores.items()}, indent=1))
     run.write("README.md", _card(learn, config, scores, found or {}, "exported_best" if best else "exported_last"))
     last = learn.export(run.exports/"exported_last")
     if best:
@@ -498,7 +494,7 @@ def push_run(
     try:
         repo = f"{username or api.whoami()['name']}/{folder.name}"
         api.create_repo(repo, private=True, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=str(_exported(folder)))
+        api.upload_folder(repo_id=repo, folder_path=str(exported(folder)))
         api.upload_file(repo_id=repo, path_or_fileobj=str(folder/"README.md"), path_in_repo="README.md")
     except Exception as e: raise ExportError(f"The model could not be uploaded: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}", str(folder), "The run is complete on disk. Log in with `hf auth login`, and call push_run(folder) again") from e
     return repo

@@ -18,7 +18,7 @@ import numpy as np, torch
 import pandas as pd
 from fastcore.basics import patch
 from traitlets import Bool, HasTraits, Int, Unicode, link, observe, validate
-from .core import ConfigError, ImageReadError, VisionlabError, atomic_write, close_matches, escape, in_notebook, one_of, show_images, to_uint8, uniforms, whole_number
+from .core import ConfigError, ImageReadError, VisionlabError, atomic_write, close_matches, escape, in_notebook, one_of, shorten, show_images, to_uint8, uniforms, whole_number
 from .items import MAX_PIXELS, glance, image_size, load_image, read_bytes
 from .transforms import Custom, resize
 from .catalog import Catalog, label_text
@@ -177,7 +177,6 @@ def _can_be_live():
     "Say whether there is a notebook kernel, and ipywidgets to show"
     return in_notebook() and importlib.util.find_spec("ipywidgets") is not None
 
-def _short(name, n=40): return str(name) if len(str(name)) <= n else f"{str(name)[:n-1]}…"
 def _many(n, one, many=None): return f"{n:,} {one if n == 1 else many or one + 's'}"
 def _alert(text): return f"<div role='alert' style='font-size:12px;white-space:pre-wrap;margin:4px 2px'>{escape(text)}</div>" if text else ""
 def _line(text): return f"<div role='status' style='font-size:12px;line-height:1.4;margin:2px'>{escape(text)}</div>"
@@ -279,7 +278,7 @@ class Grid(View):
     def figure(self):
         "Draw with matplotlib"
         images,captions,_ = self.tiles()
-        return show_images(images, ["\n".join(_short(line, 24) for line in o.split("\n")) for o in captions], ncols=min(8, max(1, len(images))), size=1.3, suptitle=self._headline(len(images)))
+        return show_images(images, ["\n".join(shorten(line, 24) for line in o.split("\n")) for o in captions], ncols=min(8, max(1, len(images))), size=1.3, suptitle=self._headline(len(images)))
 
     def _bound(self, name, control):
         "Let a control and a trait follow each other; what the trait refuses is said under the picture"
@@ -291,7 +290,7 @@ class Grid(View):
     def _class_control(self, W, classes):
         "Make the control for a class: a list, or where there are many a field that completes names"
         kw = dict(description="class", layout=dict(width="210px"), style=dict(description_width="40px"))
-        if len(classes) <= _MANY: return W.Dropdown(options=[("all", ""), *((_short(o), o) for o in classes)], **kw)
+        if len(classes) <= _MANY: return W.Dropdown(options=[("all", ""), *((shorten(o), o) for o in classes)], **kw)
         return W.Combobox(options=list(classes), placeholder="all", continuous_update=False, **kw)
 
     def _page_control(self, W):

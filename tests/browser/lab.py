@@ -174,3 +174,39 @@ class Notebook:
         self.page.close()
         self.server.stop_kernels()
         assert not broken and not self.errors, self.errors
+
+
+class Seen:
+    "One view on the page, known by a class of its own."
+    def __init__(self, book, name):
+        self.book, self.page, self.root = book, book.page, f".{name}"
+        self.picture = f"{self.root} .visionlab-picture .widget-html-content"
+        self.all = self.page.locator(self.root)
+        self.all.scroll_into_view_if_needed()
+        self.page.locator(self.picture).last.wait_for()
+
+    def find(self, selector, **kw): return self.page.locator(f"{self.root} {selector}", **kw)
+    def button(self, name, **kw): return self.all.get_by_role("button", name=name, **kw)
+    def text(self): return self.page.locator(self.picture).last.inner_text()
+    def images(self): return self.page.evaluate("s => [...document.querySelectorAll(s + ' img')].map(o => o.src)", self.picture)
+    def alts(self): return self.page.evaluate("s => [...document.querySelectorAll(s + ' img')].map(o => o.alt)", self.picture)
+    def wait(self, text): self.page.wait_for_function("([s, t]) => document.querySelector(s).innerText.includes(t)", arg=[self.root, text])
+    def changes(self, act): self.book.changes(act, self.picture)
+
+    def shot(self, name):
+        "Save what is seen; every picture must have been drawn and have a text, and nothing may stick out."
+        self.all.scroll_into_view_if_needed()
+        bad = self.page.evaluate("s => [...document.querySelectorAll(s + ' img')].filter(o => !o.complete || !o.naturalWidth || !o.alt).length", self.root)
+        assert bad == 0
+        wide = self.page.evaluate("s => document.querySelector(s).scrollWidth - document.querySelector(s).clientWidth", self.root)
+        assert wide <= 2, f"{name} is {wide} pixels wider than its place"
+        self.all.screenshot(path=self.book.shots/f"{name}.png")
+
+
+@contextlib.contextmanager
+def without_errors(book):
+    "Hold every script error of a block against it."
+    before = len(book.errors)
+    yield
+    assert book.errors[before:] == []
+    assert book.page.get_by_text("Click to show javascript error").count() == 0

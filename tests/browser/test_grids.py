@@ -2,7 +2,7 @@
 import json
 import numpy as np
 import pytest
-from lab import Notebook
+from lab import Notebook, Seen, without_errors
 
 START = """
 import numpy as np, pandas as pd, torch
@@ -49,35 +49,15 @@ def book(lab, tmp_path_factory):
     book.close()
 
 
-class Seen:
-    "One view on the page."
-    def __init__(self, book, name):
-        self.book, self.page, self.root = book, book.page, f".vl-test-{name}"
-        self.picture = f"{self.root} .visionlab-picture .widget-html-content"
-        self.all = self.page.locator(self.root)
-        self.all.scroll_into_view_if_needed()
-
-    def button(self, name, exact=False): return self.all.get_by_role("button", name=name, exact=exact)
-    def text(self): return self.page.locator(self.picture).last.inner_text()
+class Grid(Seen):
+    "A view with rows of figures."
     def count(self, selector, n): self.page.wait_for_function("([s, n]) => [...document.querySelectorAll(s)].filter(o => o.offsetParent).length === n", arg=[f"{self.root} {selector}", n])
     def titles(self): return self.page.evaluate("s => [...document.querySelectorAll(s + ' figure')].map(o => o.title)", self.root)
-    def wait(self, text): self.page.wait_for_function("([s, t]) => document.querySelector(s).innerText.includes(t)", arg=[self.root, text])
-
-    def shot(self, name):
-        "Save what is seen; every picture must have been drawn and have a text, and nothing may stick out."
-        self.all.scroll_into_view_if_needed()
-        bad = self.page.evaluate("s => [...document.querySelectorAll(s + ' img')].filter(o => !o.complete || !o.naturalWidth || !o.alt).length", self.root)
-        assert bad == 0
-        wide = self.page.evaluate("s => document.querySelector(s).scrollWidth - document.querySelector(s).clientWidth", self.root)
-        assert wide <= 2, f"{name} is {wide} pixels wider than its place"
-        self.all.screenshot(path=self.book.shots/f"{name}.png")
 
 
 @pytest.fixture
 def seen(book, request):
-    before = len(book.errors)
-    yield Seen(book, request.param)
-    assert book.errors[before:] == [] and book.page.get_by_text("Click to show javascript error").count() == 0
+    with without_errors(book): yield Grid(book, f"vl-test-{request.param}")
 
 
 def of(name): return pytest.mark.parametrize("seen", [name], indirect=True)
@@ -208,7 +188,7 @@ def test_dark(book):
     grey = lambda rule: np.mean(json.loads("[" + rule.split("(")[1].rstrip(")") + "]")[:3])
     ground = grey(book.page.evaluate("getComputedStyle(document.querySelector('.jp-Notebook')).backgroundColor"))
     for name, what in dict(a="figcaption", b="figcaption", c=".vl-rowbutton", d=".vl-bars span:last-child", e="figcaption", g="svg text").items():
-        seen = Seen(book, name)
+        seen = Grid(book, f"vl-test-{name}")
         colour = "fill" if name == "g" else "color"
         assert grey(seen.page.evaluate(f"s => getComputedStyle(document.querySelector(s)).{colour}", f"{seen.root} {what}")) - ground > 100, name
-    for name in VIEWS: Seen(book, name).shot(f"dark-{name}")
+    for name in VIEWS: Grid(book, f"vl-test-{name}").shot(f"dark-{name}")

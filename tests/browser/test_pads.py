@@ -1,7 +1,7 @@
 "What a person sees of the pad and of labelling in JupyterLab: a file is dropped or chosen, a key is pressed, and the page and the file change."
 import base64, csv, io
 import numpy as np, pytest
-from lab import Notebook, serious
+from lab import Notebook, Seen, serious
 from PIL import Image
 from skimage import data as photos
 
@@ -45,30 +45,13 @@ def book(lab, tmp_path_factory):
     book.close()
 
 
-class Seen:
-    "One view on the page."
-    def __init__(self, book, name):
-        self.book, self.page, self.root = book, book.page, f".visionlab-{name}"
-        self.picture = f"{self.root} .visionlab-picture .widget-html-content"
-        self.page.locator(self.root).scroll_into_view_if_needed()
-        self.page.locator(self.picture).wait_for()
-    def find(self, selector): return self.page.locator(f"{self.root} {selector}")
-    def text(self): return self.page.locator(self.picture).inner_text()
-    def wait(self, text): self.page.wait_for_function("([s, t]) => document.querySelector(s).innerText.includes(t)", arg=[self.picture, text])
-    def images(self): return self.page.evaluate("s => [...document.querySelectorAll(s + ' img')].map(o => [o.alt, o.naturalWidth])", self.picture)
-    def shot(self, name):
-        assert all(alt and width for alt, width in self.images())
-        assert self.page.evaluate("s => document.querySelector(s).scrollWidth - document.querySelector(s).clientWidth", self.root) <= 2
-        self.page.locator(self.root).screenshot(path=self.book.shots/f"{name}.png")
-
-
 def test_predict_pad(book):
-    pad = Seen(book, "predictpad")
+    pad = Seen(book, "visionlab-predictpad")
     assert "Nothing here yet" in pad.text()
     with book.page.expect_file_chooser() as chooser: pad.find("button.visionlab-upload, .visionlab-upload button").first.click()
     chooser.value.set_files([dict(name="mug.png", mimeType="image/png", buffer=png(photos.coffee()))])
     pad.wait("mug.png")
-    assert [alt for alt, _ in pad.images()][0] == "mug.png" and "what speaks for" in pad.images()[1][0] and "%" in pad.text()
+    assert pad.alts()[0] == "mug.png" and "what speaks for" in pad.alts()[1] and "%" in pad.text()
     book.page.evaluate(DROP, [pad.root, "dropped.png", base64.b64encode(png(photos.chelsea())).decode()])
     pad.wait("dropped.png")
     book.page.evaluate(DROP, [pad.root, "notes.png", base64.b64encode(b"eggs, milk").decode()])
@@ -81,7 +64,7 @@ def test_predict_pad(book):
 
 
 def test_active_labels(book):
-    active = Seen(book, "activelabels")
+    active = Seen(book, "visionlab-activelabels")
     assert "0 of 12 labelled" in active.text() and "1 file cannot be read" in active.text()
     assert active.find("button").filter(has_text="cat (1)").count() == 1 and active.find("button").filter(has_text="rocket (3)").count() == 1
     active.find(".visionlab-keys input").press_sequentially("1", delay=20)
@@ -96,5 +79,5 @@ def test_active_labels(book):
     given = [o["value"] for o in csv.DictReader((book.server.root/"heap.csv").open())]
     assert sorted(given) == ["cat", "rocket"]
     book.restart()
-    Seen(book, "activelabels").wait("2 of 12 labelled")                    # kept over a new kernel
+    Seen(book, "visionlab-activelabels").wait("2 of 12 labelled")          # kept over a new kernel
     assert not book.errors

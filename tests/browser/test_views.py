@@ -1,7 +1,7 @@
 "What a person sees of the views in JupyterLab: a control is used, and the picture, the text or a file changes."
 import csv, json
 import numpy as np, pytest
-from lab import Notebook, serious
+from lab import Notebook, Seen, serious, without_errors
 from PIL import Image
 from skimage import data as photos
 
@@ -57,39 +57,10 @@ REDNESS = """s => Math.max(...[...document.querySelectorAll(s + ' img')].map(o =
     return most; }))"""
 
 
-class Seen:
-    "One view on the page."
-    def __init__(self, book, name):
-        self.book, self.page, self.root = book, book.page, f".visionlab-{name.lower()}"
-        self.picture = f"{self.root} .visionlab-picture .widget-html-content"
-        self.page.locator(self.root).scroll_into_view_if_needed()
-        self.page.locator(self.picture).wait_for()
-
-    def find(self, selector, **kw): return self.page.locator(f"{self.root} {selector}", **kw)
-    def button(self, name): return self.page.locator(self.root).get_by_role("button", name=name)
-    def text(self): return self.page.locator(self.picture).inner_text()
-    def images(self): return self.page.evaluate("s => [...document.querySelectorAll(s + ' img')].map(o => o.src)", self.picture)
-    def changes(self, act): self.book.changes(act, self.picture)
-    def wait(self, text): self.page.wait_for_function("([s, t]) => document.querySelector(s).innerText.includes(t)", arg=[self.picture, text])
-
-    def shot(self, name):
-        "Save what is seen; every picture must have been drawn, have a text, and stay within the page."
-        self.page.locator(self.root).scroll_into_view_if_needed()
-        bad = self.page.evaluate("s => [...document.querySelectorAll(s + ' img')].filter(o => !o.complete || !o.naturalWidth || !o.alt).length", self.picture)
-        assert bad == 0
-        wide = self.page.evaluate("s => document.querySelector(s).scrollWidth - document.querySelector(s).clientWidth", self.root)
-        assert wide <= 2, f"{name} is {wide} pixels wider than its place"
-        self.page.locator(self.root).screenshot(path=self.book.shots/f"{name}.png")
-
-
 @pytest.fixture
 def seen(book, request):
-    "Find the view a test is about, and hold every script error against it."
-    before = len(book.errors)
-    view = Seen(book, request.param)
-    yield view
-    assert book.errors[before:] == []
-    assert book.page.get_by_text("Click to show javascript error").count() == 0
+    "Find the view a test is about."
+    with without_errors(book): yield Seen(book, f"visionlab-{request.param.lower()}")
 
 
 def of(name): return pytest.mark.parametrize("seen", [name], indirect=True)
@@ -220,11 +191,11 @@ def test_dark_theme_and_reload(seen):
     grey = lambda rule: np.mean(json.loads("[" + rule.split("(")[1].rstrip(")") + "]")[:3])
     style = seen.page.evaluate("s => {const o = document.querySelector(s); return [getComputedStyle(o).color, getComputedStyle(document.querySelector('.jp-Notebook')).backgroundColor]}", f"{seen.picture} figcaption")
     assert grey(style[0]) - grey(style[1]) > 100
-    for name in VIEWS: Seen(book, name).shot(f"dark-{name.lower()}")
+    for name in VIEWS: Seen(book, f"visionlab-{name.lower()}").shot(f"dark-{name.lower()}")
     file = book.server.root/"labels.csv"
     said = file.read_bytes()
     book.restart()
-    view = Seen(book, "LabelCleaner")
+    view = Seen(book, "visionlab-labelcleaner")
     view.wait("3 of 600 decided")
     assert file.read_bytes() == said
 
@@ -247,8 +218,8 @@ def test_decisions_survive_a_reloaded_page(book):
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
     page.wait_for_function("window.jupyterapp !== undefined", timeout=60_000)
     book.run()
-    assert "3 of 600 decided" in Seen(book, "LabelCleaner").text()
-    doctor = Seen(book, "DataDoctor")
+    assert "3 of 600 decided" in Seen(book, "visionlab-labelcleaner").text()
+    doctor = Seen(book, "visionlab-datadoctor")
     doctor.find("select").first.select_option(label="leak (1)")
     assert "1 of " in doctor.text() or "decided" in doctor.text()
     assert {name: (root/name).read_bytes() for name in said} == said and b"exclude" in said["pictures.csv"]
