@@ -1,6 +1,6 @@
 """Seconds to 92 % test accuracy on all of Fashion-MNIST, from files on disk to a trained network; the same network for all.
 
-    python benchmarks/fashion.py [--target .92] [--epochs 1 2 3 4 6 8] [--rounds 3] [--only visionlab fastai …] [--fraction 1.] [--out benchmarks/results/fashion.json]
+    python benchmarks/fashion.py [--target .92] [--epochs 1 2 3 4 6 8] [--rounds 3] [--only visionlab fastai …] [--without usual …] [--fraction 1.] [--out benchmarks/results/fashion.json]
 
 visionlab          its recipe for few epochs, on Fashion-MNIST's own files: no augmentation, Muon, smoothed labels, batches of 128, bfloat16 where the processor has it, channels last
 visionlab, PNGs    the same on a folder of PNGs, which the others read too
@@ -10,7 +10,7 @@ PyTorch            ImageFolder, DataLoader with workers, Adam: a plain loop
 
 Each tries the numbers of epochs from the fewest on, since one-cycle needs to know its end, and stops at the first whose accuracy reaches the target; the seconds are of that run alone, and the median of the
 rounds, each with another seed. Seconds count from nothing in memory to the last step: opening the data, checking it, starting workers, training; imports and the final test are left out for all. The plain loop
-has a constant rate, so it runs once and is tested after each epoch, which is not counted. All have the same number of threads and of workers. Long: give --fraction to try it out.
+has a constant rate, so it runs once and is tested after each epoch, which is not counted. All have the same number of threads and of workers. Long: give --fraction to try it out, or end it after a round with Ctrl-C.
 """
 import os
 import statistics
@@ -211,6 +211,7 @@ def arguments():
     p.add_argument("--fastai-lr", type=float, default=1e-2, help="highest rate of fastai's cycle")
     p.add_argument("--adam-lr", type=float, default=1e-3, help="of the plain loop")
     p.add_argument("--only", nargs="+", metavar="WORD", help="ways whose name has one of these words")
+    p.add_argument("--without", nargs="+", default=(), metavar="WORD", help="ways to leave out, likewise")
     return p
 
 
@@ -219,17 +220,22 @@ def run(args, folder):
     options = {k: getattr(args, k) for k in ("batch", "workers", "threads", "target", "fastai_lr", "adam_lr")}
     report = Report("fashion", options | dict(epochs=args.epochs, fraction=args.fraction, rounds=args.rounds))
     root, found = write_pngs(folder/"pngs", args.fraction), {}
-    chosen = {n: w for n, w in WAYS.items() if not args.only or any(o.lower() in n.lower() for o in args.only)}
-    for seed in range(args.rounds):
+    named = lambda n, words: any(o.lower() in n.lower() for o in words)
+    chosen = {n: w for n, w in WAYS.items() if (not args.only or named(n, args.only)) and not named(n, args.without)}
+    def one_round(seed):
         os.environ["VISIONLAB_CACHE"] = str(folder/f"cache{seed}")         # nothing remembered from the round before
         for name, make in chosen.items():
             if name in report.left_out: continue
             road = Road(name, partial(Way, make), str(root), args.fraction, options)
-            got = search(road, args.epochs, args.target, seed, once=name in ENDLESS) if road.there else None
-            road.close()
+            try: got = search(road, args.epochs, args.target, seed, once=name in ENDLESS) if road.there else None
+            finally: road.close()
             if got is None: report.left_out[name] = road.trouble; found.pop(name, None); print(f"  {name}: left out ({road.trouble})"); continue
             found.setdefault(name, []).append(got)
             print(f"  round {seed+1}, {name}: " + ", ".join(f"{o['epochs']} epochs {o['seconds']:.1f} s {o['accuracy']:.2%}" for o in got["tried"]), flush=True)
+
+    try:
+        for seed in range(args.rounds): one_round(seed)
+    except KeyboardInterrupt: print("  ended early: what was measured counts", flush=True)
     report.results = found
     return report
 

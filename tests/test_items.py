@@ -270,11 +270,11 @@ def test_size_agrees_with_pixels_when_the_header_is_long():
 def test_bomb_is_refused_from_its_header():
     data = encode(Image.new("1", (20_000, 20_000)), "PNG")
     assert len(data) < 100_000
-    start = time.perf_counter()
+    start = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         err = refuse(data, "too_large")
-    assert time.perf_counter() - start < .5 and "20,000 × 20,000" in err.what
+    assert time.process_time() - start < .5 and "20,000 × 20,000" in err.what
     assert image_size(data) == (20_000, 20_000)
 
 def test_middle_sized_bomb_gives_no_warning():
@@ -293,9 +293,9 @@ def lying_jpeg(w, h):
 
 def test_lying_jpeg_header():
     assert image_size(lying_jpeg(65500, 65500)) == (65500, 65500)
-    start = time.perf_counter()
+    start = time.process_time()
     refuse(lying_jpeg(65500, 65500), "too_large")
-    assert time.perf_counter() - start < .2
+    assert time.process_time() - start < .2
     refuse(lying_jpeg(760, 500), "corrupt")
 
 def test_limit_is_adjustable():

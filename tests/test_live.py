@@ -13,6 +13,7 @@ import torch
 from jupyter_client.manager import start_new_kernel
 from torch import nn
 
+from visionlab import checks, deploy, transfer  # noqa: F401  add to Learner what a fit in the background refuses
 from visionlab.checkpoints import Checkpoint  # noqa: F401  adds resume to Learner
 from visionlab.core import ConfigError, DataError
 from visionlab.learner import Callback, Learner
@@ -123,13 +124,14 @@ def test_a_stop_between_two_fits_is_not_forgotten():
     assert learn.step == 20 and learn.interrupted
 
 
-def test_what_would_disturb_it_is_refused():
+def test_what_would_disturb_it_is_refused(tmp_path):
     learn = learner(Slow())
     run = learn.fit(500, background=True)
     try:
-        for act in (lambda: learn.fit(1), lambda: learn.fit_one_cycle(1, background=True), learn.lr_find, learn.validate, learn.get_preds, learn.freeze, learn.unfreeze):
+        for act in (lambda: learn.fit(1), lambda: learn.fit_one_cycle(1, background=True), learn.lr_find, learn.validate, learn.get_preds, learn.freeze, learn.unfreeze, lambda: learn.save(tmp_path/"w"),
+                    lambda: learn.load(tmp_path/"w"), lambda: learn.export(tmp_path/"model"), learn.linear_probe, lambda: learn.resume(tmp_path), learn.replay, learn.initial_loss):
             with pytest.raises(ConfigError, match="training in the background"): act()
-        assert run.running and learn.model.training                 # none of these came so far as to change anything
+        assert run.running and learn.model.training and not [*tmp_path.iterdir()]                 # none of these came so far as to change anything
     finally: run.stop()
     run.wait()
     learn.validate()

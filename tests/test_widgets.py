@@ -138,11 +138,11 @@ def test_balance_effective_counts_are_those_drawn():
 def test_balance_of_a_thousand_classes_is_fast_and_small():
     names = [f"n{i:08}, a kind of thing" for i in range(1000)]
     dm = in_memory([o for i,o in enumerate(names) for _ in range(1 + i % 7)], size=2)
-    start = time.perf_counter()
+    start = time.process_time()
     view = dm.class_balance()
     html = view.to_html()
     stored = view._repr_mimebundle_()["text/html"]
-    assert time.perf_counter()-start < 1
+    assert time.process_time()-start < 1
     assert html.count("<tr>") == 1001 and len(stored) < 60_000 and "800 more classes" in stored and names[0] in stored
     view.figure().savefig(BytesIO())
 

@@ -509,6 +509,7 @@ def resume(self:Learner,
     accept=()  # what may be other than it was: "epochs" (more of them), "device", "precision"
 )->Learner:
     "Go on from a checkpoint: make the same calls of `fit` again, and they continue where they were"
+    self.alone()
     if isinstance(accept, str): accept = [accept]
     for o in accept: one_of(o, _MAY_CHANGE, "setting that may change")
     checkpoint = run if hasattr(run, "tensors") else Checkpoint.newest(run)

@@ -111,6 +111,7 @@ def replay(self:Learner,
     batch=None # as `learn.bad_batch`, which is the default
 )->Check:
     "Run a batch again, and name the first layer whose output is not finite"
+    self.alone()
     batch = batch if batch is not None else self.bad_batch
     if batch is None: raise ConfigError("There is no batch to replay", "", "One is kept when a fit stops because its loss is no number")
     bad,ok = [], lambda o: not isinstance(o, torch.Tensor) or not o.is_floating_point() or bool(o.isfinite().all())

@@ -172,6 +172,7 @@ def export(self:Learner,
     folder # where to; a new or empty folder, or a former export, which is replaced
 )->Path: # the folder
     "Write the model, its classes and its pipeline into a folder, whole or not at all"
+    self.alone()
     from safetensors import SafetensorError
     (net,config),pipeline,folder = _exportable(self), self.data.eval_pipeline, Path(folder).expanduser()
     plain,config,target = pipeline.to_dict(), as_trained(config, pipeline), folder.resolve()

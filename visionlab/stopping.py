@@ -33,6 +33,7 @@ def save(self:Learner,
     path # file; .safetensors is added where it is missing
 )->Path: # the file
     "Write the model's weights into a file"
+    self.alone()
     return _write(path, _plain_tensors(self.model))
 
 @patch
@@ -40,6 +41,7 @@ def load(self:Learner,
     path # a file that `save` wrote
 )->Learner:
     "Read weights into the model: all of them or none"
+    self.alone()
     from safetensors import SafetensorError
     from safetensors.torch import load_file
     path = _file(path)

@@ -173,6 +173,7 @@ def linear_probe(self:Learner,
     batch_size:int=256
 )->HeadSweep:
     "Train a head for each rate and decay on cached features, and give the model the best"
+    self.alone()
     (f,y),(fv,yv) = cached_features(self, self.data.loader("train") if self.data is not None else "train"), cached_features(self, "val")
     mean,std = f.mean(0), f.std(0, correction=0).clamp_min(1e-6)           # heads learn alike whatever the scale of the features
     f,fv,grid = (f-mean)/std, (fv-mean)/std, [(lr, wd) for lr in lrs for wd in weight_decays]
