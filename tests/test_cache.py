@@ -175,8 +175,9 @@ def test_killed_at_random_moments(tmp_path):
         store = opened(path, 300, 3, (120, 160)); store._step = 2**15
         for i in rng.sample(range(300), 300): store.put(i, want[i]); time.sleep(.0003)
     done, killed = 0, 0
-    for _ in range(18):
-        pid = in_child(slowly)
+    for i in range(18):
+        pid, end = in_child(slowly), time.monotonic() + 10
+        while i % 3 and not path.exists() and time.monotonic() < end: time.sleep(.001)          # two of three are well begun, however slow the disk is
         time.sleep(rng.uniform(0, .06)); os.kill(pid, signal.SIGKILL)
         killed += ended(pid) == -9
         if path.exists(): store = opened(path, 300, 3, (120, 160)); now = right(store, want); assert now >= done; done = now; store.close()

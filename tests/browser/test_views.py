@@ -175,8 +175,7 @@ def test_lr_picker(seen):
     assert "is marked" in seen.text()
     mark = lambda: seen.page.locator(f"{seen.picture} circle").get_attribute("cx")
     before = mark()
-    seen.find(".noUi-handle").focus()
-    seen.changes(lambda: seen.page.keyboard.press("PageDown"))
+    seen.changes(lambda: seen.find(".noUi-handle").press("PageDown"))
     assert mark() != before
     seen.changes(lambda: seen.button("use for training").click())
     assert "The next fit begins at" in seen.text()
