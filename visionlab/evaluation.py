@@ -17,7 +17,7 @@ from .doctor import Counting
 from .loader import Images, Loader
 from .data import audit, remove_bad
 from .losses import make_loss
-from .metrics import computed, make_metrics, to_probs
+from .metrics import computed, make_metrics, to_probs, update_all
 from .predict import Predictor
 from .learner import Learner
 from .checkpoints import Checkpoint, resolve
@@ -151,7 +151,8 @@ def _answer(model, loader):
 def _scores(outs, targets, losses, task, threshold):
     "Compute the loss and the metrics"
     metrics = _metrics(task, outs.shape[1], threshold)
-    for m in metrics: m.reset(); m.update(outs, targets)
+    for m in metrics: m.reset()
+    update_all(metrics, outs, targets)
     return dict(loss=float(losses.double().mean()), **computed(metrics))
 
 def evaluate(

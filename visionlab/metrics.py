@@ -31,7 +31,7 @@ class Metric:
     def counting(self, logits): # a key
         "Say what is summed, and from where on: metrics that say the same have the same sums; None: nobody else's"
     def follow(self, other:"Metric"):
-        "Take over the sums of a metric that counts the same"
+        "Take over the sums of a metric that counts the same, until they are read"
 
     def values(self,
         classes=None # names, for metrics that score each class
@@ -109,15 +109,16 @@ class Counted(Metric):
         super().__init__(f"{score}_{average}")
         self.score,self.average = one_of(score, ("precision", "recall", "f1"), "score"), one_of(average, AVERAGES, "average")
     def counts(self): raise NotImplementedError
-    def reset(self): self.sums = None
+    def reset(self): self.sums,self.following = None, False
     def counting(self, logits): return type(self), id(self.sums)
-    def follow(self, other): self.sums = other.sums
+    def follow(self, other): self.sums,self.following = other.sums, True
     def state(self): return _on_cpu(self.sums)
     def merge(self, states):
         seen = [o for o in states if o is not None]
         self.sums = sum(seen[1:], seen[0]) if seen else None
     def compute(self): return float("nan") if self.sums is None else _averaged(self.score, self.average, *self.counts())
     def values(self, classes=None):
+        if self.following: self.sums,self.following = self.sums.clone(), False        # its own again, whoever goes on
         if self.average != "per_class" or self.sums is None: return {self.name:self.compute()}
         each = _scores(self.score, *self.counts()).tolist()
         return {self.name:self.compute(), **{f"{self.name}/{c}":v for c,v in zip(classes or range(len(each)), each)}}

@@ -183,14 +183,16 @@ class Seen:
         self.picture = f"{self.root} .visionlab-picture .widget-html-content"
         self.all = self.page.locator(self.root)
         self.all.scroll_into_view_if_needed()
-        self.page.locator(self.picture).last.wait_for()
+        self.shown.wait_for()
 
+    @property
+    def shown(self): return self.page.locator(self.picture)              # the one there is
     def find(self, selector, **kw): return self.page.locator(f"{self.root} {selector}", **kw)
     def button(self, name, **kw): return self.all.get_by_role("button", name=name, **kw)
-    def text(self): return self.page.locator(self.picture).last.inner_text()
+    def text(self): return self.shown.inner_text()
     def images(self): return self.page.evaluate("s => [...document.querySelectorAll(s + ' img')].map(o => o.src)", self.picture)
     def alts(self): return self.page.evaluate("s => [...document.querySelectorAll(s + ' img')].map(o => o.alt)", self.picture)
-    def wait(self, text): self.page.wait_for_function("([s, t]) => document.querySelector(s).innerText.includes(t)", arg=[self.root, text])
+    def wait(self, text): self.page.wait_for_function("([s, t]) => document.querySelector(s).innerText.includes(t)", arg=[self.picture, text])
     def changes(self, act): self.book.changes(act, self.picture)
 
     def shot(self, name):

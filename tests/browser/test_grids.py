@@ -50,7 +50,10 @@ def book(lab, tmp_path_factory):
 
 
 class Grid(Seen):
-    "A view with rows of figures."
+    "A view with rows of figures, which may have another inside."
+    @property
+    def shown(self): return self.page.locator(self.picture).last
+    def wait(self, text): self.page.wait_for_function("([s, t]) => document.querySelector(s).innerText.includes(t)", arg=[self.root, text])
     def count(self, selector, n): self.page.wait_for_function("([s, n]) => [...document.querySelectorAll(s)].filter(o => o.offsetParent).length === n", arg=[f"{self.root} {selector}", n])
     def titles(self): return self.page.evaluate("s => [...document.querySelectorAll(s + ' figure')].map(o => o.title)", self.root)
 
