@@ -533,6 +533,7 @@ def clean_labels(self:Learner,
     others=()            # more learners to ask; for "disagreement" default: the neighbours in this one's feature space
 )->LabelCleaner:
     "Go through labels that are likely wrong"
+    self.alone()
     if self.data is None: raise ConfigError("Cleaning labels needs a data module, which knows the files", "", "LabelCleaner(catalog, interpretation) takes both")
     one_of(by, ORDERS, "order")
     found = combine(*(o.interpret(dl) for o in (self, *others))) if others else self.second_opinion(dl) if by == "disagreement" else self.interpret(dl)

@@ -699,9 +699,10 @@ class Learner:
     )->dict: # valid_loss and the metrics
         "Compute the plain loss and the metrics"
         stage = dl if isinstance(dl, str) and dl == "test" else "val"
+        dl = self._loader(dl)
         metrics = [Mean("valid_loss", per_sample(self.valid_loss_func), False), *[m for m in self.metrics if stage in m.stages]]
         for m in metrics: m.reset()
-        n,dl = 0, self._loader(dl)
+        n = 0
         for out,y in self._outputs(dl if self.peers is None else self.peers.part(dl)):
             if y is None: raise ConfigError("These images have no labels to compare with", "", "Use get_preds, or data with labels")
             try:
@@ -723,7 +724,8 @@ class Learner:
         return torch.cat(outs), None if ys[0] is None else torch.cat(ys)
 
     def _loader(self, dl):
-        "Find a loader by name; images come in order and without augmentation"
+        "Find a loader by name; images come in order and without augmentation. Called before anything else is touched"
+        self.alone()
         if dl is None: dl = self.valid_dl
         if isinstance(dl, str): dl = self.data.loader(dl) if self.data is not None else {"train":self.train_dl, "val":self.valid_dl}[one_of(dl, ("train", "val"), "split")]
         if dl is None: raise ConfigError("There is no validation set", "", "Give a loader, or data with a validation split")

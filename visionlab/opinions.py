@@ -71,6 +71,7 @@ def second_opinion(self:Learner,
     k:int=10   # neighbours asked
 )->Interpretation:
     "Ask the model, and the neighbours in its feature space, about the images of a split"
+    self.alone()
     if self.data is None or not callable(getattr(self.model, "features", None)):
         raise ConfigError("Neighbours are found by the features of an ImageClassifier on a data module", type(self.model).__name__, "Give vectors of your own to neighbours(), or a second learner to combine()")
     return combine(self.interpret(dl), neighbours(self.data.catalog, self.data.embed(self.model), k, self.device))
