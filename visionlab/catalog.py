@@ -325,7 +325,7 @@ def _torchvision(spec, home, inside, train, download):
     except (OSError, RuntimeError) as e:
         why = "could not be downloaded" if download else "download=False"
         raise DataError(f"{spec.name} is not on this machine, and {why}", _shown(f"{type(e).__name__}: {e}", 200),
-                        f"Put the files from {spec.homepage} into {str(home/inside)!r}, or use 'FashionSample', which needs no download", dataset=spec.name) from e
+                        f"Put the files from {spec.homepage} into {str(home/inside)!r}, or use 'FashionSample', which needs no download", dataset=spec.name) from None
 
 def _read_cifar(spec, root, download):
     "Read CIFAR-10 or CIFAR-100"

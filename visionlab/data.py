@@ -488,7 +488,7 @@ class _Pretrained:
         import timm
         try: self.net = timm.create_model(name, pretrained=True, num_classes=0, in_chans=in_chans).eval()
         except (OSError, RuntimeError, ValueError) as e:
-            raise ConfigError(f"The weights of {name} cannot be had: {type(e).__name__}", "", "Connect to the internet once, or give a model of your own: embed=learn.model") from e
+            raise ConfigError(f"The weights of {name} cannot be had: {type(e).__name__}", "", "Connect to the internet once, or give a model of your own: embed=learn.model") from None
     def features(self, x): return self.net(x)
     def parameters(self): return self.net.parameters()
 

@@ -497,7 +497,7 @@ def fetch(
         if found != archive.sha256.lower(): raise DataError("The download is not the file it should be", archive.url, f"SHA-256 is {found}, expected {archive.sha256}; try again, or get it from {archive.homepage}")
         os.replace(part, path)
     except OSError as e:
-        raise DataError(f"The download failed: {e}", archive.url, f"Get it from {archive.homepage} and unpack it to {str(folder)!r}") from e
+        raise DataError(f"The download failed: {e}", archive.url, f"Get it from {archive.homepage} and unpack it to {str(folder)!r}") from None
     finally: part.unlink(missing_ok=True)
     return path
 

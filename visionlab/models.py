@@ -577,9 +577,9 @@ def _fetching(name):
     except Exception as e:
         if type(e).__name__ in ("GatedRepoError", "RepositoryNotFoundError"):
             raise CheckpointError(f"The weights of {name} are not open to you", "the Hugging Face Hub",
-                                  "Check the name; if its page asks you to accept a licence, do so and log in with: hf auth login") from e
+                                  "Check the name; if its page asks you to accept a licence, do so and log in with: hf auth login") from None
         raise CheckpointError(f"The pretrained weights of {name} could not be fetched: {_first_line(e)}", "",
-            "Run it once with a network (they are then cached); or give weights='file.safetensors'; or pretrained=False to start untrained") from e
+            "Run it once with a network (they are then cached); or give weights='file.safetensors'; or pretrained=False to start untrained") from None
 
 def fetch_hub(
     repo:str,                         # "org/name", or "org/name@revision"

@@ -99,7 +99,7 @@ def _load_hf(datasets, source, name, split):
     try: return datasets.load_dataset(source, name, split=split)
     except Exception as e:
         raise DataError(f"The dataset {_shown(source, 80)!r} cannot be loaded", _shown(f"{type(e).__name__}: {e}", 300),
-                        "Check the name, the configuration ('name:configuration') and the split; without network, give a folder that save_to_disk wrote", dataset=source) from e
+                        "Check the name, the configuration ('name:configuration') and the split; without network, give a folder that save_to_disk wrote", dataset=source) from None
 
 def _named_split(data, ours, given):
     "Find the split that serves as ours: the one given, or the one with a usual name"
