@@ -3182,6 +3182,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'visionlab.predict.Predictor.__init__': ('predict.html#predictor.__init__', 'visionlab/predict.py'),
                                    'visionlab.predict.Predictor.__repr__': ('predict.html#predictor.__repr__', 'visionlab/predict.py'),
                                    'visionlab.predict.Predictor._answer': ('predict.html#predictor._answer', 'visionlab/predict.py'),
+                                   'visionlab.predict.Predictor._of_batch': ('predict.html#predictor._of_batch', 'visionlab/predict.py'),
                                    'visionlab.predict.Predictor._prepare': ('predict.html#predictor._prepare', 'visionlab/predict.py'),
                                    'visionlab.predict.Predictor._probabilities': ( 'predict.html#predictor._probabilities',
                                                                                    'visionlab/predict.py'),

@@ -86,7 +86,6 @@ class Predictor:
         x = self.pipeline.frame(_read(source, len(self.pipeline.mean), self.max_pixels), self.pipeline.size, None)
         return x if isinstance(x, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)
 
-    @torch.inference_mode()
     def probabilities(self,
         sources,          # a list of images of any kind
         batch_size:int=64 # images at once
@@ -99,8 +98,13 @@ class Predictor:
         for i in range(0, len(sources), batch_size):
             x = {i+k:self._prepare(o, i+k, errors) for k,o in enumerate(sources[i:i+batch_size])}
             x = {k:v for k,v in x.items() if v is not None}
-            if x: out[list(x)] = to_probs(self.model(self._finish(torch.stack(list(x.values())).to(self.device))), self.task).cpu()
+            if x: out[list(x)] = self._of_batch(torch.stack(list(x.values())))
         return out
+
+    @torch.inference_mode()
+    def _of_batch(self, x):
+        "Compute the probabilities of prepared images, without keeping what a backward pass would need"
+        return to_probs(self.model(self._finish(x.to(self.device))), self.task).cpu()
 
     def _prepare(self, source, at, errors):
         "Prepare one image of many, noting why if it cannot be read"
