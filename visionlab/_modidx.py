@@ -4016,6 +4016,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'visionlab.transforms._line': ('transforms.html#_line', 'visionlab/transforms.py'),
                                       'visionlab.transforms._names': ('transforms.html#_names', 'visionlab/transforms.py'),
                                       'visionlab.transforms._own_line': ('transforms.html#_own_line', 'visionlab/transforms.py'),
+                                      'visionlab.transforms._parts': ('transforms.html#_parts', 'visionlab/transforms.py'),
                                       'visionlab.transforms._plain': ('transforms.html#_plain', 'visionlab/transforms.py'),
                                       'visionlab.transforms._range': ('transforms.html#_range', 'visionlab/transforms.py'),
                                       'visionlab.transforms._reseed': ('transforms.html#_reseed', 'visionlab/transforms.py'),

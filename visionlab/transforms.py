@@ -19,7 +19,7 @@ from types import CellType, FunctionType, MethodType, ModuleType
 import numpy as np, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from .core import ConfigError, html_table, one_of
+from .core import ConfigError, html_table, key, one_of
 
 # %% ../nbs/04_transforms.ipynb #93169c13
 def resize(
@@ -355,7 +355,7 @@ class Custom:
     def seed(self, seed:int, everything:bool=True): # without `everything` the global generators are left alone
         "Seed the global generators and every generator the transform holds"
         if everything: seed_all(seed)
-        for i,g in enumerate(self.generators): _reseed(g, (seed+i) % 2**32)
+        for i,g in enumerate(self.generators): _reseed(g, key("generator", seed, i) % 2**32)       # of its own: not the global ones' numbers again
 
 def _chw(out, transform)->torch.Tensor:
     "Turn what a transform returned into a (C, H, W) tensor"
@@ -382,8 +382,14 @@ def kept_randomness(*generators):
         random.setstate(states[0]); np.random.set_state(states[1]); torch.default_generator.set_state(states[2])
         for g,state in zip(generators, own): _reseed(g, state)
 
+def _parts(transform)->list:
+    "List an albumentations transform and all that it is composed of"
+    return [transform, *(p for o in getattr(transform, "transforms", ()) for p in _parts(o))]
+
 def _state(g):
-    "Read a generator's state; albumentations' transforms keep theirs to themselves"
+    "Read a generator's state; of an albumentations transform, the generators of all its parts"
+    if hasattr(g, "set_random_state"):
+        return [(o, o.random_generator, o.py_random) for o in _parts(g) if hasattr(o, "set_random_state")]
     for name in ("getstate", "get_state"):
         if hasattr(g, name): return getattr(g, name)()
     return g.bit_generator.state if isinstance(g, np.random.Generator) else None
@@ -395,7 +401,9 @@ def _reseed(g, seed):
     elif isinstance(g, np.random.RandomState): g.seed(seed) if fresh else g.set_state(seed)
     elif isinstance(g, random.Random): g.seed(seed) if fresh else g.setstate(seed)
     elif isinstance(g, torch.Generator): g.manual_seed(seed) if fresh else g.set_state(seed)
-    elif fresh: g.set_random_seed(seed)
+    elif fresh: g.set_random_state(np.random.default_rng(seed), random.Random(seed))      # all parts draw in turn; set_random_seed would give each the same numbers
+    else:
+        for part,numpy_generator,python_generator in seed: part.random_generator,part.py_random = numpy_generator, python_generator
 
 _LIBRARIES = {"builtins", "functools", "torch", "torchvision", "albumentations", "numpy", "PIL"}        # whose methods hold no generator of the user's
 _RANDOM = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
@@ -419,7 +427,12 @@ def _generators(transform)->list:
         o = todo.pop()
         if id(o) in seen or isinstance(o, (str, bytes, int, float, type(None))): continue
         seen[id(o)] = o                  # kept, so that no other object gets its id meanwhile
-        if isinstance(o, _RANDOM) or (hasattr(o, "set_random_seed") and not isinstance(o, type)): found.append(o)
+        if isinstance(o, _RANDOM): found.append(o)
+        elif hasattr(o, "set_random_state") and not isinstance(o, type):
+            found.append(o)
+            for part in _parts(o):          # seeded with the whole; what else they hold is not
+                seen[id(part)] = part
+                todo += [v for k,v in getattr(part, "__dict__", {}).items() if k not in ("random_generator", "py_random", "transforms")]
         else: todo += _held(o)
     return found
 
