@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from visionlab import cli
 from visionlab.answers import PredictPad
+from visionlab.core import BadInputError
 from visionlab.data import ImageDataModule
 from visionlab.deploy import load_model
 from visionlab.learner import Learner
@@ -74,3 +75,11 @@ def test_memory_does_not_grow_with_the_images(learn, exported, picture, door):
     before = resident()
     found = model.predict([picture]*2000)
     assert len(found) == 2000 and resident() - before <= 100
+
+
+def test_sizes_that_differ_name_their_files(learn, tmp_path):
+    for name, width in (("a.png", 28), ("b.png", 30)): Image.new("L", (width, 28)).save(tmp_path/name)
+    dm = ImageDataModule("FashionSample", batch_size=64, train_transforms=np.asarray, eval_transforms=np.asarray, num_workers=0)
+    predictor = Learner(dm, learn.model, device="cpu").predictor()
+    with pytest.raises(BadInputError, match="different sizes") as e: predictor.predict([tmp_path/"a.png", tmp_path/"b.png"])
+    assert "a.png" in e.value.where and "b.png" in e.value.where

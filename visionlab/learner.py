@@ -219,6 +219,11 @@ class Progress(Callback):
     def cleanup_fit(self, learn):
         if (table := self.__dict__.pop("table", None)) is not None: table.close("Interrupted: the learner is as it was after the last whole step." if learn.interrupted else "")
 
+def _not_finite(x)->list:
+    "List the positions of a batch's images whose pixels are not all finite"
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point(): return []
+    return (~x.flatten(1).isfinite().all(1)).nonzero().ravel().tolist()
+
 class StopOnNaN(Callback):
     "Stop when the loss is no longer finite and keep the batch: at once on a CPU, on a GPU within a second or so, never waiting for it"
     order,keeps = -5, ("started",)        # after the recorder has read the losses
@@ -251,6 +256,10 @@ class StopOnNaN(Callback):
         paths = list(getattr(batch, "path", None) or [])
         if batch is not None: learn.bad_batch = dict(zip("xy", to_device(batch, "cpu")), step=step, seed=learn.seed, paths=paths)
         if found := _of_images(learn, learn.xb) if learn.xb is not None else None: raise DataError(found[0], f"step {step}", found[1])
+        if batch is not None and (bad := _not_finite(learn.bad_batch["x"])):
+            named = ", ".join(paths[i] if paths else f"image {i} of the batch" for i in bad[:5])
+            raise DataError(f"{len(bad)} of the {len(learn.bad_batch['x'])} images of a batch have pixels that are not finite numbers", f"step {step}: {named}",
+                            "Look at the transform that makes them: a division by 0 or a logarithm of 0 does. They are in learn.bad_batch", step=step, paths=[paths[i] for i in bad] if paths else bad)
         fix = f"Train with a lower learning rate than {learn.opt.param_groups[-1]['lr']:.1e} (learn.lr_find() suggests one), in precision='fp32', and look at the inputs: they are in learn.bad_batch"
         raise TrainingError("The loss is no longer a finite number", f"epoch {learn.epoch}, step {step}" + (f", a batch with {paths[0]}" if paths else ""),
                             fix + ("; the weights took harm" if harmed else ""), step=step, paths=paths)

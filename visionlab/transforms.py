@@ -6,8 +6,8 @@
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'resize', 'RandomResizedCrop', 'Resize', 'PadCrop', 'HorizontalFlip', 'VerticalFlip',
            'Rotate90', 'Affine', 'Perspective', 'ColorJitter', 'BrightnessContrast', 'Grayscale', 'ChannelDrop',
            'GaussianBlur', 'MotionBlur', 'GaussNoise', 'RandomErasing', 'CoarseDropout', 'OneOf', 'AutoAugment',
-           'RandAugment', 'TrivialAugmentWide', 'AugMix', 'Custom', 'seed_all', 'kept_randomness', 'Pipeline', 'Rows',
-           'Plan']
+           'RandAugment', 'TrivialAugmentWide', 'AugMix', 'kind_of_numbers', 'Custom', 'seed_all', 'kept_randomness',
+           'Pipeline', 'Rows', 'Plan']
 
 # %% ../nbs/04_transforms.ipynb #538ff640
 import math, random
@@ -310,7 +310,9 @@ def _flat(t):
 
 def _is_albumentations(t): return type(t).__module__.split(".")[0] == "albumentations"
 
-def _judge(x)->str:
+def kind_of_numbers(
+    x:torch.Tensor # what a transform returned
+)->str:
     "Name what a transform's numbers are: bytes, floats up to 1, levels up to 255, or normalised"
     if x.dtype == torch.uint8: return "bytes"
     low,high = float(x.min()), float(x.max())
@@ -337,7 +339,7 @@ class Custom:
         if self.numbers or self.normalises: return self
         with kept_randomness(*self.generators):
             self.seed(0)
-            found = {_judge(self(o, size)) for o in images}
+            found = {kind_of_numbers(self(o, size)) for o in images}
         return replace(self, numbers=next((o for o in ("normalised", "levels", "unit") if o in found), None))
 
     def __call__(self, image, size=None, u=None)->torch.Tensor:
