@@ -684,6 +684,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'visionlab.cli._Parser.__init__': ('cli.html#_parser.__init__', 'visionlab/cli.py'),
                                'visionlab.cli._Parser.refuse': ('cli.html#_parser.refuse', 'visionlab/cli.py'),
                                'visionlab.cli._add_config': ('cli.html#_add_config', 'visionlab/cli.py'),
+                               'visionlab.cli._add_data': ('cli.html#_add_data', 'visionlab/cli.py'),
                                'visionlab.cli._add_flag': ('cli.html#_add_flag', 'visionlab/cli.py'),
                                'visionlab.cli._add_function': ('cli.html#_add_function', 'visionlab/cli.py'),
                                'visionlab.cli._add_lr_find': ('cli.html#_add_lr_find', 'visionlab/cli.py'),
