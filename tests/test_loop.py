@@ -451,6 +451,6 @@ def test_pixels_that_are_not_finite_are_named_and_not_the_rate():
         if k == 2: x[4, 1, 0, 0] = float("nan")
         batches.append(ImageBatch(image=x, target=y, path=[f"{k}/{i}.png" for i in range(6)]))
     learn = Learner((batches, batches[:1]), nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), device="cpu")
-    with pytest.raises(DataError, match="1 of the 6 images of a batch have pixels that are not finite") as e: learn.fit(1)
+    with pytest.raises(TrainingError, match="1 of the 6 images of a batch have pixels that are not finite") as e: learn.fit(1)
     assert "2/4.png" in e.value.where and "2/0.png" not in str(e.value) and "learning rate" not in str(e.value)
     assert e.value.context["paths"] == ["2/4.png"]

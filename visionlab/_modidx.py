@@ -400,6 +400,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'visionlab.callbacks._copied': ('callbacks.html#_copied', 'visionlab/callbacks.py'),
                                      'visionlab.callbacks._few_images': ('callbacks.html#_few_images', 'visionlab/callbacks.py'),
                                      'visionlab.callbacks._kept_statistics': ('callbacks.html#_kept_statistics', 'visionlab/callbacks.py'),
+                                     'visionlab.callbacks.check_monitor': ('callbacks.html#check_monitor', 'visionlab/callbacks.py'),
                                      'visionlab.callbacks.loader_generators': ( 'callbacks.html#loader_generators',
                                                                                 'visionlab/callbacks.py'),
                                      'visionlab.callbacks.undone': ('callbacks.html#undone', 'visionlab/callbacks.py')},

@@ -258,7 +258,7 @@ class StopOnNaN(Callback):
         if found := _of_images(learn, learn.xb) if learn.xb is not None else None: raise DataError(found[0], f"step {step}", found[1])
         if batch is not None and (bad := _not_finite(learn.bad_batch["x"])):
             named = ", ".join(paths[i] if paths else f"image {i} of the batch" for i in bad[:5])
-            raise DataError(f"{len(bad)} of the {len(learn.bad_batch['x'])} images of a batch have pixels that are not finite numbers", f"step {step}: {named}",
+            raise TrainingError(f"{len(bad)} of the {len(learn.bad_batch['x'])} images of a batch have pixels that are not finite numbers", f"step {step}: {named}",
                             "Look at the transform that makes them: a division by 0 or a logarithm of 0 does. They are in learn.bad_batch", step=step, paths=[paths[i] for i in bad] if paths else bad)
         fix = f"Train with a lower learning rate than {learn.opt.param_groups[-1]['lr']:.1e} (learn.lr_find() suggests one), in precision='fp32', and look at the inputs: they are in learn.bad_batch"
         raise TrainingError("The loss is no longer a finite number", f"epoch {learn.epoch}, step {step}" + (f", a batch with {paths[0]}" if paths else ""),

@@ -166,7 +166,7 @@ class Plateau:
     "Multiply the rate by `factor` when a number has not got better for more than `patience` epochs; call it for the factor now"
     def __init__(self,
         factor:float=.1,
-        patience:int=10,         # epochs without improvement that are let pass
+        patience:int=10,         # measured epochs without improvement that are let pass
         monitor:str="valid_loss",# what to watch, a column of the history
         mode:str="auto",         # "min", "max"; "auto": by what is watched
         threshold:float=1e-4,    # how much better counts, as a share of the best so far
