@@ -1,5 +1,6 @@
 "Exports: the same answers after loading, nothing half written, nothing of the user's replaced, every damage named, no code and no network."
-import errno, io, json, os, random, re, shutil, signal, socket, stat, subprocess, sys
+import errno, io, json, os, random, re, shutil, signal, socket, stat, subprocess, sys, warnings
+from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
@@ -12,6 +13,7 @@ from visionlab.deploy import CONFIG, FILES, FORMAT, MANIFEST, WEIGHTS, NewerForm
 from visionlab.learner import Learner
 from visionlab.models import ImageClassifier
 from visionlab.presets import preset
+from visionlab.transforms import Pipeline, Resize
 
 CLASSES = ["kite", "lamp", "moth"]
 
@@ -93,9 +95,66 @@ def test_plain_timm_loads_it(photos, tmp_path, model, size, kwargs):
     x = next(iter(learn.data.val_dataloader().to("cpu"))).image
     with torch.inference_mode(): torch.testing.assert_close(net(x), learn.model.eval()(x), atol=1e-5, rtol=0)
     seen = {k:tuple(v) if isinstance(v, list) else v for k,v in timm.data.resolve_model_data_config(net).items()}
-    assert seen == dict(input_size=(learn.data.in_chans, *p.size), interpolation=p.frame.interpolation, mean=p.mean, std=p.std, crop_pct=p.frame.crop_pct,
+    assert seen == dict(input_size=(learn.data.in_chans, *p.size), interpolation=p.frame.interpolation, mean=p.mean, std=p.std, crop_pct=p.frame.kept,
                         crop_mode=dict(crop="center", squash="squash", pad="border")[p.frame.mode])
     assert list(net.pretrained_cfg["label_names"]) == CLASSES
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    "Pictures with soft edges, wide, tall and square."
+    folder, (a, b) = tmp_path_factory.mktemp("shapes"), np.mgrid[:1:200j, :1:200j]
+    soft = np.stack([np.sin(9*a + 2*b), np.cos(7*b), np.sin(5*(a-b))], -1)
+    for k,(h,w) in enumerate([(90, 160), (200, 60), (120, 120), (64, 65)]): Image.fromarray((127 + 120*soft[:h, :w]).astype(np.uint8)).save(folder/f"{k}.png")
+    return folder
+
+def by_timm(folder, paths):
+    "Compute probabilities as a timm user does."
+    import timm
+    net = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    look = timm.data.create_transform(**timm.data.resolve_model_data_config(net), is_training=False)
+    with torch.inference_mode(): return net(torch.stack([look(Image.open(o)) for o in paths])).softmax(1)
+
+def by_transformers(folder, paths):
+    "Compute probabilities as a user of the transformers pipeline does."
+    from transformers import pipeline
+    answer = pipeline("image-classification", model=str(folder), device="cpu")
+    found = [{o["label"]:o["score"] for o in answer(str(path), top_k=len(CLASSES))} for path in paths]
+    return torch.tensor([[o[name] for name in CLASSES] for o in found])
+
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("model,size", [("test_resnet", 64), ("test_vit", 64)])
+def test_timm_and_transformers_see_the_same_pixels(photos, shapes, tmp_path, model, size, resize):
+    learn = make_learner(photos, model, size, resize=resize)
+    for p in learn.model.head_parameters(): p.data.mul_(20)            # answers that lie apart
+    paths = sorted(shapes.iterdir())
+    folder = learn.export(tmp_path/"m")
+    want = torch.stack([o.probs for o in load_model(folder, "cpu").predict(paths)])
+    assert want.std(0).max() > .02                                     # and that depend on the picture
+    torch.testing.assert_close(by_timm(folder, paths), want, atol=2e-3, rtol=0)
+    torch.testing.assert_close(by_transformers(folder, paths), want, atol=2e-3, rtol=0)
+
+def test_weights_that_want_the_middle_of_a_squashed_picture(photos, shapes, tmp_path):
+    "Eleven of timm's networks say crop_mode='squash' with a crop_pct below 1"
+    model = ImageClassifier("test_resnet", 3, pretrained=False, image_size=64)
+    model.config = replace(model.config, crop_mode="squash", crop_pct=.9)
+    learn = Learner(ImageDataModule(photos, image_size=64, batch_size=4, val_split=.34), model, device="cpu")
+    assert learn.data.eval_pipeline.frame.kept == .9
+    paths = sorted(shapes.iterdir())
+    folder = learn.export(tmp_path/"m")
+    want = torch.stack([o.probs for o in load_model(folder, "cpu").predict(paths)])
+    torch.testing.assert_close(by_timm(folder, paths), want, atol=2e-3, rtol=0)
+    pixels = np.asarray(Image.open(paths[0]))
+    import timm
+    theirs = timm.data.create_transform(input_size=(3, 64, 64), crop_mode="squash", crop_pct=.9, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
+    ours = replace(learn.data.eval_pipeline.frame, interpolation="bilinear")(pixels, (64, 64))
+    assert np.abs(ours.astype(int) - (255*theirs(Image.open(paths[0])).permute(1, 2, 0).numpy()).round()).max() <= 1
+
+def test_another_level_beside_a_padded_picture_is_told(photos, tmp_path):
+    learn = make_learner(photos, "test_resnet", 48, eval_transforms=Pipeline(Resize("pad", fill=0), (), 48))
+    with pytest.warns(UserWarning, match="pads with 0.*mean"): learn.export(tmp_path/"m")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_learner(photos, "test_resnet", 48, resize="pad").export(tmp_path/"p")
 
 def test_config_has_what_transformers_needs(exported, photos, tmp_path):
     d = json.loads((exported/CONFIG).read_text())

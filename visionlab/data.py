@@ -257,7 +257,11 @@ def eval_frame(self:ImageDataModule)->Resize:
     "Say how evaluation brings an image to the model's size; small images of that size stay as they are"
     config = self.model_config
     if self.is_small and self.image_size == self.catalog.pixels.shape[1:3]: return Resize(crop_pct=1.)
-    return Resize(self.given["resize"] or getattr(config, "crop_mode", "crop"), getattr(config, "crop_pct", .875), getattr(config, "interpolation", "bilinear"))
+    own,share = getattr(config, "crop_mode", "crop"), getattr(config, "crop_pct", .875)
+    mode = self.given["resize"] or own
+    squashed = share if mode == own == "squash" else 1.         # some weights want the middle of the squashed picture
+    beside = tuple(round(255*o) for o in self.stats[0]) if mode == "pad" else 128      # the mean, as timm has it
+    return Resize(mode, share, getattr(config, "interpolation", "bilinear"), beside, squashed)
 
 @patch(as_prop=True)
 def eval_pipeline(self:ImageDataModule)->Pipeline:

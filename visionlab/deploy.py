@@ -6,14 +6,14 @@
 __all__ = ['FORMAT', 'WEIGHTS', 'CONFIG', 'MANIFEST', 'FILES', 'NewerFormatError', 'load_model']
 
 # %% ../nbs/15_deploy.ipynb #57617e03
-import hashlib, json, os, secrets, shutil
+import hashlib, json, os, secrets, shutil, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from .core import CheckpointError, ConfigError, ExportError, VisionlabError, atomic_write, default_device, file_sha256, finite, flush_to_disk
 from .catalog import TASKS
-from .transforms import Pipeline
+from .transforms import Pipeline, Resize
 from .models import ImageClassifier, ModelConfig, as_trained, misfits, unwrap
 from .predict import Predictor
 from .learner import Learner
@@ -68,6 +68,12 @@ def _check_pipeline(p, config):
         fits = fits and len(p.mean) == len(p.std) == n and np.isfinite([*p.mean, *p.std]).all()
     except Exception as e: fits,why = False, f"{type(e).__name__}: {e}"      # wrong values may lead to any
     if not fits: raise ConfigError(f"The evaluation pipeline cannot prepare an image: {why}", p.name, "Use one whose frame is a Resize, as eval_pipeline makes it")
+
+def _check_fill(p):
+    "Say where timm and transformers pad with another level than this pipeline"
+    frame,mean = p.frame, [round(255*o) for o in p.mean]
+    if not isinstance(frame, Resize) or frame.mode != "pad" or np.array_equal(np.broadcast_to(frame.fill, len(mean)), mean): return
+    warnings.warn(f"This pipeline pads with {frame.fill}; timm and transformers pad with the mean, {mean}, so their answers from this export differ a little", stacklevel=3)
 
 def _tensors(net, config):
     "Copy the network's tensors to the CPU, after checking that they are worth keeping"
@@ -177,6 +183,7 @@ def export(self:Learner,
     (net,config),pipeline,folder = _exportable(self), self.data.eval_pipeline, Path(folder).expanduser()
     plain,config,target = pipeline.to_dict(), as_trained(config, pipeline), folder.resolve()
     _check_pipeline(pipeline, config)
+    _check_fill(pipeline)
     _check_target(target)
     tensors = _tensors(net, config)
     try:

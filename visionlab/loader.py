@@ -417,7 +417,7 @@ class Loader:
     def _as_is(self)->bool:
         "Say whether pictures of the model's size go in as they are"
         frame = self.pipeline.frame
-        return isinstance(frame, Resize) and (frame.mode != "crop" or frame.crop_pct == 1) and not self.finish.per_image
+        return isinstance(frame, Resize) and frame.kept == 1 and not self.finish.per_image
 
     def _make_resident(self):
         "Hold all pixels on the device when they have the model's size already"

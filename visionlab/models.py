@@ -282,7 +282,7 @@ def as_trained(
     local = not config.pretrained or str(config.pretrained).startswith(("file:", "folder:"))
     changes = dict(pretrained=True if local else config.pretrained, mean=pipeline.mean, std=pipeline.std)
     if not config.fixed_size: changes.update(image_size=pipeline.size)
-    if isinstance(f := pipeline.frame, Resize): changes.update(crop_mode=f.mode, crop_pct=f.crop_pct, interpolation=f.interpolation)
+    if isinstance(f := pipeline.frame, Resize): changes.update(crop_mode=f.mode, crop_pct=f.kept, interpolation=f.interpolation)
     return replace(config, **changes)
 
 def _sized(config, image_size): return config if image_size is None else replace(config, image_size=image_hw(image_size))

@@ -88,15 +88,26 @@ class Resize:
     mode:str = "crop"            # "crop", "squash" or "pad"
     crop_pct:float = .875        # share of the scaled shorter side that the centre crop keeps; 1 keeps all of it
     interpolation:str = "bilinear"
-    fill:int = 128               # grey level beside the picture for "pad"
+    fill:int|tuple = 128         # level beside the picture for "pad": one for all channels, or one for each
+    squash_pct:float = 1.        # for "squash": share of the squashed picture that the centre crop keeps, as some of timm's weights want it
     n_random = 0
     def __post_init__(self): one_of(self.mode, ("crop", "squash", "pad"), "resize mode")
 
+    @property
+    def kept(self)->float:
+        "Return the share of the scaled picture that the centre crop keeps: timm's crop_pct"
+        return dict(crop=self.crop_pct, squash=self.squash_pct, pad=1.)[self.mode]
+
     def __call__(self, image, size, u=None):
-        if image.shape[:2] == tuple(size) and (self.mode != "crop" or self.crop_pct == 1): return image
+        if image.shape[:2] == tuple(size) and self.kept == 1: return image
         return getattr(self, f"_{self.mode}")(image, size)
 
-    def _squash(self, image, size): return resize(image, size, self.interpolation)
+    def _squash(self, image, size):
+        if self.squash_pct == 1: return resize(image, size, self.interpolation)
+        th,tw = size
+        x = resize(image, (int(th/self.squash_pct), int(tw/self.squash_pct)), self.interpolation)
+        top,left = round((x.shape[0]-th)/2), round((x.shape[1]-tw)/2)
+        return x[top:top+th, left:left+tw]
 
     def _crop(self, image, size):
         (h,w),(th,tw) = image.shape[:2], size
