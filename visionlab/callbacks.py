@@ -16,6 +16,7 @@ from .core import ConfigError, new_figure, one_of, whole_number
 from .loader import Loader
 from .optim import best_lr, smooth, suggest_lr
 from .schedules import Plateau, get_schedule
+from .metrics import column_of
 from .learner import Callback, CancelEpoch, CancelFit, EndOfFit, Learner, length
 
 # %% ../nbs/12_callbacks.ipynb #9b967266
@@ -63,7 +64,7 @@ class Schedule(Callback):
     def after_epoch(self, learn):
         if not isinstance(self.f, Plateau): return
         row = learn.recorder.rows[-1]
-        self.f.update(row[one_of(self.f.monitor, list(row), "column to watch")])
+        self.f.update(row[one_of(column_of(self.f.monitor, row), list(row), "column to watch")])
 
 # %% ../nbs/12_callbacks.ipynb #68c3f514
 @patch
