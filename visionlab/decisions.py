@@ -404,7 +404,7 @@ def _signed(name, before, after):
 
 class LabelCleaner(Review):
     "Go through labels that are likely wrong, and keep, change or leave them out"
-    by = Unicode("confident", help="order of an interpretation's images: \"confident\" learning, \"loss\", \"margin\", or of several opinions their \"disagreement\" with the label")
+    by = Unicode("loss", help="order of an interpretation's images: \"loss\", \"confident\" learning, \"margin\" of log probabilities, or of several opinions their \"disagreement\" with the label")
     label = Unicode("", help="only images with this label; empty: all")
     split = Unicode("", help="only images of this split; empty: all")
     suspects = Unicode("all", help="all images, or only the suspects of confident learning")
@@ -412,7 +412,7 @@ class LabelCleaner(Review):
     def __init__(self,
         data,                # a data module or a `Catalog`
         found,               # an `Interpretation`, several of them (opinions), or a table with `suggested`, `p_label` and `p_suggested`, indexed by the catalog's numbers, the most suspicious first
-        by:str=None,         # order of an interpretation: "confident", "loss" or "margin"; of several opinions also "disagreement", which is then the default
+        by:str=None,         # order of an interpretation: "loss", the default, "confident" or "margin"; of several opinions also "disagreement", which is then the default
         path=None            # CSV file of the decisions; default: named after the source, in the current folder
     ):
         catalog = getattr(data, "catalog", data)
@@ -421,7 +421,7 @@ class LabelCleaner(Review):
         self.found,self.several = found if known else None, catalog.task == "multilabel"
         self._place = {int(o):k for k,o in enumerate(found.ids)} if known else {}
         self.catalog = catalog
-        super().__init__(by=by or ("disagreement" if known and found.members is not None else "confident"))
+        super().__init__(by=by or ("disagreement" if known and found.members is not None else "loss"))
         self._take(_asked(catalog, found.label_errors(self.by) if known else found))
         self._start(data, path)
 
@@ -537,19 +537,24 @@ class LabelCleaner(Review):
         super()._sync()
         if self.several and self.current is not None: self._other.value = tuple(self.catalog.frame.at[self.current, "label"] or ())
 
+    def _headline(self):
+        wrong = f", {int(self.table['suspect'].sum()):,} look wrong" if "suspect" in self.table else ""
+        return f"{len(self.table):,} looked at{wrong}; {super()._headline()}"
+
     def __repr__(self): return f"LabelCleaner: {self._headline()}"
 
 @patch
 def clean_labels(self:Learner,
-    dl=None,             # "train", "val" or "test", best one the model has not trained on; default: validation
-    by:str="confident",  # order: "confident" learning, "loss", "margin", or the "disagreement" of several with the label
-    path=None,           # CSV file of the decisions; default: named after the source, in the current folder
-    others=()            # more learners to ask; for "disagreement" default: the neighbours in this one's feature space
+    dl=None,        # "train", "val" or "test": what the model says of that split, best one it has not trained on; default: all labelled images, each by a classifier that has not seen its label
+    by:str="loss",  # order: "loss", "confident" learning, "margin" of log probabilities, or the "disagreement" of several with the label
+    path=None,      # CSV file of the decisions; default: named after the source, in the current folder
+    others=()       # more learners to ask; for "disagreement" default: the neighbours in this one's feature space
 )->LabelCleaner:
     "Go through labels that are likely wrong"
     if self.data is None: raise ConfigError("Cleaning labels needs a data module, which knows the files", "", "LabelCleaner(catalog, interpretation) takes both")
     one_of(by, ORDERS, "order")
-    found = combine(*(o.interpret(dl) for o in (self, *others))) if others else self.second_opinion(dl) if by == "disagreement" else self.interpret(dl)
+    ask = lambda o: o.fold_opinion() if dl is None else o.interpret(dl)
+    found = combine(*map(ask, (self, *others))) if others else self.second_opinion(dl) if by == "disagreement" else ask(self)
     return LabelCleaner(self.data, found, by, path)
 
 # %% ../nbs/17a_decisions.ipynb #5bd8a485

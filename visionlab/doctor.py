@@ -978,7 +978,8 @@ def _suspects(targets, probs):
     sure = np.where(probs >= usual, probs, -1)
     guess = sure.argmax(1)
     rows = np.flatnonzero(labelled & (sure.max(1) >= 0) & (guess != targets))
-    margin = probs[rows, targets[rows]] - probs[rows, guess[rows]]
+    likely = np.log(np.maximum(probs, 1e-12))
+    margin = likely[rows, targets[rows]] - likely[rows, guess[rows]]
     order = np.argsort(margin, kind="stable")
     return rows[order], guess[rows][order]
 
