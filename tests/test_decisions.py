@@ -398,7 +398,7 @@ def test_order_is_changed_live_and_disagreement_counts(cat, tmp_path):
     one = LabelCleaner(cat, answers(cat), path=tmp_path/"e.csv")
     assert "disagreement" not in one.orders
     with pytest.raises(UnknownOptionError): one.by = "disagreement"
-    assert one.by == "confident"
+    assert one.by == "loss"
     with pytest.raises(ConfigError, match="several opinions"): LabelCleaner(cat, answers(cat), "disagreement", tmp_path/"e.csv")
 
 

@@ -218,6 +218,7 @@ class BelowHead:
     def modules(self): return self.model.modules()
 
     def features(self, x):
+        "Run the network, and take what came to its head"
         if self.head is None: return self.model(x)
         seen = []
         hook = self.head.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
