@@ -56,7 +56,7 @@ class Decisions:
         table = self._table()
         rows,why = find_images(self.catalog, table, self.path.parent, self._contents)
         if fresh: refuse_others(self.catalog, table, why, self.path)
-        lines = sorted(zip(self._all, rows), key=lambda o: o[0][1] != "")          # a line with a number comes before one that names all rows of a file
+        lines = sorted(zip(self._all, rows), key=lambda o: o[0][1] != "")          # a line with a number has the last word
         self._at = {i:key for key,part in lines for i in part}
         self.lost = lost_text(table, why, "decision")
         if fresh and self.lost: warnings.warn(f"{self.path.name}: {self.lost}. They stay in the file", stacklevel=4)
@@ -112,8 +112,10 @@ class Decisions:
         self._read()
         table = signed(self.catalog, pd.DataFrame(list(entries.values()), columns=EDIT, dtype=object), self.path.parent)
         self._contents.update(zip(entries, table["content"]))
-        before = {self._at[i]:None for i in entries if i in self._at}
-        self._step(entries, before | {(o[0], ""):None for o in entries.values()} | {(o[0], str(o[4])):o for o in table.itertuples(index=False, name=None)})      # a line that names no number gives way
+        former = {self._at[i]:None for i in entries if i in self._at}
+        unnumbered = {(o[0], ""):None for o in entries.values()}         # a line that names no number gives way
+        lines = {(o[0], str(o[4])):o for o in table.itertuples(index=False, name=None)}
+        self._step(entries, former | unnumbered | lines)
 
     def _entry(self, row, action, value, note):
         "Check a decision, and write it as a line of the file"
@@ -148,8 +150,8 @@ class Decisions:
     def __len__(self): return len(self.decided())
     def __repr__(self):
         kinds = self.frame["action"].value_counts()
-        counts = "".join(f"; {k} {n:,}" for k,n in kinds.items())
-        return f"Decisions on {len(self):,} of {len(self.catalog):,} images, in {self.path.name}{counts}" + (f"; {self.lost}" if self.lost else "")
+        counts = "".join(f"; {k} {n:,}" for k,n in kinds.items()) + (f"; {self.lost}" if self.lost else "")
+        return f"Decisions on {len(self):,} of {len(self.catalog):,} images, in {self.path.name}{counts}"
 
 def _text_of(value):
     "Write a value as the file holds it: several classes as JSON"
@@ -290,7 +292,8 @@ class Review(View):
 
     def _headline(self):
         done,n = self.progress
-        return f"{done:,} of {n:,} decided, kept in {self.decisions.path.name}; {len(self.rows):,} listed" + (f"; {self.decisions.lost}" if self.decisions.lost else "")
+        lost = f"; {self.decisions.lost}" if self.decisions.lost else ""
+        return f"{done:,} of {n:,} decided, kept in {self.decisions.path.name}; {len(self.rows):,} listed{lost}"
 
     def _strip(self, n=_NEXT):
         "Draw the image in front and those around it"
@@ -545,7 +548,7 @@ class LabelCleaner(Review):
 
 @patch
 def clean_labels(self:Learner,
-    dl=None,        # "train", "val" or "test": what the model says of that split, best one it has not trained on; default: all labelled images, each by a classifier that has not seen its label
+    dl=None,        # "train", "val" or "test": what the model itself says of that split; default: all labelled images, out of fold
     by:str="loss",  # order: "loss", "confident" learning, "margin" of log probabilities, or the "disagreement" of several with the label
     path=None,      # CSV file of the decisions; default: named after the source, in the current folder
     others=()       # more learners to ask; for "disagreement" default: the neighbours in this one's feature space
@@ -553,9 +556,9 @@ def clean_labels(self:Learner,
     "Go through labels that are likely wrong"
     if self.data is None: raise ConfigError("Cleaning labels needs a data module, which knows the files", "", "LabelCleaner(catalog, interpretation) takes both")
     one_of(by, ORDERS, "order")
-    ask = lambda o: o.fold_opinion() if dl is None else o.interpret(dl)
-    found = combine(*map(ask, (self, *others))) if others else self.second_opinion(dl) if by == "disagreement" else ask(self)
-    return LabelCleaner(self.data, found, by, path)
+    if by == "disagreement" and not others: return LabelCleaner(self.data, self.second_opinion(dl), by, path)
+    found = [o.fold_opinion() if dl is None else o.interpret(dl) for o in (self, *others)]
+    return LabelCleaner(self.data, combine(*found) if others else found[0], by, path)
 
 # %% ../nbs/17a_decisions.ipynb #5bd8a485
 class DataDoctor(Review):

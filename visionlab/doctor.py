@@ -764,7 +764,8 @@ _GONE,_ELSEWHERE,_CHANGED = "no such image", "of another data set", "another pic
 
 def _home(catalog, folder):
     "Name the data set of a catalog, for a file in `folder`: its root, or where images have none its source"
-    return str(catalog.source) if catalog.root is None else _saved_root(os.path.abspath(catalog.root), os.path.abspath(folder))
+    if catalog.root is None: return str(catalog.source)
+    return _saved_root(os.path.abspath(catalog.root), os.path.abspath(folder))
 
 def signed(
     catalog:Catalog,
@@ -772,7 +773,8 @@ def signed(
     folder              # where they are to be written
 )->pd.DataFrame:
     "Add what a file of edits needs to find its images again, and no others: their content, and the data set"
-    return edits.assign(content=_objects(content_names(catalog, map(int, edits["row"])), edits.index), data=_home(catalog, folder))
+    contents = content_names(catalog, map(int, edits["row"]))
+    return edits.assign(content=_objects(contents, edits.index), data=_home(catalog, folder))
 
 @dataclass
 class _Way:
@@ -817,27 +819,33 @@ def _other_picture(content, now, moved):
     "Say whether an image is not the one an edit was about"
     return moved if content is None or now is None else content != now
 
+def _why_lost(edit, path, rows, moved, contents, left_out):
+    "Say why an edit has no image here, or return None"
+    if not rows:
+        by_hand = edit.row is None and edit.content is None
+        if path in left_out and not by_hand: return None
+        return _ELSEWHERE if path is None else _GONE
+    if not any(_other_picture(edit.content, contents.get(i), moved) for i in rows): return None
+    return _ELSEWHERE if moved else _CHANGED
+
 def find_images(
     catalog:Catalog,
     edits:pd.DataFrame, # with the columns of `SIGNED`
     folder="",          # of the file they come from
     contents:dict=None  # row → name of its content, where it is known; what is read is added
-)->tuple: # for each edit the numbers of its rows; and why it has none, None where the catalog knows the image and has left it out
+)->tuple: # for each edit the numbers of its rows; and why it has none: None where the catalog has left the image out
     "Find the images that edits are about"
     contents = {} if contents is None else contents
     ways = {o:_way(catalog, o, folder) for o in dict.fromkeys(edits["data"])}
     paths = [ways[d].to(p or "") for d,p in zip(edits["data"], edits["path"])]
     rows = [_with_number(o, n) for o,n in zip(_rows_at(catalog, paths), edits["row"])]
-    unread = list(dict.fromkeys(i for part,c in zip(rows, edits["content"]) if c is not None for i in part if i not in contents))
+    signed_rows = [part for part,c in zip(rows, edits["content"]) if c is not None]
+    unread = list(dict.fromkeys(i for part in signed_rows for i in part if i not in contents))
     contents.update(zip(unread, content_names(catalog, unread)))
     left_out = set(catalog.skipped.loc[catalog.skipped["reason"] != "missing", "path"])
-    why = []
-    for k,(path,edit) in enumerate(zip(paths, edits.itertuples())):
-        way,by_hand = ways[edit.data], edit.row is None and edit.content is None
-        if not rows[k]: why.append(_ELSEWHERE if path is None else _GONE if by_hand or path not in left_out else None)
-        elif any(_other_picture(edit.content, contents.get(i), way.moved) for i in rows[k]): rows[k] = []; why.append(_ELSEWHERE if way.moved else _CHANGED)
-        else: why.append(None)
-    return rows, why
+    lines = zip(edits.itertuples(), paths, rows)
+    why = [_why_lost(edit, path, part, ways[edit.data].moved, contents, left_out) for edit,path,part in lines]
+    return [[] if w else part for w,part in zip(why, rows)], why
 
 def refuse_others(
     catalog:Catalog,
@@ -849,8 +857,9 @@ def refuse_others(
     own = [(d, w) for d,w in zip(edits["data"], why) if d is not None]
     folder = Path(path).parent
     if not own or not all(w and _way(catalog, d, folder).foreign for d,w in own): return
-    raise DataError(f"{Path(path).name} has edits of another data set", f"they are about {_shown(own[0][0], 200)}, and this is {_shown(_home(catalog, folder), 200)}",
-                    "Give the path= of a file of its own; if this is a copy of the same images, clear the column 'data' of the file", path=str(path))
+    where = f"they are about {_shown(own[0][0], 200)}, and this is {_shown(_home(catalog, folder), 200)}"
+    fix = "Give the path= of a file of its own; if this is a copy of the same images, clear the column 'data' of the file"
+    raise DataError(f"{Path(path).name} has edits of another data set", where, fix, path=str(path))
 
 def lost_text(
     edits:pd.DataFrame,
@@ -871,7 +880,8 @@ def _edit_problem(catalog, why, edit):
 
 def _put_aside(edits, why):
     "Count aloud what is not found again; an edit by hand, which has no number, is a slip instead"
-    aside = [None if row is None and content is None else w for w,row,content in zip(why, edits["row"], edits["content"])]
+    by_hand = edits["row"].isna() & edits["content"].isna()
+    aside = [None if hand else w for w,hand in zip(why, by_hand)]
     if text := lost_text(edits, aside, "edit"): warnings.warn(f"{text}. They are left aside", stacklevel=4)
     return [o is not None for o in aside]
 
@@ -882,7 +892,8 @@ def _checked_edits(catalog, edits):
     rows,why = find_images(catalog, table, "" if path is None else path.parent)
     if path is not None: refuse_others(catalog, table, why, path)
     aside = _put_aside(table, why)
-    bad = [(n, o.path, p) for n,(o,w,lost) in enumerate(zip(table.itertuples(), why, aside), 1) if not lost and (p := _edit_problem(catalog, w, o))]
+    found = [(n, o, w) for n,(o,w,lost) in enumerate(zip(table.itertuples(), why, aside), 1) if not lost]
+    bad = [(n, o.path, p) for n,o,w in found if (p := _edit_problem(catalog, w, o))]
     if bad:
         first = "; ".join(f"edit {n} ({_shown(path)!r}): {p}" for n,path,p in bad[:5]) + (f"; {len(bad)-5:,} more" if len(bad) > 5 else "")
         raise DataError(f"{len(bad):,} of {_plural(len(table), 'edit')} cannot be made; none was", first, "Correct or remove them", edits=bad)

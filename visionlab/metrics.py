@@ -490,9 +490,12 @@ def positive_class(
     "Find the number of the class that binary metrics are about"
     if positive is None: return 1
     if classes is not None and str(positive) in classes and len(classes) == 2: return list(classes).index(str(positive))
-    if classes is not None and len(classes) != 2: raise ConfigError(f"positive={positive!r} chooses one of two classes, and these are {len(classes)}", "", "Leave it out; f1_per_class scores each class")
+    if classes is not None and len(classes) != 2:
+        raise ConfigError(f"positive={positive!r} chooses one of two classes, and these are {len(classes)}", "",
+                          "Leave it out; f1_per_class scores each class")
     if isinstance(positive, int) and positive in (0, 1): return int(positive)
-    if classes is None: raise ConfigError(f"positive={positive!r} names a class, and the names are not known", "", "Give its number, 0 or 1")
+    if classes is None:
+        raise ConfigError(f"positive={positive!r} names a class, and the names are not known", "", "Give its number, 0 or 1")
     return list(classes).index(one_of(str(positive), list(classes), "positive class"))
 
 def _with_positive(metrics, classes, positive):
@@ -569,7 +572,8 @@ class MetricManager:
     def build(self, task=None, threshold=None, n=None, classes=None, positive=None)->list:
         "Make the metrics anew, as `make_metrics` does"
         task,threshold,n = task or self.task, threshold if threshold is not None else self.threshold, self.num_classes or n
-        made = [o.make(task, threshold, self.num_classes) if isinstance(o, MetricConfig) else make_metric(o, task, threshold) for c in self.configs for o in _expanded(c, task, n)]
+        make = lambda o: o.make(task, threshold, self.num_classes) if isinstance(o, MetricConfig) else make_metric(o, task, threshold)
+        made = [make(o) for c in self.configs for o in _expanded(c, task, n)]
         return _with_positive(made, classes, positive)
 
     def __iter__(self): return iter(self.metrics)

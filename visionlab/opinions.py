@@ -71,7 +71,9 @@ def neighbours(
 def _labelled_features(learn):
     "Compute the features of every labelled image once; zeros for the others, and for those that cannot be read"
     learn.alone()
-    if learn.data is None: raise ConfigError("An opinion on labels needs a data module, which knows the images", type(learn.model).__name__, "Give vectors of your own to neighbours(), or probabilities to interpret_probs()")
+    if learn.data is None:
+        raise ConfigError("An opinion on labels needs a data module, which knows the images", type(learn.model).__name__,
+                          "Give vectors of your own to neighbours(), or probabilities to interpret_probs()")
     dm,catalog = learn.data.copy(), learn.data.catalog
     known = catalog.frame["label"].notna().to_numpy()
     dm.catalog,dm._images = replace(catalog, frame=catalog.frame[known]), None
@@ -84,7 +86,8 @@ def _labelled_features(learn):
 def _grouped(catalog, group_col):
     "Make an image without a group a group of its own"
     column = catalog.frame[group_col]
-    return replace(catalog, frame=catalog.frame.assign(**{group_col:column.where(column.notna(), catalog.frame["path"])}))
+    own = column.where(column.notna(), catalog.frame["path"])
+    return replace(catalog, frame=catalog.frame.assign(**{group_col:own}))
 
 def _group_column(catalog):
     "Find the column whose groups were kept together when the images were split"
@@ -93,8 +96,9 @@ def _group_column(catalog):
 def _dealt(catalog, n, seed, group_col):
     "Deal images into folds; as many as there are groups, where those are fewer"
     if group_col is not None: one_of(group_col, list(catalog.frame.columns), "column")
-    units = catalog.frame["path" if group_col is None else group_col].nunique()
-    return deal_folds(catalog if group_col is None else _grouped(catalog, group_col), min(whole_number(n, "n"), units), seed, group_col, SPLITS)
+    catalog = catalog if group_col is None else _grouped(catalog, group_col)
+    units = catalog.frame[group_col or "path"].nunique()
+    return deal_folds(catalog, min(whole_number(n, "n"), units), seed, group_col, SPLITS)
 
 def _seen_elsewhere(targets, fold):
     "Mark the images whose class has an image in another fold: of the others nothing can be said"
@@ -107,7 +111,7 @@ def _seen_elsewhere(targets, fold):
 def fold_opinion(self:Learner,
     n:int=5,            # folds
     seed:int=42,        # of the folds
-    group_col:str=None, # column whose groups must not be torn apart; default: the one that the split into train and val kept together
+    group_col:str=None, # column whose groups must not be torn apart; default: the one that was so when val was split off
     features=None       # (rows, d) of the catalog's images; default: those of this learner's network
 )->Interpretation:
     "Ask of each labelled image a linear classifier on the network's features that has not seen its label"
@@ -117,7 +121,8 @@ def fold_opinion(self:Learner,
     rows = replace(catalog, frame=catalog.frame[known])
     fold = _dealt(rows, n, seed, group_col or _group_column(catalog)).loc[rows.frame.index].to_numpy(copy=True)
     targets = rows.targets()
-    found = fold_probs(torch.as_tensor(vectors[known], device=self.device), torch.as_tensor(targets), fold, len(catalog.classes)).cpu().numpy()
+    x = torch.as_tensor(vectors[known], device=self.device)
+    found = fold_probs(x, torch.as_tensor(targets), fold, len(catalog.classes)).cpu().numpy()
     found[~_seen_elsewhere(targets, fold)] = np.nan
     probs = np.full((len(catalog), len(catalog.classes)), np.nan, np.float32)
     probs[known] = found
@@ -125,7 +130,7 @@ def fold_opinion(self:Learner,
 
 @patch
 def second_opinion(self:Learner,
-    dl=None,   # "train", "val" or "test": what the model says of that split, best one it has not trained on; default: all labelled images, by `fold_opinion`
+    dl=None,   # "train", "val" or "test": what the model itself says of that split; default: all labelled images, by `fold_opinion`
     k:int=10   # neighbours asked
 )->Interpretation:
     "Ask the model, and the neighbours in its feature space, about the labels of images"

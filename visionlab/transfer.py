@@ -235,7 +235,8 @@ def _objective(out, y):
 def _fitted(x, y, w, decay):
     "Fit a linear classifier, its last row the bias, beginning from `w`"
     w = w.clone().requires_grad_()
-    opt = torch.optim.LBFGS([w], max_iter=100, history_size=20, tolerance_grad=1e-5, tolerance_change=1e-8, line_search_fn="strong_wolfe")
+    precise = dict(max_iter=100, history_size=20, tolerance_grad=1e-5, tolerance_change=1e-8)
+    opt = torch.optim.LBFGS([w], line_search_fn="strong_wolfe", **precise)
     def closure():
         opt.zero_grad()
         loss = _objective(x@w[:-1] + w[-1], y) + decay/2*w[:-1].square().sum()
