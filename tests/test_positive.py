@@ -62,6 +62,13 @@ def test_whoever_watches_finds_the_column():
     assert keep.best == max(o["f1/abnormal"] for o in learn.history)
 
 
+@pytest.mark.parametrize("name,column", [("average_precision", "average_precision/normal"), ("f1_binary", "f1/normal"), ("f1/normal", "f1/normal"), ("auroc", "auroc"), ("f1score", "f1score/normal")])
+def test_any_name_of_a_column_can_be_watched(name, column):
+    learn = Learner(data(), net(), metrics=["average_precision", "f1_binary", "auroc", "BinaryF1Score"], lr=1e-3, device="cpu")
+    learn.fit(1, callbacks=[keep := KeepBest(name)])
+    assert keep.best == learn.history[0][column]
+
+
 def test_the_choice_stays_with_the_model(tmp_path):
     learn = Learner(data(), "resnet9", metrics="autotrain", positive="abnormal", device="cpu", lr=1e-3).fit(1)
     assert "f1/abnormal" in learn.history[0]

@@ -510,9 +510,10 @@ def column_of(
     name:str, # of a metric
     columns
 )->str:
-    "Find the column that a metric fills: for f1_binary the one that names the class, such as f1/cat"
-    found = [o for o in columns if name.endswith("_binary") and o.startswith(f"{name.removesuffix('_binary')}/")]
-    return found[0] if name not in columns and len(found) == 1 else name
+    "Find the column that a metric fills: of f1_binary or average_precision the one that names the class, such as f1/cat"
+    if name in columns: return name
+    found = [o for o in columns if o.startswith(f"{name.removesuffix('_binary')}/")]
+    return found[0] if len(found) == 1 else name
 
 # %% ../nbs/10_metrics.ipynb #6c9d635f
 _STAGES = ("train", "val", "test")
