@@ -16,6 +16,7 @@ from .catalog import TASKS
 from .transforms import Pipeline, Resize
 from .models import ImageClassifier, ModelConfig, as_trained, misfits, unwrap
 from .predict import Predictor
+from .metrics import positive_class
 from .learner import Learner
 
 # %% ../nbs/15_deploy.ipynb #5d7026f5
@@ -164,11 +165,17 @@ def _versions():
     import timm, torchvision, visionlab
     return dict(visionlab=visionlab.__version__, torch=str(torch.__version__), torchvision=torchvision.__version__, timm=timm.__version__)
 
+def _said_of(learn):
+    "Say of a model of several classes to an image how it answers, of others which class its binary metrics are about"
+    if learn.task == "multilabel": return dict(task=learn.task, threshold=learn.threshold)
+    if learn.positive is None: return {}
+    return dict(positive=learn.classes[positive_class(learn.positive, learn.classes)])
+
 def _manifest(learn, config, pipeline, folder):
     "Describe an export whose other files are written"
     ids = learn.data.catalog.info.get("class_ids")
     files = {o:dict(bytes=(folder/o).stat().st_size, sha256=file_sha256(folder/o)) for o in (WEIGHTS, CONFIG)}
-    several = dict(task=learn.task, threshold=learn.threshold) if learn.task == "multilabel" else {}
+    several = _said_of(learn)
     d = dict(kind=_KIND, format=FORMAT, classes=list(learn.classes), **(dict(class_ids=list(ids)) if ids else {}), **several, model=config.to_dict(), pipeline=pipeline,
              metrics=finite(learn.scores), versions=_versions(), files=files)
     return dict(d, sha256=_seal(d))
@@ -273,5 +280,5 @@ def load_model(
     with _understood(folder/MANIFEST):
         config,pipeline,classes = _described(d, folder)
         answering,model = _answering(d), _filled(config, folder/WEIGHTS)
-    info = {k:d[k] for k in ("format", "model", "metrics", "versions", "class_ids") if k in d}
+    info = {k:d[k] for k in ("format", "model", "metrics", "versions", "class_ids", "positive") if k in d}
     return Predictor(model, pipeline, classes, device or default_device(), info, **answering)
