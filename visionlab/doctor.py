@@ -300,9 +300,26 @@ def _looks_same(measures, thumbs, rows, workers):
 
 _PAIR = ("kind", "similarity", "row", "split", "label", "path", "other", "other_split", "other_label", "other_path")
 
-def _pair_table(frame, exact, near, similar=()):
-    "Lay pairs out with both sides' split, label and path, the later image first"
-    rows = [("exact", 1., a, b) for a,b in exact] + [(kind, round(s, 3), a, b) for kind,found in (("near", near), ("similar", similar)) for a,b,s in found]
+_SURE = .98      # similarity of thumbnails below which the pixels cannot be the same
+
+def _same_pixels(catalog, near, workers):
+    "Find among pairs that look the same, and have different labels, those whose pixels are the same to the bit"
+    labels = catalog.frame["label"]
+    def same(pair):
+        try: a,b = (_uint8(o) if isinstance(o, np.ndarray) else load_image(o) for o in (catalog.sources[i] for i in pair[:2]))
+        except ImageReadError: return False
+        return a.shape == b.shape and np.array_equal(a, b)
+    pairs = [o for o in near if o[2] >= _SURE and _differ(labels[o[0]], labels[o[1]])]
+    with ThreadPoolExecutor(max(1, workers)) as pool: return {o[:2] for o,yes in zip(pairs, pool.map(same, pairs)) if yes}
+
+def _differ(a, b):
+    "Return whether two images have labels, and not the same"
+    known = [o is not None and o == o for o in (a, b)]          # NaN is no label
+    return all(known) and a != b
+
+def _pair_table(frame, exact, near, similar=(), same=()):
+    "Lay pairs out with both sides' split, label and path, the later image first; `same` are the near ones whose pixels are the same"
+    rows = [("exact", 1., a, b) for a,b in exact] + [("pixels" if (a, b) in same else kind, round(s, 3), a, b) for kind,found in (("near", near), ("similar", similar)) for a,b,s in found]
     place = dict(zip(frame.index, zip(frame["split"], frame["label"], frame["path"])))
     rank = lambda i: (_ORDER.get(place[i][0], 9), len(place[i][2]), place[i][2], i)      # of two names the shorter is the original: copies are called "1 (1).jpg"
     sides = [(kind, s, *sorted((a, b), key=rank, reverse=True)) for kind,s,a,b in rows]
@@ -400,6 +417,7 @@ def _similar(catalog, measures, rows, embeddings, least, known):
 # %% ../nbs/03_doctor.ipynb #7cc2d9c5
 ISSUES = {"leak": ("error", "the same picture is in two splits, so the score is too good"),
           "two_labels": ("error", "the same picture has two labels"),
+          "look_alike": ("warning", "very similar pictures have different labels: look at them"),
           "unusable": ("error", "training would refuse the data"),
           "unlearnable": ("error", "a class of val or test has no training image, so it can never be predicted"),
           "bad_row": ("error", "a row of the table cannot be used"),
@@ -430,15 +448,18 @@ def _row(issue, detail, split=None, path=None, row=None, other=None, rank=0, sev
 def _pair_issues(pairs):
     "List for each image its closest copy in another split, under another label, or in its own split"
     held = [pairs[c].isin(SPLITS[:3]) for c in ("split", "other_split")]
-    leak = held[0] & held[1] & (pairs["split"] != pairs["other_split"])
     labels = pairs["label"].notna() & pairs["other_label"].notna() & (pairs["label"] != pairs["other_label"])
-    calm,hint = ~leak & ~labels, pairs["kind"] == "similar"
-    for issue,which in dict(leak=leak & ~hint, two_labels=labels & ~hint, duplicate=calm & (pairs["kind"] == "exact"), near_duplicate=calm & (pairs["kind"] == "near")).items():
-        yield from (_pair_issue(issue, o, issue == "two_labels") for o in pairs[which].drop_duplicates("row").itertuples())
+    near,hint = pairs["kind"] == "near", pairs["kind"] == "similar"
+    leak = held[0] & held[1] & (pairs["split"] != pairs["other_split"]) & ~(near & labels)      # two subjects before one background are no copies
+    calm = ~leak & ~labels
+    found = dict(leak=leak & ~hint, two_labels=labels & ~hint & ~near, look_alike=labels & near,
+                 duplicate=calm & (pairs["kind"] == "exact"), near_duplicate=calm & near)
+    for issue,which in found.items():
+        yield from (_pair_issue(issue, o, issue in ("two_labels", "look_alike")) for o in pairs[which].drop_duplicates("row").itertuples())
     for which,severity in ((hint & ~calm, "warning"), (hint & calm, "info")):      # one step less than what pixels prove
         yield from (_pair_issue("similar", o, o.label != o.other_label, severity) for o in pairs[which].drop_duplicates("row").itertuples())
 
-_HOW = dict(exact="identical to", near="looks like ({:.2f})", similar="similar by embedding ({:.2f}) to")
+_HOW = dict(exact="identical to", pixels="has the same pixels as", near="looks like ({:.2f})", similar="similar by embedding ({:.2f}) to")
 
 def _pair_issue(issue, o, labels, severity=None):
     "Say of one image whose copy it is, and under which label if `labels`"
@@ -541,7 +562,7 @@ class Report:
         return pd.DataFrame([(first.loc[k, "severity"], k, n, ISSUES[k][1], example(first.loc[k])) for k,n in kinds.items()], columns=["severity", "issue", "count", "meaning", "example"])
 
     def pairs(self)->pd.DataFrame:
-        "List pairs of copies with split, label and path of both; `similarity` is 1 for identical files, and for kind similar the cosine"
+        "List pairs of copies with split, label and path of both; `similarity` is 1 for identical files, and for kind similar the cosine; kind pixels: the same pixels in other files"
         return self.copies
 
 def _nothing_read(error, data):
@@ -582,7 +603,7 @@ def check(
     exact,single = _exact(catalog.frame, measures["digest"])
     alike,missed = _looks_same(measures, thumbs, single, workers) if near else ([], 0)
     hints,unlisted = _similar(catalog, measures, single, embeddings, similar, exact + alike) if embeddings is not None else ([], 0)
-    pairs = _pair_table(catalog.frame, exact, alike, hints)
+    pairs = _pair_table(catalog.frame, exact, alike, hints, _same_pixels(catalog, alike, workers))
     missed = [_row("not_compared", f"{missed:,} pairs that may be copies were not compared; the {_MOST:,} most alike were")] if missed else []
     if unlisted: missed.append(_row("not_compared", f"{unlisted:,} more pairs are similar by embedding; the {_LISTED:,} most alike are listed, and a higher similar= lists fewer"))
     rows = [*_pair_issues(pairs), *_look_issues(catalog.frame, measures), *refused, *_class_issues(catalog), *_skipped_issues(catalog), *missed]
@@ -714,7 +735,8 @@ def _proposed(report):
     kind = {i: set(part) for i,part in report.frame.dropna(subset=["row"]).groupby("row")["issue"]}
     for o in report.copies[report.copies["kind"] != "similar"].itertuples():
         has = kind.get(o.row, set())
-        if "two_labels" in has and o.label != o.other_label:
+        if _differ(o.label, o.other_label):
+            if o.kind == "near": continue           # somebody must look which it is
             yield _exclude(o.path, _both(o.label, o.other_label, o.other_path), o.row)
             yield _exclude(o.other_path, _both(o.other_label, o.label, o.path), o.other)
         elif "leak" in has and o.split != o.other_split: yield _exclude(o.other_path, f"also in {o.split}: {o.path}", o.other)
