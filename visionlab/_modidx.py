@@ -1148,6 +1148,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'visionlab.data._Pretrained.__init__': ('data.html#_pretrained.__init__', 'visionlab/data.py'),
                                 'visionlab.data._Pretrained.features': ('data.html#_pretrained.features', 'visionlab/data.py'),
                                 'visionlab.data._Pretrained.parameters': ('data.html#_pretrained.parameters', 'visionlab/data.py'),
+                                'visionlab.data._answerable': ('data.html#_answerable', 'visionlab/data.py'),
                                 'visionlab.data._as_pipeline': ('data.html#_as_pipeline', 'visionlab/data.py'),
                                 'visionlab.data._by_albumentations': ('data.html#_by_albumentations', 'visionlab/data.py'),
                                 'visionlab.data._hold_out': ('data.html#_hold_out', 'visionlab/data.py'),
