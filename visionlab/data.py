@@ -419,13 +419,27 @@ def test_dataloader(self:ImageDataModule)->Loader: return self.loader("test")
 
 @patch
 def predict_dataloader(self:ImageDataModule,
-    source=None # a folder, a list of files or a `Catalog`; default: the test split, or validation where there is none
+    source=None # a folder, a list of files or a `Catalog`; default: the test split, or validation where there is none. What cannot be read is left out, as `on_bad` says
 )->Loader:
     "Make a loader of images without labels, or of a held-out split"
     if source is None: return self.loader("test" if "test" in self.catalog.splits else "val")
-    rows = source if isinstance(source, Catalog) else Catalog.from_lists(list_images(source), classes=self.classes)
+    rows = source if isinstance(source, Catalog) else Catalog.from_lists(list_images(source), classes=self.classes, on_bad=self.on_bad)
     if limit := {k:v for k,v in self.catalog.info.items() if k == "max_pixels"}: rows = replace(rows, info=rows.info | limit)
-    return Loader(rows, self.eval_pipeline, self.eval_batch_size, seed=self.seed, workers=self.num_workers, images=Images(rows, self.in_chans), **self.loading)
+    images = Images(rows, self.in_chans)
+    known = len(rows.skipped) if isinstance(source, Catalog) else 0         # what its owner left out is no news
+    rows = _answerable(rows, audit(rows, images, self.num_workers), self.on_bad, known)
+    return Loader(rows, self.eval_pipeline, self.eval_batch_size, seed=self.seed, workers=self.num_workers, images=images, **self.loading)
+
+def _answerable(rows, bad, on_bad, known):
+    "Leave out images that cannot be read, aloud, so that the others are answered"
+    if bad and on_bad == "error": return remove_bad(rows, bad, on_bad)
+    for reason in sorted({r for _,r in bad}): rows = rows.drop([i for i,r in bad if r == reason], reason)
+    if not len(rows): raise EmptyDatasetError("No image can be read", rows.source, f"All {len(bad)} are unreadable", catalog=rows)
+    lost = rows.skipped.iloc[known:]
+    if len(lost):
+        listing = "; ".join(f"{p} ({r})" for p,r in zip(lost["path"][:5], lost["reason"]))
+        warnings.warn(f"{len(lost)} of {len(rows)+len(lost):,} files are left out: they cannot be read: {listing}", stacklevel=_outside())
+    return rows
 
 # %% ../nbs/06a_data.ipynb #c1fe397b
 def list_images(
