@@ -19,7 +19,7 @@ from types import CellType, FunctionType, MethodType, ModuleType
 import numpy as np, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from .core import ConfigError, html_table, one_of
+from .core import ConfigError, html_table, key, one_of
 
 # %% ../nbs/04_transforms.ipynb #93169c13
 def resize(
@@ -355,7 +355,7 @@ class Custom:
     def seed(self, seed:int, everything:bool=True): # without `everything` the global generators are left alone
         "Seed the global generators and every generator the transform holds"
         if everything: seed_all(seed)
-        for i,g in enumerate(self.generators): _reseed(g, (seed+i) % 2**32)
+        for i,g in enumerate(self.generators): _reseed(g, key("generator", i, seed) % 2**32)       # no two streams alike, nor like a global one
 
 def _chw(out, transform)->torch.Tensor:
     "Turn what a transform returned into a (C, H, W) tensor"
@@ -370,7 +370,9 @@ def _chw(out, transform)->torch.Tensor:
 # %% ../nbs/04_transforms.ipynb #2d9a5dec
 def seed_all(seed:int):
     "Seed the global generators; 100 times cheaper than `torch.manual_seed`, which also visits the GPUs"
-    random.seed(seed); np.random.seed(seed % 2**32); torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(key("numpy", seed) % 2**32)      # with torch's own seed it would draw torch's numbers
+    torch.default_generator.manual_seed(seed)
 
 @contextmanager
 def kept_randomness(*generators):
@@ -395,6 +397,7 @@ def _reseed(g, seed):
     elif isinstance(g, np.random.RandomState): g.seed(seed) if fresh else g.set_state(seed)
     elif isinstance(g, random.Random): g.seed(seed) if fresh else g.setstate(seed)
     elif isinstance(g, torch.Generator): g.manual_seed(seed) if fresh else g.set_state(seed)
+    elif fresh and hasattr(g, "set_random_state"): g.set_random_state(np.random.default_rng(seed), random.Random(seed))
     elif fresh: g.set_random_seed(seed)
 
 _LIBRARIES = {"builtins", "functools", "torch", "torchvision", "albumentations", "numpy", "PIL"}        # whose methods hold no generator of the user's
