@@ -537,12 +537,12 @@ def _kinds(tier, keep, small, sizes):
     whole = () if tier == "device" and _one_size(sizes, True) is None else (True,)
     return (*whole, keep) if small else whole
 
-def _fitting(tiers, need, kinds, free, share):
+def _fitting(tiers, need, kinds, free, share, tiny):
     "Go through (tier, keep, need, budget), best first"
     for tier in tiers:
         if (room := getattr(free, tier)) is None: continue
         budget = int(room*share[tier])
-        whole = min(budget, free.ram//2) if tier == "disk" and len(tiers) > 1 else budget      # what memory can hold too is read fast
+        whole = min(budget, free.ram//2) if tier == "disk" and len(tiers) > 1 and not tiny else budget      # what memory can hold too is read fast
         for k in kinds(tier): yield tier, k, need(k), whole if k is True else budget
 
 def plan_cache(
@@ -565,7 +565,7 @@ def plan_cache(
     tiers = ("device", "ram", "disk") if place == "auto" else (place,)
     if whole_bytes: free = Free(int(cache))
     share = _SHARES if place == "auto" else dict.fromkeys(_FILLED, 1.) if whole_bytes else _FILLED
-    options = list(_fitting(tiers, need, lambda tier: _kinds(tier, keep, small, sizes), free, share))
+    options = list(_fitting(tiers, need, lambda tier: _kinds(tier, keep, small, sizes), free, share, need(keep) == need(True)))
     for tier,k,b,budget in options:
         if b <= budget: return CachePlan(tier, k, b, _one_size(sizes, k), budget, _reason(tier, k, b, need(True)))
     if not options: return _stream(_no_place(tiers[0], free))
