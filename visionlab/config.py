@@ -128,7 +128,7 @@ class TrainConfig:
     auto_find_batch_size:bool=False # split batches that don't fit into memory, and go on
     eval_batch_size:int=None    # images a step where nothing is learned; default: twice batch_size
     num_workers:int=None        # threads that decode; default: the processors
-    cache:str|int="auto"        # where decoded images are kept: auto, device, ram, disk, none, or a number of bytes
+    cache:str|int="auto"        # where decoded images are kept whole: auto, device, ram, disk, none, or a number of bytes; small permits smaller copies, which changes the pixels
     pin_memory:bool=None        # batches in page-locked memory; default: when they go to CUDA
     persistent_workers:bool=True # keep worker processes between epochs
     prefetch_factor:int=None    # batches prepared beforehand; default: 3

@@ -128,7 +128,7 @@ class ImageDataModule:
         in_chans:int=None,          # channels: 1, 3, or all that the images have; default: those of images in memory, else 3
         balanced_sampling:bool=False, # draw all classes equally often in training
         seed:int=42,                # of the split, the order and the augmentation
-        cache="auto",               # where decoded images are kept: "auto", "device", "ram", "disk", a number of bytes of memory, or None for nowhere
+        cache="auto",               # where decoded images are kept: "auto", "device", "ram", "disk", a number of bytes of memory (whole or not at all), None for nowhere; "small", or "small-" and a place: smaller copies where they do not fit whole, which changes the pixels
         on_bad:str=None,            # unreadable files and rows of tables that cannot be used: "skip" lists and leaves them out, "error" raises; default: files are skipped, rows raise
         max_bad:float=.05,          # largest share of a split that may be skipped; one file always may
         on_leak:str="warn",         # held-out images that are in train too, byte for byte: "warn", "error", or "ignore" not to look
@@ -386,7 +386,7 @@ def _kept(self:ImageDataModule, train):
     "Say what a loader keeps itself: training pictures on the device, or framed pictures of an evaluation"
     plan = self.cache_plan
     if train: return dict(device=self.device, on_device=True if plan.keep is True and plan.shape else round(max(self.image_size)*8/7)) if plan.tier == "device" else {}
-    return dict(keep_frames=free_memory()//16) if plan.tier in ("device", "ram", "disk") and plan.keep is not True else {}
+    return dict(keep_frames=free_memory()//16) if self.cache is not None and plan.tier != "resident" and plan.keep is not True else {}
 
 @patch
 def clear_cache(self:ImageDataModule):
