@@ -258,3 +258,30 @@ def test_strong_augmentation_for_several_labels_an_image(tmp_path, own_cache):
     dm = MultiLabelImageDataModule(tmp_path/"t.csv", image_dir=tmp_path/"p", image_size=48, batch_size=4, val_split=0, augmentation_preset="strong", transform_backend="albumentations")
     batch = next(iter(dm.train_dataloader()))
     assert batch.image.shape == (4, 3, 48, 48) and batch.target.shape == (4, 2) and batch.image.dtype == torch.float32
+
+
+# ---- what a transform returns wrongly is said of its own file
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pixels_that_are_not_finite_name_their_own_file(cat, workers):
+    seen = Images(cat)[int(cat.frame.index[7])].tobytes()
+    def broken(image):
+        x = torch.from_numpy(cut(image).copy()).permute(2, 0, 1).float()/255
+        return x*float("nan") if np.asarray(image).tobytes() == seen else x
+    with pytest.raises(DataError, match="not finite") as e: list(Loader(cat, Pipeline(Custom(broken, numbers="unit"), size=64), 8, workers=workers))
+    assert cat.frame["path"].iloc[7] in str(e.value)
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sizes_that_differ_name_their_files(cat, workers):
+    seen = Images(cat)[int(cat.frame.index[3])].tobytes()
+    def uneven(image): return cut(image)[:32] if np.asarray(image).tobytes() == seen else cut(image)
+    with pytest.raises(DataError, match="different sizes") as e: list(Loader(cat, own(uneven), 8, workers=workers))
+    assert cat.frame["path"].iloc[3] in str(e.value)
+
+def test_a_learner_names_the_row_whose_pixels_are_not_finite():
+    from visionlab.learner import Learner
+    x,y = torch.rand(16, 3, 8, 8), torch.arange(16) % 2
+    x[5, 0, 0, 0] = float("nan")
+    data = [(x[i:i+8], y[i:i+8]) for i in (0, 8)]
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+    with pytest.raises(DataError, match="row 5 of a batch are not finite"): Learner((data, data), net, lr=.01, loss=torch.nn.functional.cross_entropy).fit(1)

@@ -250,6 +250,8 @@ class StopOnNaN(Callback):
     def _stop(self, learn, step, batch, harmed=False):
         paths = list(getattr(batch, "path", None) or [])
         if batch is not None: learn.bad_batch = dict(zip("xy", to_device(batch, "cpu")), step=step, seed=learn.seed, paths=paths)
+        if batch is not None and (row := _not_finite(learn.bad_batch["x"])) is not None:
+            raise DataError(f"The pixels of row {row} of a batch are not finite (NaN or infinity)", paths[row] if paths else f"step {step}", "Look at the file and at your own transforms; the batch is in learn.bad_batch")
         if found := _of_images(learn, learn.xb) if learn.xb is not None else None: raise DataError(found[0], f"step {step}", found[1])
         fix = f"Train with a lower learning rate than {learn.opt.param_groups[-1]['lr']:.1e} (learn.lr_find() suggests one), in precision='fp32', and look at the inputs: they are in learn.bad_batch"
         raise TrainingError("The loss is no longer a finite number", f"epoch {learn.epoch}, step {step}" + (f", a batch with {paths[0]}" if paths else ""),
@@ -292,6 +294,12 @@ def _step_notes(learn):
     return [f"Only {n} step{'s' if n > 1 else ''} in all: use a smaller batch or more epochs"]
 
 # %% ../nbs/11_learner.ipynb #8eff1a8b
+def _not_finite(x):
+    "Find the first row of a batch whose pixels are not all finite"
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or not x.ndim: return None
+    bad = (~torch.isfinite(x.flatten(1) if x.ndim > 1 else x[:,None])).any(1)
+    return int(bad.nonzero()[0]) if bad.any() else None
+
 def _of_images(learn, x):
     "Say what is wrong with the images of a batch"
     if not isinstance(x, torch.Tensor): return f"The images of a batch are {type(x).__name__}, not a tensor", "Let the loader give (images, targets), both tensors"

@@ -142,11 +142,17 @@ class _Samples(torch.utils.data.Dataset):
     def _frame(self, row, seed):
         image,tfm = self._pixels(row), self.pipeline.frame
         tfm.seed(seed, everything=not self.in_thread)
-        try: return self._apply(tfm, image)
+        try: return self._finite(self._apply(tfm, image), row)
         except VisionlabError: raise
         except Exception as e:
             raise DataError(f"Your transform failed: {type(e).__name__}: {e}", self.images.name(row),
                             "It gets a PIL image (albumentations: an array) and should return an image or a tensor") from e
+
+    def _finite(self, out, row):
+        "Refuse pixels that are no numbers, with the file's name"
+        parts = out.values() if isinstance(out, dict) else [out]
+        if all(bool(torch.isfinite(o).all()) for o in parts if isinstance(o, torch.Tensor) and o.is_floating_point()): return out
+        raise DataError("Your transform returned pixels that are not finite (NaN or infinity)", self.images.name(row), "Look for a division by 0, such as normalising an image of one colour, or a logarithm of 0")
 
     def _pixels(self, row): return self.images[row] if self.images.store is None else self.images[row].copy()      # kept pixels must not be changed
     def _apply(self, tfm, image): return tfm(image, self.pipeline.size)
@@ -158,13 +164,15 @@ class _Samples(torch.utils.data.Dataset):
         new.in_thread = True
         return new
 
-def _stack(samples):
-    "Stack samples into a batch, or raise what a worker met"
+def _stack(samples, names):
+    "Stack samples into a batch, or raise what a worker met; `names` returns where they come from"
     for o in samples:
         if isinstance(o, Exception): raise o
-    if isinstance(samples[0], dict): return {k:_stack([o[k] for o in samples]) for k in samples[0]}
-    if len({tuple(o.shape) for o in samples}) > 1:
-        raise DataError(f"Your transform returned different sizes: {sorted({tuple(o.shape) for o in samples})}", "", "End it with a resize or a crop to one size")
+    if isinstance(samples[0], dict): return {k:_stack([o[k] for o in samples], names) for k in samples[0]}
+    shapes = [tuple(o.shape) for o in samples]
+    if len(set(shapes)) > 1:
+        each = "; ".join(f"{o} from {names()[shapes.index(o)]}" for o in sorted(set(shapes))[:4])
+        raise DataError(f"Your transform returned different sizes: {sorted(set(shapes))}", each, "End it with a resize or a crop to one size")
     return torch.stack(samples)
 
 def _same(samples): return samples
@@ -588,6 +596,7 @@ class Loader:
         names = [self.images.name(i) for i in self.ids[rows[:3]]]
         return DataError(f"No batch came within {self.timeout:g} s", ", ".join(names), "Look at the disk or network these files are on, or raise timeout=; 0 waits as long as it takes")
 
+    def _names(self, rows): return [self.images.name(i) for i in self.ids[rows]]
     def _samples(self): return _Samples(self.images, self.pipeline, self.seed)
     def _requests(self, rows, draws, epoch): return list(zip(self.ids[rows].tolist(), draws.tolist(), [epoch]*len(rows)))
 
@@ -601,7 +610,7 @@ class Loader:
         samples = self._samples()
         for o in work:
             with kept_randomness(*self.pipeline.frame.generators): got = [samples[r] for r in self._requests(*o)]
-            yield _stack(got)
+            yield _stack(got, lambda rows=o[0]: self._names(rows))
 
     def _custom_in_threads(self, work):
         "Run a transform that leaves the global generators alone in threads, each with a copy of its own"
@@ -611,7 +620,7 @@ class Loader:
             return own.samples[request]
         pool,waiting = _pool(self.workers, os.getpid()), deque()
         def gather(rows, tasks):
-            try: return _stack([t.result(self.timeout) for t in tasks])
+            try: return _stack([t.result(self.timeout) for t in tasks], lambda: self._names(rows))
             except TooLate as e: raise self._too_late(rows) from e
         try:
             for o in work:
@@ -625,7 +634,7 @@ class Loader:
             warnings.filterwarnings("ignore", "This DataLoader will create")     # more workers than processors: slow, but asked for
             if self._processes is None: self._processes = self._start_processes()
             self._processes.batch_sampler.batches = [self._requests(*o) for o in work]
-            return map(_stack, _explained(_begun(self._processes), self.timeout))
+            return map(lambda got, o: _stack(got, lambda: self._names(o[0])), _explained(_begun(self._processes), self.timeout), work)
 
     def _start_processes(self):
         return torch.utils.data.DataLoader(self._samples(), batch_sampler=_Plan(), num_workers=self.workers, persistent_workers=self.persistent, collate_fn=_same,
