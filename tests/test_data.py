@@ -323,3 +323,9 @@ def test_no_augmentation_is_what_evaluation_does(resize):
     for batch in (a, b):
         pixels = torch.from_numpy(dm.catalog.pixels[batch.index.numpy()]).permute(0, 3, 1, 2)/255
         assert torch.allclose(dm.denormalize(batch.image), pixels, atol=1e-5)
+
+
+def test_random_evaluation_and_two_normalisations_are_said(folder):
+    turn = v2.Compose([v2.Resize((32, 32)), v2.RandomHorizontalFlip(), v2.ToTensor(), v2.Normalize((.5,)*3, (.5,)*3)])
+    with pytest.warns(UserWarning, match="HorizontalFlip") as said: ImageDataModule(folder, image_size=32, eval_transforms=turn, cache=None).setup()
+    assert any("evaluation by mean (0.5, 0.5, 0.5)" in str(o.message) for o in said)
