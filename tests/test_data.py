@@ -339,3 +339,9 @@ def test_one_bad_file_does_not_cost_the_answers_to_the_others(folder, tmp_path, 
     for name in files: name.write_bytes(b"no image")
     with pytest.raises(EmptyDatasetError): dm.predict_dataloader(files)
     with pytest.raises(TooManyBadFilesError): ImageDataModule(folder, image_size=32, num_workers=0, on_bad="error").predict_dataloader(files)
+
+
+def test_random_evaluation_and_two_normalisations_are_said(folder):
+    turn = v2.Compose([v2.Resize((32, 32)), v2.RandomHorizontalFlip(), v2.ToTensor(), v2.Normalize((.5,)*3, (.5,)*3)])
+    with pytest.warns(UserWarning, match="HorizontalFlip") as said: ImageDataModule(folder, image_size=32, eval_transforms=turn, cache=None).setup()
+    assert any("evaluation by mean (0.5, 0.5, 0.5)" in str(o.message) for o in said)

@@ -1166,6 +1166,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'visionlab.data._stored_channels': ('data.html#_stored_channels', 'visionlab/data.py'),
                                 'visionlab.data._try_read': ('data.html#_try_read', 'visionlab/data.py'),
                                 'visionlab.data._unlabelled_notes': ('data.html#_unlabelled_notes', 'visionlab/data.py'),
+                                'visionlab.data._warn_of_transforms': ('data.html#_warn_of_transforms', 'visionlab/data.py'),
                                 'visionlab.data._without_colour': ('data.html#_without_colour', 'visionlab/data.py'),
                                 'visionlab.data.audit': ('data.html#audit', 'visionlab/data.py'),
                                 'visionlab.data.list_images': ('data.html#list_images', 'visionlab/data.py'),

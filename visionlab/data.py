@@ -268,6 +268,12 @@ def eval_pipeline(self:ImageDataModule)->Pipeline:
     "Give the pipeline of validation, test and prediction"
     return _as_pipeline(self.eval_transforms, Pipeline(self.eval_frame, (), self.image_size, *self.stats, "eval"))
 
+def _warn_of_transforms(train, evaluate):
+    "Say that evaluation draws, or normalises otherwise than training"
+    draws = [*([_kinds(evaluate.frame)[0]] if evaluate.frame.n_random and not isinstance(evaluate.frame, Custom) else []), *(k for o in evaluate.ops for k in _kinds(o) if getattr(o, "p", 1))]
+    if draws: warnings.warn(f"eval_transforms draw at random ({', '.join(draws)}): the score changes from one evaluation to the next. Leave them to train_transforms")
+    if (train.mean, train.std) != (evaluate.mean, evaluate.std): warnings.warn(f"Training normalises by mean {train.mean}, std {train.std}, evaluation by mean {evaluate.mean}, std {evaluate.std}: give both the same")
+
 @patch
 def denormalize(self:ImageDataModule, x:torch.Tensor)->torch.Tensor:
     "Turn a normalised batch back into [0, 1], for looking at"
@@ -317,6 +323,7 @@ def setup(self:ImageDataModule,
     "Read every file once, leave out what cannot be read, and choose where pixels are kept"
     if stage is not None: one_of(stage, ("fit", "validate", "test", "predict"), "stage")
     if self._images is None:
+        if self.eval_transforms is not None or self.train_transforms is not None: _warn_of_transforms(self.train_pipeline, self.eval_pipeline)
         self.cache_plan = plan = self._plan_cache()
         store = open_store(plan, self.catalog, self.in_chans)
         images = self._open_images(plan.keep if store is not None else False, store)
