@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from .core import (ClassMismatchError, ConfigError, DataError, EmptyDatasetError, TooManyBadFilesError, atomic_write, cache_dir, close_matches,
-                            escape, html_table, one_of, shorten)
+                            check_own, escape, guarded, html_table, one_of, printable, shorten, starts_as, unguarded)
 from .items import IMAGE_EXTENSIONS
 from .paths import Files, PathArray, Repeated, pack_table, remember, unpack_table
 
@@ -161,8 +161,7 @@ def _plural(n, one, many=None): return f"{n:,} {one if n == 1 else many or one +
 
 def _shown(text, width=40):
     "Make a name safe to print: odd characters spelled out, long names cut"
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
-    return shorten(text, width)
+    return shorten(printable(text), width)
 
 def _listed(names, n=5):
     "Write the first names of a list"
@@ -967,17 +966,12 @@ def split(self:Catalog,
 
 # %% ../nbs/02_catalog.ipynb #0465e5d4
 _FORMAT = 1
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
-
-def _guarded(text): return f"'{text}" if isinstance(text, str) and _FORMULA.match(text) else text # a spreadsheet would run it
-def _unguarded(text): return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
-
 def _is_text(column): return not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column))
 
 def _csv_bytes(frame):
     "Write the table as CSV; file names that are not valid text keep their bytes"
     plain = lambda values: pd.Series(values, index=frame.index, dtype=object)     # Arrow's strings cannot hold names that are no text
-    safe = frame.assign(**{c: plain([_guarded(json.dumps(o, ensure_ascii=False) if isinstance(o, tuple) else o) for o in frame[c]]) for c in frame if _is_text(frame[c])})
+    safe = frame.assign(**{c: plain([guarded(json.dumps(o, ensure_ascii=False) if isinstance(o, tuple) else o) for o in frame[c]]) for c in frame if _is_text(frame[c])})
     return safe.to_csv(index_label="#").encode("utf-8", "surrogateescape")
 
 def _extras(frame): return {c: str(frame[c].dtype) for c in frame if c not in ("path", "label", "split")}
@@ -1000,6 +994,8 @@ def save(self:Catalog,
     folder = Path(os.path.abspath(folder))
     meta = dict(format=_FORMAT, source=self.source, task=self.task, classes=self.classes, root=_saved_root(self.root, folder), in_memory=self.pixels is not None,
                 info=self.info, columns=_extras(self.frame), skipped=self.skipped[["path", "split", "reason"]].to_numpy().tolist())
+    check_own(folder/"catalog.json", starts_as('{\n "format": '))
+    if not (folder/"catalog.json").exists(): check_own(folder/"catalog.csv", starts_as("#,path,label,split"))     # beside catalog.json it may have been edited
     atomic_write(folder/"catalog.csv", _csv_bytes(self.frame))
     atomic_write(folder/"catalog.json", json.dumps(meta, indent=1, default=lambda o: o.item()) + "\n")
     return folder
@@ -1023,7 +1019,7 @@ def _restored(column, dtype):
     if dtype == "bool": return column == "True"
     if dtype.startswith("datetime"): return pd.to_datetime(column)
     if re.match("u?int|float", dtype, re.I): return pd.to_numeric(column).astype(dtype)
-    return _objects([_unguarded(o) or None for o in column], column.index)
+    return _objects([unguarded(o) or None for o in column], column.index)
 
 def _read_table(path, columns):
     "Read catalog.csv, as written or as a spreadsheet saved it"

@@ -11,7 +11,7 @@ from copy import copy as shallow_copy
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
-from .core import ConfigError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, VisionlabError, atomic_write, cache_dir, html_table, one_of, usable_cpus, whole_number
+from .core import ConfigError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, VisionlabError, atomic_write, cache_dir, html_table, one_of, printable, usable_cpus, whole_number
 from .items import IMAGE_EXTENSIONS, load_image
 from .catalog import Catalog, label_names
 from .sources import open_data, open_table
@@ -468,7 +468,7 @@ class Summary:
     def __init__(self, title:str, facts:list): self.title,self.facts = title, facts
     def __repr__(self):
         wide = max(len(k) for k,_ in self.facts)
-        return "\n".join([self.title, *[f"  {k:<{wide}}  {v}" for k,v in self.facts]])
+        return "\n".join([self.title, *[f"  {k:<{wide}}  {printable(v, keep=chr(10))}" for k,v in self.facts]])
     def _repr_html_(self): return html_table(self.facts, caption=self.title)
 
 @patch
