@@ -995,7 +995,7 @@ def save(self:Catalog,
     meta = dict(format=_FORMAT, source=self.source, task=self.task, classes=self.classes, root=_saved_root(self.root, folder), in_memory=self.pixels is not None,
                 info=self.info, columns=_extras(self.frame), skipped=self.skipped[["path", "split", "reason"]].to_numpy().tolist())
     check_own(folder/"catalog.json", starts_as('{\n "format": '))
-    if not (folder/"catalog.json").exists(): check_own(folder/"catalog.csv", starts_as("#,path,label,split"))     # beside catalog.json it may have been edited
+    if not os.path.lexists(folder/"catalog.json"): check_own(folder/"catalog.csv", starts_as("#,path,label,split"))     # beside catalog.json it may have been edited
     atomic_write(folder/"catalog.csv", _csv_bytes(self.frame))
     atomic_write(folder/"catalog.json", json.dumps(meta, indent=1, default=lambda o: o.item()) + "\n")
     return folder
@@ -1004,11 +1004,12 @@ def save(self:Catalog,
 def _read_json(path):
     "Read catalog.json"
     try: meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e: raise DataError("There is no readable catalog.json", str(path), "Give the folder that Catalog.save wrote") from e
+    except (OSError, ValueError, RecursionError) as e: raise DataError("There is no readable catalog.json", str(path), "Give the folder that Catalog.save wrote") from e
     wanted = dict(format=int, source=str, classes=list, in_memory=bool, info=dict, columns=dict, skipped=list)
     wrong = [k for k,kind in wanted.items() if not isinstance(meta, dict) or not isinstance(meta.get(k), kind)]
     if not wrong and not all(isinstance(o, str) for o in meta["classes"]): wrong = ["classes"]
     if not wrong and not all(isinstance(o, list) and len(o) == 3 for o in meta["skipped"]): wrong = ["skipped"]
+    if not wrong and not isinstance(meta.get("root"), (str, type(None))): wrong = ["root"]
     if not wrong and meta.setdefault("task", "multiclass") not in TASKS: wrong = ["task"]
     if wrong: raise DataError(f"catalog.json has no proper {_listed(wrong)}", str(path), "Give the folder that Catalog.save wrote")
     if meta["format"] > _FORMAT: raise DataError(f"catalog.json has format {meta['format']}, newer than {_FORMAT}", str(path), "Update visionlab")
@@ -1033,13 +1034,13 @@ def _read_table(path, columns):
         fresh = number.isna()
         number[fresh] = np.arange(fresh.sum()) + (0 if fresh.all() else number.max()+1)
         found = {c: _restored(raw[c], str(dtype)) for c,dtype in {"path":"text", "label":"text", "split":"text", **columns}.items()}
-    except (KeyError, ValueError) as e: raise DataError(f"catalog.csv cannot be read: {e}", str(path), "Keep its columns, and numbers in columns of numbers") from e
+    except (KeyError, ValueError, TypeError, OverflowError) as e: raise DataError(f"catalog.csv cannot be read: {e}", str(path), "Keep its columns, and numbers in columns of numbers") from e
     return pd.DataFrame(found).set_axis(number.astype(int).to_numpy(), axis=0)
 
 def _read_tuples(frame, path):
     "Read labels that are lists of names"
     try: found = [o if o is None else tuple(map(str, [] + json.loads(o))) for o in frame["label"]]
-    except (ValueError, TypeError) as e: raise DataError(f"A label in catalog.csv is no list of names: {e}", str(path), 'Write labels as ["cat", "dog"], or [] for none') from e
+    except (ValueError, TypeError, RecursionError) as e: raise DataError(f"A label in catalog.csv is no list of names: {e}", str(path), 'Write labels as ["cat", "dog"], or [] for none') from e
     return frame.assign(label=_objects(found, frame.index))
 
 _LARGE = 2**22 # bytes of a catalog.csv from which what it says is remembered in a form that opens at once

@@ -47,8 +47,10 @@ def audit(
     if (files := row_identities(catalog)) is None: return read_all(images, ids, workers)
     how = json.dumps([images.channels, getattr(images, "max_pixels", None)]).encode()
     note = cache_dir()/"audit"/f"{hashlib.sha256(how + files.tobytes()).hexdigest()[:32]}.json"
-    try: return [(int(i), str(reason)) for i,reason in json.loads(note.read_text())]
-    except (OSError, ValueError, TypeError): pass
+    try:
+        known = [(int(i), str(reason)) for i,reason in json.loads(note.read_text())]
+        if {i for i,_ in known} <= set(ids): return known
+    except (OSError, ValueError, TypeError, RecursionError, OverflowError): pass
     bad = read_all(images, ids, workers)
     try: atomic_write(note, json.dumps([[int(i), reason] for i,reason in bad]))
     except OSError as e: warnings.warn(f"The audit could not be remembered: {e}")

@@ -741,14 +741,14 @@ def _edit_file(path):
         data = path.read_bytes()
         sep = next((o for o in ",;\t" if o in data.split(b"\n", 1)[0].decode("utf-8", "replace")), ",")
         table = pd.read_csv(io.BytesIO(data), sep=sep, dtype=object, keep_default_na=False, encoding="utf-8-sig", encoding_errors="surrogateescape")
-    except (OSError, ValueError) as e: raise DataError(f"The edits cannot be read: {type(e).__name__}", str(path), "Give a CSV file with the columns path, action, value, note") from e
-    return _edit_table(table.map(unguarded).replace("", None))
+    except (OSError, ValueError, TypeError, OverflowError) as e: raise DataError(f"The edits cannot be read: {type(e).__name__}", str(path), "Give a CSV file with the columns path, action, value, note") from e
+    return _edit_table({c:_objects([unguarded(o) or None if isinstance(o, str) else None for o in table[c]], table.index) for c in table})
 
 def _label_of(catalog, value):
     "Read the label of an edit: a name, or for multi-label data a list of names, in a CSV file as JSON"
     if catalog.task != "multilabel" or value is None: return value
     try: names = json.loads(value) if isinstance(value, str) and value.startswith("[") else value
-    except ValueError: return (value,)
+    except (ValueError, RecursionError): return (value,)
     return tuple(map(str, [names] if isinstance(names, str) else names))
 
 def _value_problem(catalog, action, value):

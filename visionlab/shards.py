@@ -299,7 +299,7 @@ def _remembered(url):
     "Read what is in a shard from the cache, or go through it and remember"
     note = cache_dir()/"shards"/f"{hashlib.sha256(json.dumps(['text', *_stamp(url)]).encode()).hexdigest()[:32]}.json"      # labels are kept as text
     try: return json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError): pass
+    except (OSError, ValueError, RecursionError): pass
     found = _scan_shard(url)
     try: atomic_write(note, json.dumps(found))
     except OSError: pass      # a cache that cannot be written costs time, not correctness
@@ -310,7 +310,7 @@ def _read_index(folder):
     fs,path = _fs(folder)
     try: meta = json.loads(fs.cat_file(f"{path}/{INDEX}").decode("utf-8", "surrogateescape"))
     except FileNotFoundError: return None
-    except ValueError as e: raise _bad_index(folder, f"cannot be read: {e}") from e
+    except (ValueError, RecursionError) as e: raise _bad_index(folder, f"cannot be read: {e}") from e
     if not isinstance(meta, dict) or meta.get("kind") != "visionlab shards": raise _bad_index(folder, "is not one of visionlab's")
     wanted = dict(format=int, source=str, task=str, classes=list, info=dict, shards=list)
     if wrong := [k for k,kind in wanted.items() if not isinstance(meta.get(k), kind)]: raise _bad_index(folder, f"has no proper {_listed(wrong)}")
