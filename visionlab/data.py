@@ -11,7 +11,7 @@ from copy import copy as shallow_copy
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
-from .core import ConfigError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, VisionlabError, atomic_write, cache_dir, html_table, one_of, usable_cpus, whole_number
+from .core import ConfigError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, VisionlabError, atomic_write, cache_dir, html_table, one_of, printable, usable_cpus, whole_number
 from .items import IMAGE_EXTENSIONS, load_image
 from .catalog import Catalog, label_names
 from .sources import open_data, open_table
@@ -47,8 +47,10 @@ def audit(
     if (files := row_identities(catalog)) is None: return read_all(images, ids, workers)
     how = json.dumps([images.channels, getattr(images, "max_pixels", None)]).encode()
     note = cache_dir()/"audit"/f"{hashlib.sha256(how + files.tobytes()).hexdigest()[:32]}.json"
-    try: return [(int(i), str(reason)) for i,reason in json.loads(note.read_text())]
-    except (OSError, ValueError, TypeError): pass
+    try:
+        known = [(int(i), str(reason)) for i,reason in json.loads(note.read_text())]
+        if {i for i,_ in known} <= set(ids): return known
+    except (OSError, ValueError, TypeError, RecursionError, OverflowError): pass
     bad = read_all(images, ids, workers)
     try: atomic_write(note, json.dumps([[int(i), reason] for i,reason in bad]))
     except OSError as e: warnings.warn(f"The audit could not be remembered: {e}")
@@ -493,7 +495,7 @@ class Summary:
     def __init__(self, title:str, facts:list): self.title,self.facts = title, facts
     def __repr__(self):
         wide = max(len(k) for k,_ in self.facts)
-        return "\n".join([self.title, *[f"  {k:<{wide}}  {v}" for k,v in self.facts]])
+        return "\n".join([self.title, *[f"  {k:<{wide}}  {printable(v, keep=chr(10))}" for k,v in self.facts]])
     def _repr_html_(self): return html_table(self.facts, caption=self.title)
 
 @patch
