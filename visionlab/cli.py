@@ -191,7 +191,7 @@ def _put(path, text):
     if path == "-": sys.stdout.write(text)
     else: atomic_write(path, text)
 
-_SOURCE = ("valid", "classes", "ignore_classes")              # what `check` and `evaluate` take of `train`: how to open the data …
+_SOURCE = ("valid", "classes", "ignore_classes", "levels", "split_folders")              # what `check` and `evaluate` take of `train`: how to open the data …
 _TABLES = ("val_csv", "test_csv", "image_dir", "image_column", "label_column", "label_columns", "label_delimiter", "label_type")    # … and a table
 
 def _source(options):

@@ -16,7 +16,7 @@ import pandas as pd
 from fastcore.basics import patch
 from .core import ClassMismatchError, ConfigError, DataError, EmptyDatasetError, TooManyBadFilesError, close_matches, one_of
 from .catalog import (TASKS, Catalog, _check_single, _check_splits, _clashes, _class_list, _common_folder, _existing_folder, _extension_problem, _facts,
-                               _file_problem, _listed, _objects, _plural, _read_splits, _shown, _skips, _under, label_names)
+                               _file_problem, _listed, _objects, _plural, _read_splits, _shown, _skips, _under, count_unusable, label_names)
 
 # %% ../nbs/02a_tables.ipynb #7c13e25e
 class CsvError(DataError):
@@ -484,7 +484,8 @@ def _catalog(cls, sheets, reader, on_bad, allow_single):
     kept,gone,rows = _settle(frame, on_bad)
     classes = classes if reader.vocabulary.names or reader.layout.onehot else [o for o in classes if o in label_names(kept["label"])]
     kept,root = _rooted(kept.drop(columns=["given", "bad", "file", "line"]), first.base)
-    cat = cls(kept, classes, root, ", ".join(o.path.name for o in sheets.values()), _skips(list(zip(gone["given"], gone["split"], gone["bad"]))), info=_info(sheets, reader, classes, rows), task=reader.task)
+    info = _info(sheets, reader, classes, rows) | _facts(unusable=count_unusable(frame["split"], frame["bad"]))
+    cat = cls(kept, classes, root, ", ".join(o.path.name for o in sheets.values()), _skips(list(zip(gone["given"], gone["split"], gone["bad"]))), info=info, task=reader.task)
     _check_splits(cat, "Add rows of it to train, or remove these")
     if reader.task == "multiclass": _check_single(cat, allow_single)
     return cat
