@@ -19,6 +19,7 @@ from PIL import Image
 from fastcore.basics import patch
 from .core import ClassMismatchError, ConfigError, DataError, ImageReadError, atomic_write, close_matches, escape, html_table, in_notebook, is_main, one_of, usable_cpus
 from .items import MAX_PIXELS, REASONS, glance, load_image, read_bytes
+from .paths import text_table
 from .catalog import SPLITS, Catalog, label_text, _guarded, _objects, _plural, _shown, _unguarded
 from .sources import open_data
 from .splits import stored_size
@@ -307,7 +308,7 @@ def _pair_table(frame, exact, near, similar=()):
     rank = lambda i: (_ORDER.get(place[i][0], 9), len(place[i][2]), place[i][2], i)      # of two names the shorter is the original: copies are called "1 (1).jpg"
     sides = [(kind, s, *sorted((a, b), key=rank, reverse=True)) for kind,s,a,b in rows]
     table = [(kind, s, int(a), *place[a], int(b), *place[b]) for kind,s,a,b in sides]
-    return pd.DataFrame(sorted(table, key=lambda o: (o[0], -o[1], rank(o[2]), rank(o[6]))), columns=_PAIR)
+    return text_table(sorted(table, key=lambda o: (o[0], -o[1], rank(o[2]), rank(o[6]))), columns=_PAIR)
 
 # %% ../nbs/03_doctor.ipynb #d1abdcc6
 SIMILAR = .95      # least cosine; by ImageNet features photographs and their mirror images agree to .95 and more, unlike subjects to .2
@@ -728,7 +729,7 @@ def edits(self:Report)->pd.DataFrame:
 def _edit_table(edits):
     "Read edits from a CSV file, a table or a list of dicts"
     if isinstance(edits, (str, os.PathLike)): return _edit_file(Path(edits))
-    table = pd.DataFrame(edits)
+    table = pd.DataFrame(edits, dtype=object)
     return pd.DataFrame({c: _objects(table[c] if c in table else None, table.index) for c in _EDIT}).reset_index(drop=True)
 
 def _edit_file(path):
@@ -765,9 +766,10 @@ def _edit_problem(catalog, rows, edit):
 
 def _targets(catalog, table):
     "Find the row ids that each edit is about"
-    by_path = catalog.frame.groupby("path", sort=False).indices
-    ids = catalog.frame.index.to_numpy()
-    found = [ids[by_path.get(p, [])].tolist() for p in table["path"]]
+    by_path = {p:[] for p in table["path"]}
+    for i,p in zip(catalog.frame.index.tolist(), catalog.frame["path"]):      # a plain dict: pandas groups by valid text only
+        if p in by_path: by_path[p].append(i)
+    found = [by_path[p] for p in table["path"]]
     return [rows if r is None else [i for i in rows if str(i) == str(r)] for rows,r in zip(found, table["row"])]
 
 def _checked_edits(catalog, edits):
@@ -888,4 +890,4 @@ def label_issues(
     name = (lambda c: data.classes[c]) if known else int
     rows = [(frame["path"].iloc[i] if known else None, "relabel", name(c), f"the model says {probs[i,c]:.2f}, of {name(targets[i])!r} {probs[i,targets[i]]:.2f}",
              int(frame.index[i]) if known else int(i), name(targets[i]), probs[i,targets[i]], probs[i,c]) for i,c in zip(*_suspects(targets, probs))]
-    return pd.DataFrame(rows, columns=[*_EDIT, "label", "p_label", "p_value"])
+    return text_table(rows, columns=[*_EDIT, "label", "p_label", "p_value"])

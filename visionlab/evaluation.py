@@ -110,7 +110,7 @@ class Evaluation:
     def save(self, path)->Path: # .json: `to_dict`; .csv: the answers
         "Write the numbers as JSON, or the answers as a table"
         kind = one_of(Path(path).suffix.lower(), (".json", ".csv"), "kind of file")
-        return atomic_write(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n" if kind == ".json" else self.answers().to_csv())
+        return atomic_write(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n" if kind == ".json" else self.answers().to_csv().encode("utf-8", "surrogateescape"))
 
     def _title(self): return f"{Path(self.model).name or 'The model'}: {len(self.found):,} images of {self.catalog.source}, {self.split}" + (f"; {len(self.catalog.skipped):,} left out" if len(self.catalog.skipped) else "")
 
