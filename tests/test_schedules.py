@@ -261,3 +261,19 @@ def test_a_plateau_in_a_fit(quiet):
     learn = fitted(schedule="plateau", patience=0, factor=.5, threshold=10., monitor="valid_loss")          # nothing is ten times better: every epoch after the first is a bad one
     assert np.allclose([r["lr"] for r in learn.history], .1*.5**np.array([0, 0, 1, 2, 3, 4]))
     with pytest.raises(UnknownOptionError, match="valid_loss"): fitted(schedule="plateau", monitor="valid_los")
+
+
+def test_a_plateau_skips_epochs_that_were_not_measured(quiet):
+    from visionlab.stopping import ValidateEvery
+    data = [(torch.randn(4, 5, generator=torch.Generator().manual_seed(i)), torch.arange(4) % 3) for i in range(5)]
+    learn = Learner((data, data), torch.nn.Linear(5, 3), lr=.1, device="cpu")
+    learn.fit(6, callbacks=[Schedule("plateau", patience=0, factor=.5, threshold=10.), ValidateEvery(2)])       # each measured epoch but the first is a bad one
+    assert np.allclose([r["lr"] for r in learn.history], .1*.5**np.array([0, 0, 0, 0, 1, 1]))
+
+
+def test_a_plateau_that_nothing_will_feed_is_refused_before_training(quiet):
+    data = [(torch.randn(4, 5), torch.arange(4) % 3)]*3
+    learn = Learner((data, None), torch.nn.Linear(5, 3), lr=.1, device="cpu")
+    with pytest.raises(ConfigError, match="plateau.*valid_loss.*no validation set"): learn.fit(2, callbacks=Schedule("plateau"))
+    assert learn.step == 0
+    assert learn.fit(2, callbacks=Schedule("plateau", monitor="train_loss", patience=0)).step == 6

@@ -35,6 +35,18 @@ class Steps(Callback):
         if learn.step - self.start >= self.n: raise EndOfFit
 
 # %% ../nbs/12_callbacks.ipynb #d390e12b
+def check_watched(
+    learn,
+    name:str, # a column of the history
+    who:str   # what watches it, as an error names it
+)->bool: # whether higher is better
+    "Refuse, before anything is trained, to watch a number that will not be measured"
+    if name != "train_loss" and learn.valid_dl is None: raise ConfigError(f"{who} watches {name!r}, and there is no validation set", "", "Give one, or watch 'train_loss'")
+    better = {m.name:getattr(m, "higher_is_better", True) for m in learn.metrics}
+    judged = ["valid_loss", *better]
+    name = one_of(name, [*judged, "train_loss", *(f"raw_{k}" for k in judged)], "number to watch").removeprefix("raw_")
+    return better.get(name, False)
+
 class Schedule(Callback):
     "Set the learning rates before each step from a function of progress"
     order = 10
@@ -54,6 +66,7 @@ class Schedule(Callback):
         steps = next((o.last for o in learn.bound if isinstance(o, Steps)), learn.epochs*learn.n_batches)
         self.f = self.make(epochs=learn.epochs if steps == learn.epochs*learn.n_batches else steps/learn.n_batches, steps=steps)
         self.peaks,self.total,self.done = [g["lr"] for g in learn.opt.param_groups], max(1, steps - 1), 0
+        if isinstance(self.f, Plateau): check_watched(learn, self.f.monitor, "The schedule 'plateau'")
 
     def before_batch(self, learn):
         factor = self.f(min(1., self.done/self.total))
@@ -61,9 +74,9 @@ class Schedule(Callback):
         self.done += 1
 
     def after_epoch(self, learn):
-        if not isinstance(self.f, Plateau): return
-        row = learn.recorder.rows[-1]
-        self.f.update(row[one_of(self.f.monitor, list(row), "column to watch")])
+        "Tell a plateau this epoch's number, if it was measured"
+        value = learn.recorder.rows[-1].get(self.f.monitor) if isinstance(self.f, Plateau) else None
+        if value is not None: self.f.update(value)
 
 # %% ../nbs/12_callbacks.ipynb #68c3f514
 @patch

@@ -84,6 +84,8 @@ def _time_of(path):
     except OSError: return None
 
 # %% ../nbs/13c_compare.ipynb #8c21f52e
+FAILED = "Failed:"         # begins the line of train.log that says which error ended a training
+
 class Run:
     "Read what a training left in its folder"
     def __init__(self, path, name:str=None): self.path,self.name = Path(path), name or Path(path).name
@@ -103,17 +105,26 @@ class Run:
     @property
     def history(self)->list: return self._read[1]
     @property
-    def reason(self)->str: return self._read[2]
+    def reason(self)->str: return self._read[2] or self.failure
 
     @cached_property
-    def state(self)->str: # done, stopped, running or damaged
-        "Say what became of it"
+    def state(self)->str: # done, failed, stopped, running or damaged
+        "Say what became of it; the reason of a failure stands in `reason`"
         if _held(self.path/".lock"): return "running"
-        if self.reason: return "damaged"
+        if self._read[2]: return "damaged"
+        if self.failure: return "failed"
         ended,measured = _time_of(self.path/"README.md"), _time_of(self.path/"metrics.csv")
         log = _tail(self.path/"train.log")
         broken_off = log.rfind("Interrupted after") > log.rfind("Going on from")
-        return "stopped" if ended is None or broken_off or measured is not None and measured > ended + 1 else "done"
+        whole = ended is not None and any((self.path/"exported_models").glob("exported_*"))
+        return "stopped" if not whole or broken_off or measured is not None and measured > ended + 1 else "done"
+
+    @cached_property
+    def failure(self)->str: # empty where there was none
+        "Read which error ended it, if nothing went on afterwards"
+        log = _tail(self.path/"train.log")
+        before,found,said = log.rpartition(f" {FAILED} ")
+        return said.splitlines()[0] if found and "Going on from" not in said else ""
 
     @cached_property
     def size(self)->int: # bytes
@@ -230,7 +241,7 @@ class Runs:
     def __repr__(self):
         if not self.runs: return "Runs: none"
         states = [o.state for o in self.runs]
-        return f"Runs: {len(self)}, " + ", ".join(f"{states.count(s)} {s}" for s in ("running", "done", "stopped", "damaged") if s in states)
+        return f"Runs: {len(self)}, " + ", ".join(f"{states.count(s)} {s}" for s in ("running", "done", "stopped", "failed", "damaged") if s in states)
 
 # %% ../nbs/13c_compare.ipynb #f297b4b5
 def runs(

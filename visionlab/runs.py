@@ -6,42 +6,39 @@
 __all__ = ['WHICH', 'SaveCheckpoints', 'RunFolder', 'exported', 'begun', 'WriteHistory', 'save_options']
 
 # %% ../nbs/13a_runs.ipynb #a4c6997a
-import csv, io, json, os, signal, sys, threading, time, warnings
-from contextlib import contextmanager
+import csv, io, json, os, secrets, shutil, signal, sys, threading, time, warnings
 from pathlib import Path
 from .core import CheckpointError, ConfigError, VisionlabError, atomic_write, finite, one_of, whole_number
 from .learner import Callback, CancelFit, Learner
 from .stopping import Watcher
-from .checkpoints import Checkpoint, fit_settings, given_loader, list_checkpoints, random_state, remove, resolve, settings, sweep
+from .checkpoints import Checkpoint, ImageStates, fit_settings, given_loader, list_checkpoints, random_state, remove, resolve, settings, sweep
 from .loader import Loader
 
 # %% ../nbs/13a_runs.ipynb #a592d02f
 class SaveCheckpoints(Watcher):
     "Write checkpoints while training, from which `learn.resume` goes on to the bit"
-    order,aside,together = 1000, True, True       # sees what all others made of a step; processes that train as one all need it
+    order,aside,together,ties = 1000, True, True, True       # sees what all others made of a step; processes that train as one all need it
     def __init__(self,
         folder,                 # where they go
         steps:int=None,         # a checkpoint every so many steps …
         epochs:int=1,           # … epochs; None: none for that reason
         minutes:float=None,     # … minutes
         keep:int=2,             # how many of the newest stay; the best stays too
-        monitor="auto",         # a column of the history that says which is the best; default: valid_loss, where there is a validation set; None: none is
+        monitor="auto",         # a column of the history that says which is the best; default: accuracy, or F1 where images have several classes, where there is a validation set; None: none is
         background:bool=True    # write in a thread
     ):
-        self.folder,self.monitor,self.threshold,self.background = Path(folder).expanduser(), monitor, 0., background
+        super().__init__(monitor, all_fits=True)
+        self.folder,self.background = Path(folder).expanduser(), background
         self.steps,self.epochs,self.keep = *(n if n is None else whole_number(n, name) for n,name in ((steps, "steps"), (epochs, "epochs"))), whole_number(keep, "keep")
-        self.minutes,self.best,self.best_epoch,self.waited,self.thread,self.failed,self.terminated = minutes, None, None, 0, None, None, False
+        self.minutes,self.thread,self.failed,self.terminated,self.images = minutes, None, None, False, None
+
+    def column(self, learn): return None if self.monitor == "auto" and learn.valid_dl is None else super().column(learn)
 
     def before_fit(self, learn):
-        best = self.best, self.best_epoch, self.waited             # of all fits together
-        self.watched = ("valid_loss" if learn.valid_dl is not None else None) if self.monitor == "auto" else self.monitor
-        if self.watched is not None:
-            asked,self.monitor = self.monitor, self.watched
-            try: super().before_fit(learn)
-            finally: self.monitor = asked
-        self.best,self.best_epoch,self.waited = best
+        if self.column(learn) is not None: super().before_fit(learn)
         self.writes = learn.peers is None or learn.peers.group.rank == 0
         if self.writes: self._make_folder()
+        if self.writes and self.images is None: self.images = ImageStates([given_loader(learn), learn.valid_dl]).told()
         self.said = dict(settings=settings(learn), fit=fit_settings(learn))
         self.since,self.whole,self.saved,self.trained,self.terminated,self.at_start,self.due = time.monotonic(), None, None, False, False, {}, False
         self._listen(learn)
@@ -87,8 +84,6 @@ class SaveCheckpoints(Watcher):
         at = dict(running=True, epoch=learn.epoch+1, batch=0, step=learn.step, epochs_done=learn.epochs_done)
         if better or self.due or self.epochs and (learn.epoch+1) % self.epochs == 0: self._save(learn, at, wait=better or learn.interrupted, best=better)
 
-    def value(self, learn): return (learn.recorder.rows[-1] if learn.recorder.rows else {}).get(self.watched)
-
     def after_fit(self, learn):
         self._save(learn, dict(running=False, epoch=0, batch=0, step=learn.step, epochs_done=learn.epochs_done), wait=True)
 
@@ -113,7 +108,7 @@ class SaveCheckpoints(Watcher):
         "Copy what there is, and have it written; of several processes by the first"
         if not wait and self._busy(learn): self.due = True; return        # a little later
         self._wait()
-        checkpoint = Checkpoint.of(learn, at, self.said, **self.at_start)
+        checkpoint = Checkpoint.of(learn, at, self.said, self.images, **self.at_start)
         self.due,self.since,self.saved = False, time.monotonic(), learn.step+1 if at is None else at["step"]
         if learn.peers is not None: learn.peers.wished = learn.peers.saving = False
         if not self.writes: return
@@ -149,16 +144,22 @@ def _name_in(path):
     except OSError: return None
 
 # %% ../nbs/13a_runs.ipynb #4732073e
+_JOB = ".job"       # names the job of torchrun that writes into a run
+RECORDS = ("README.md", "scores.json", "metrics.csv", "metrics.jsonl", "train.log", "config.yaml", "config.json", ".tensorboard.json", ".wandb.json", ".mlflow.json", _JOB, "files.json",
+           "exported_models/exported_best", "exported_models/exported_last", "catalog/catalog.csv", "catalog/catalog.json", "figures/batch.png", "figures/balance.png", "figures/curve.png", "figures/confusion.png",
+           "tensorboard*/events.out.tfevents*", "wandb/run-*", "wandb/offline-run-*")       # what a training writes into its folder, besides checkpoints
+
 class RunFolder:
     "Keep everything of one training in one folder"
     def __init__(self,
         path,                 # its name
-        overwrite:bool=False, # write into what is there
+        overwrite:bool=False, # begin anew in what is there: all that the old run wrote goes first
         resume:bool=False     # go on with what is there
     ):
         from filelock import FileLock, Timeout
         self.path,self.resumed = Path(path).expanduser(), resume
         taken = self.path.is_dir() and any(self.path.iterdir())
+        ours = any((self.path/o).exists() for o in ("train.log", "metrics.csv", "checkpoints", ".lock"))
         if taken and not (overwrite or resume): self.path = next(p for n in range(2, 10_000) if not (p := self.path.with_name(f"{self.path.name}-{n}")).exists())
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -167,14 +168,21 @@ class RunFolder:
             self.lock.acquire()
         except Timeout as e: raise ConfigError("Another process writes into this run", str(self.path), "Wait for its end, or choose another folder") from e
         except OSError as e: raise ConfigError(f"The run cannot be written: {e.strerror or e}", str(self.path), "Choose another folder with out=") from e
-        if taken and overwrite and not resume: self._forget()
+        if ours and overwrite and not resume: self._forget()
         if (job := _job()): atomic_write(self.path/_JOB, job)
         sweep(self.checkpoints)
 
     def _forget(self):
-        "Remove checkpoints and records of the run that is written over; other files are not ours"
-        for o in list_checkpoints(self.checkpoints): remove(o)
-        for o in ("checkpoints/last", "checkpoints/best", "metrics.csv", "metrics.jsonl", "train.log"): (self.path/o).unlink(missing_ok=True)
+        "Remove what the run that is written over has left: first its names, all at once; other files are not ours"
+        trash = self.checkpoints/f".trash-{secrets.token_hex(4)}"          # what is left there after a kill is swept
+        trash.mkdir(parents=True)
+        for i,o in enumerate(self._written()): os.rename(o, trash/str(i))
+        shutil.rmtree(trash, ignore_errors=True)
+
+    def _written(self)->list:
+        "List the files and folders of this run that a training has written"
+        found = [p for name in RECORDS for p in self.path.glob(name)]
+        return [*found, *list_checkpoints(self.checkpoints), *(p for name in ("last", "best") if (p := self.checkpoints/name).is_file())]
 
     @property
     def checkpoints(self)->Path: return self.path/"checkpoints"
@@ -197,13 +205,10 @@ class RunFolder:
         "Make the callbacks that write while training"
         return [SaveCheckpoints(self.checkpoints, **save), WriteHistory(self.path)]
 
-    @contextmanager
-    def best(self, learn):
-        "Lend the learner the weights of the best epoch: the average, where one was judged"
-        kept,own = Checkpoint.read(resolve(self.checkpoints/"best")), {k:v.detach().clone() for k,v in learn.model.state_dict().items()}
-        learn.model.load_state_dict(kept.weights(learn.model))
-        try: yield learn
-        finally: learn.model.load_state_dict(own)
+    def best(self)->Checkpoint:
+        "Read the checkpoint of the best epoch; None where no epoch was judged"
+        path = self.checkpoints/"best"
+        return Checkpoint.read(resolve(path)) if path.is_file() else None
 
     def close(self, finished:bool=False):
         "Let others write here; what is finished no restart goes on with"
@@ -222,8 +227,6 @@ def exported(
     found = next((p for o in wanted if (p := folder/"exported_models"/f"exported_{o}").is_dir()), None)
     if found is not None: return found
     raise CheckpointError("The run has exported no model yet: its training was stopped before the end", str(folder), f"Go on with it: visionlab train --resume {folder.name}; or write what it has: visionlab export {folder.name} MODEL")
-
-_JOB = ".job"       # names the job of torchrun that writes into a run
 
 def _job():
     "Name the job of torchrun that this process belongs to; one without a name is known when it is started again"

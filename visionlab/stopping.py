@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from .core import CheckpointError, ConfigError, atomic_write, one_of, whole_number
 from .models import join_parts, misfits, split_like
 from .learner import Callback, CancelFit, CancelValid, Learner
+from .callbacks import check_watched
 from .averages import EMA
 
 # %% ../nbs/12g_stopping.ipynb #ea7bcd07
@@ -54,33 +55,54 @@ def load(self:Learner,
     return self
 
 # %% ../nbs/12g_stopping.ipynb #1f14850c
+def usual_monitor(
+    learn
+)->str: # a column of the history
+    "Choose what says which weights are the best: the accuracy, or the F1 where images have several classes; the loss where that is not measured"
+    measured = [m.name for m in learn.metrics]
+    first = ("f1_macro", "f1") if learn.task == "multilabel" else ("accuracy",)
+    return next((o for o in first if o in measured), "valid_loss")
+
 class Watcher(Callback):
     "Follow one number of each epoch; a base for what acts on it"
-    keeps = ("best", "best_epoch", "waited")
+    keeps,ties = ("best", "best_epoch", "best_loss", "waited", "watched"), False       # ties: of equal numbers that with the lower validation loss is better
     def __init__(self,
-        monitor="valid_loss",   # a column of the history
-        threshold:float=0.      # smaller improvements don't count
-    ): self.monitor,self.threshold = monitor, threshold
+        monitor="valid_loss",   # a column of the history; "auto": accuracy, or F1 where images have several classes
+        threshold:float=0.,     # smaller improvements don't count
+        all_fits:bool=False     # the best of all fits so far, not of each alone
+    ):
+        self.monitor,self.threshold,self.all_fits = monitor, threshold, all_fits
+        self.best,self.best_epoch,self.best_loss,self.waited,self.watched = None, None, None, 0, None
+
+    def column(self, learn)->str: # None: nothing is watched
+        "Find what is watched"
+        return usual_monitor(learn) if self.monitor == "auto" else self.monitor
 
     def before_fit(self, learn):
-        if self.monitor != "train_loss" and learn.valid_dl is None: raise ConfigError(f"{type(self).__name__} watches {self.monitor!r}, and there is no validation set", "", "Give one, or watch 'train_loss'")
-        better = {m.name:getattr(m, "higher_is_better", True) for m in learn.metrics}
-        name = one_of(self.monitor, ["valid_loss", "train_loss", *better, *(f"raw_{k}" for k in ("valid_loss", *better))], "number to watch").removeprefix("raw_")
-        self.sign = 1 if better.get(name, False) else -1
-        self.best,self.best_epoch,self.waited = None, None, 0
+        self.watched = self.column(learn)
+        self.sign = 1 if check_watched(learn, self.watched, type(self).__name__) else -1
+        if not self.all_fits: self.best,self.best_epoch,self.best_loss,self.waited = None, None, None, 0
+
+    def load_state_dict(self, state):
+        "Take up what was kept; a best value of another column says nothing about this one"
+        if state.get("watched", self.watched) == self.watched: super().load_state_dict(state)
 
     def value(self, learn)->float:
         "Give this epoch's number, or None where it was not measured"
-        return (learn.recorder.rows[-1] if learn.recorder.rows else {}).get(self.monitor)
+        return (learn.recorder.rows[-1] if learn.recorder.rows else {}).get(self.watched)
 
     def improved(self, learn)->bool:
         "Note this epoch's number, and say whether it is the best so far"
         v = self.value(learn)
         if v is None: return False
-        better = math.isfinite(v) and (self.best is None or (v-self.best)*self.sign > self.threshold)
-        if better: self.best,self.best_epoch,self.waited = v, learn.recorder.rows[-1]["epoch"], 0
+        row = learn.recorder.rows[-1]
+        loss = row.get("valid_loss")
+        better = math.isfinite(v) and (self.best is None or (v-self.best)*self.sign > self.threshold or v == self.best and self._lower(loss))
+        if better: self.best,self.best_epoch,self.best_loss,self.waited = v, row["epoch"], loss, 0
         else: self.waited += 1
         return better
+
+    def _lower(self, loss): return self.ties and loss is not None and self.best_loss is not None and loss < self.best_loss
 
 # %% ../nbs/12g_stopping.ipynb #62cacbf5
 @contextmanager
@@ -94,16 +116,19 @@ def _judged(learn):
 
 class KeepBest(Watcher):
     "Keep the weights of the best epoch, and give them back at the end"
-    order,keeps = 85, (*Watcher.keeps, "weights")          # after the recorder has made the row, and at the end of the fit after `EMA` has put its average into the model
+    order,ties,keeps = 85, True, (*Watcher.keeps, "weights")          # after the recorder has made the row, and at the end of the fit after `EMA` has put its average into the model
     def __init__(self,
         monitor="valid_loss",   # a column of the history; its direction is known
         path=None,              # a file for them; default: memory alone
-        restore:bool=True       # put them into the model when the fit ends
+        restore:bool=True,      # put them into the model when the fit ends
+        all_fits:bool=False     # the best of all fits so far, not of each alone
     ):
-        super().__init__(monitor)
+        super().__init__(monitor, all_fits=all_fits)
         self.path,self.restore,self.weights = path, restore, None
 
-    def before_fit(self, learn): super().before_fit(learn); self.weights = None
+    def before_fit(self, learn):
+        super().before_fit(learn)
+        if not self.all_fits: self.weights = None
     def after_epoch(self, learn):
         if not self.improved(learn): return
         with _judged(learn):
