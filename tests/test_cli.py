@@ -167,7 +167,7 @@ def test_command_lines_that_cannot_be(argv, said):
 
 @pytest.mark.parametrize("argv,said", [
     (["train", "--data", "d", "--bach-size", "3"], "did you mean --batch-size"), (["train", "photos"], "did you mean --data"), (["train", "--csv-options", "delimiter"], "is not NAME=VALUE"), (["trian"], "invalid choice"),
-    (["predict", "m", "x.png", "--topk", "many"], "invalid int value"), (["train", "--data", "d", "--optimizer-args", "{x"], "is no JSON"), ([], "required")])
+    (["predict", "m", "x.png", "--topk", "many"], "invalid int value"), (["train", "--data", "d", "--optimizer-args", "{x"], "is no JSON")])
 def test_flags_that_do_not_exist(argv, said):
     code, out, err = called(*argv)
     assert code == 2 and said in err and not out
@@ -256,7 +256,7 @@ def test_a_dry_run_of_a_run_that_is_there(trained, folder):
 # ---- evaluate, export, lr-find, runs
 
 def test_evaluate_a_run_on_any_data(trained, folder, tmp_path):
-    code, said, err = called("evaluate", trained, "--which", "last", "--json", tmp_path/"own.json", "--answers", tmp_path/"own.csv")
+    code, said, err = called("evaluate", trained, "--json", tmp_path/"own.json", "--answers", tmp_path/"own.csv")
     assert (code, err) == (0, ""), err
     assert "12 images" in said and "brick" in said and "accuracy" in said
     own, answers = json.loads((tmp_path/"own.json").read_text()), pd.read_csv(tmp_path/"own.csv")
@@ -366,3 +366,37 @@ def test_processes_begin_as_the_script_has_chosen(monkeypatch):
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
     with pytest.raises(SystemExit) as e: check_guarded()
     assert e.value.code == UNGUARDED
+
+
+# ---- data by name or in their place
+
+def test_data_may_follow_a_flag(trained, folder):
+    place, flag = called("evaluate", trained, folder, "--split", "val", "--json", "-"), called("evaluate", trained, "--data", folder, "--split", "val", "--json", "-")
+    assert place[0] == flag[0] == 0 and place[1] == flag[1] and json.loads(flag[1])["images"] == 12
+    file = next((folder/"val"/"brick").iterdir())
+    assert called("predict", trained, file)[:2] == called("predict", trained, "--data", file)[:2] == (0, called("predict", trained, file)[1])
+    several = called("predict", trained, "--data", file, folder/"val"/"coffee")
+    assert several[0] == 0 and len(several[1].splitlines()) == 5
+    assert called("check", folder)[0] == called("check", "--data", folder)[0]
+    code, said, err = called("check", folder, "--data", folder)
+    assert code == 2 and "given twice" in err
+    for argv in (["check"], ["predict", trained]):
+        code, said, err = called(*argv)
+        assert code == 2 and "is missing" in err and "--data" in err
+
+
+def test_the_bare_command_prints_the_help():
+    code, said, err = called()
+    assert code == 0 and "visionlab COMMAND" in said and "train" in said and not err
+
+
+# ---- one model of a run
+
+def test_scores_card_answers_and_value_are_about_the_best_epoch(trained):
+    history = pd.read_csv(trained/"metrics.csv")
+    best = history.sort_values(["accuracy", "valid_loss"], ascending=[False, True]).iloc[0]
+    scores = json.loads((trained/"scores.json").read_text())["Validation"]
+    assert scores["accuracy"] == pytest.approx(best["accuracy"], abs=1e-6) and scores["loss"] == pytest.approx(best["valid_loss"], abs=1e-4)
+    evaluated = json.loads(called("evaluate", trained, "--split", "val", "--json", "-")[1])
+    assert evaluated["model"].endswith("exported_best") and evaluated["scores"]["accuracy"] == pytest.approx(best["accuracy"], abs=1e-6)
+    assert f"| accuracy | {best['accuracy']:.4f} |" in (trained/"README.md").read_text()

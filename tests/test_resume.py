@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from processes import apart, ended
@@ -593,7 +594,7 @@ def test_pixels_in_memory_that_have_changed_are_seen(tmp_path):
     def of_arrays(change):
         pixels = np.random.default_rng(0).integers(0, 255, (24, 16, 16, 3), np.uint8)
         pixels[3] ^= np.uint8(change)
-        catalog = Catalog.from_arrays(pixels, ["a", "b"]*12)
+        catalog = Catalog(pd.DataFrame(dict(path=[f"{i}" for i in range(24)], label=["a", "b"]*12, split="train")), ["a", "b"], pixels=pixels)
         return Learner(ImageDataModule(catalog, batch_size=4, num_workers=0, cache=None, on_leak="ignore"), net(), lr=5e-3, device="cpu")
     of_arrays(0).fit(1, callbacks=[SaveCheckpoints(tmp_path, background=False)])
     of_arrays(0).resume(tmp_path)

@@ -74,16 +74,37 @@ def add_parameters(
     parser:argparse.ArgumentParser,
     f,         # a function with a comment beside each parameter
     places=(), # names of parameters that need no flag, besides those without a default
-    leave=()   # names of parameters that are not for the command line
+    leave=(),  # names of parameters that are not for the command line
+    named=()   # names of those that stand in a place or follow --data, as `_add_data` makes them
 ):
     "Add a flag for every parameter of a function, and a place for those without a default"
     from fastcore.docments import docments
     said = docments(f)
     for p in inspect.signature(f).parameters.values():
         if p.kind is p.VAR_KEYWORD or p.name in leave: continue
+        if p.name in named: continue
         if p.default is p.empty: parser.add_argument(p.name, metavar=p.name.upper(), nargs="+" if p.annotation is list else None, help=said[p.name])
         elif p.name in places: parser.add_argument(p.name, metavar=p.name.upper(), nargs="?", default=p.default, help=said[p.name])
         else: _add_flag(parser, p.name, p.annotation, p.default, said[p.name])
+
+def _add_data(parser, f, name):
+    "Add a place for the data of a command, which may follow --data instead"
+    from fastcore.docments import docments
+    several = dict(nargs="*" if inspect.signature(f).parameters[name].annotation is list else "?")
+    flag = dict(nargs="+") if several["nargs"] == "*" else {}
+    parser.add_argument(f"{name}_in_place", metavar=name.upper(), default=None, help=docments(f)[name], **several)
+    parser.add_argument("--data", dest="data_by_name", metavar="DATA", default=None, help=f"the same as {name.upper()}", **flag)
+
+def _take_data(args, name, needed):
+    "Put what stands in the place or follows --data under its own name"
+    values = vars(args)
+    place,flag = values.pop(f"{name}_in_place") or None, values.pop("data_by_name")
+    if place is not None and flag is not None: raise UsageError(f"The data are given twice: {_shown(place)} and --data {_shown(flag)}", "", "Keep one")
+    found = flag if place is None else place
+    if found is None and needed: raise UsageError(f"{name.upper()} is missing", "", "Give it, or --data")
+    values[name] = found
+
+def _shown(o): return o if isinstance(o, str) else " ".join(o)
 
 class _Help(argparse.RawDescriptionHelpFormatter):
     "Write help that fits 80 columns: flags to the left, what they mean to the right"
@@ -301,14 +322,18 @@ def _text_table(found, table):
     return "\n".join("  ".join(f"{o:<{w}}" for o,w in zip(r, wide)).rstrip() for r in rows)
 
 # %% ../nbs/19_cli.ipynb #6df4cd35
-def _call(f):
+def _call(f, data=None):
     own = {"_do", "command", "debug"}
-    def run(args): return f(**{k:v for k,v in vars(args).items() if k not in own})
+    needed = data is not None and inspect.signature(f).parameters[data].default is inspect.Parameter.empty
+    def run(args):
+        if data: _take_data(args, data, needed)
+        return f(**{k:v for k,v in vars(args).items() if k not in own})
     return run
 
-def _add_function(f, *places, also=None):
+def _add_function(f, *places, also=None, data=None):
     def make(parser):
-        add_parameters(parser, f, places)
+        add_parameters(parser, f, places, named=(data,) if data else ())
+        if data: _add_data(parser, f, data)
         if also: also(parser)
     return make
 
@@ -324,10 +349,10 @@ def _add_lr_find(parser):
 # name → what runs, what adds its flags, what it is for
 _COMMANDS = dict(
     demo=(_call(demo), _add_function(demo), "Train on a small sample, to see everything once"),
-    check=(_call(check), _add_function(check, also=_add_source), "Report what is wrong with the data"),
+    check=(_call(check, "data"), _add_function(check, also=_add_source, data="data"), "Report what is wrong with the data"),
     train=(_train, _add_train, "Train a classifier; --dry-run says what would happen"),
-    evaluate=(_call(evaluate), _add_function(evaluate, "data", also=_add_source), "Score a model on labelled images"),
-    predict=(_call(predict), _add_function(predict), "Name what is in images"),
+    evaluate=(_call(evaluate, "data"), _add_function(evaluate, also=_add_source, data="data"), "Score a model on labelled images"),
+    predict=(_call(predict, "images"), _add_function(predict, data="images"), "Name what is in images"),
     export=(_call(export), _add_function(export), "Write a run's model for others to load"),
     **{"lr-find":(_lr_find, _add_lr_find, "Search a learning rate")},
     runs=(_call(runs), _add_function(runs, "folder"), "Compare the runs of a folder"))
@@ -397,6 +422,9 @@ def main(
 
 def _run(argv):
     "Run a command, and say what went wrong"
+    if not argv:
+        make_parser("").print_help()
+        return 0
     args = _parsed(argv)
     try:
         with _one_line_warnings(): code = args._do(args)
