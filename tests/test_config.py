@@ -605,13 +605,13 @@ def test_a_plan_that_cannot_be_leaves_the_old_run(run, tmp_path):
     assert (folder/"scores.json").is_file() and (folder/"exported_models/exported_best").is_dir()
 
 
-def test_a_run_without_its_export_is_not_done(run, tmp_path):
+def test_a_run_that_could_not_be_written_whole_is_not_done(tmp_path, monkeypatch):
     from visionlab.compare import runs
-    import shutil
-    folder = copied(run[0], tmp_path/"run")
-    assert runs(folder)[0].state == "done"
-    shutil.rmtree(folder/"exported_models")
-    assert runs(folder)[0].state == "stopped"
+    monkeypatch.setattr(train_module, "write_figures", lambda *args: (_ for _ in ()).throw(OSError("the disk is full")))
+    with pytest.raises(OSError): train(**FEW, epochs=1, batch_size=64, out=str(tmp_path/"run"), say=None)
+    found = runs(tmp_path/"run")[0]
+    assert (tmp_path/"run/exported_models/exported_best").is_dir() and not (tmp_path/"run/README.md").exists()
+    assert found.state == "failed" and "the disk is full" in found.reason
 
 
 def test_f1_says_which_is_best_of_several_labels():

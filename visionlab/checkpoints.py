@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'PARTS', 'FILES', 'MANIFEST', 'packed', 'unpacked', 'NewerCheckpointError', 'list_checkpoints', 'sweep',
-           'remove', 'given_loader', 'settings', 'fit_settings', 'differences', 'check_settings', 'random_state',
-           'set_random_state', 'Checkpoint', 'resolve', 'Resumed']
+           'remove', 'given_loader', 'ImageStates', 'settings', 'fit_settings', 'differences', 'check_settings',
+           'random_state', 'set_random_state', 'Checkpoint', 'resolve', 'Resumed']
 
 # %% ../nbs/13_checkpoints.ipynb #ac78f5b9
 import hashlib, json, math, os, random, re, secrets, shutil, warnings
@@ -196,7 +196,7 @@ def _of_array(pixels)->tuple:
     return pixels.nbytes, n, n
 
 class ImageStates:
-    "Know whether the images of loaders are still those that were trained on: by size and time, and where one of them differs by a hash of blocks of the content"
+    "Know whether images are still those that were trained on: by size and time, and where these differ by a hash of the content"
     def __init__(self,
         loaders # of which those that read files or hold pixels count
     ):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['data_options', 'make_data', 'make_model', 'make_learner', 'Fit', 'is_started', 'planned_fits', 'fit_callbacks',
-           'check_plan', 'run_schedule', 'teacher_for', 'measure', 'write_figures', 'write_run', 'as_config', 'train',
-           'train_in_processes', 'push_run']
+           'check_plan', 'run_schedule', 'teacher_for', 'BestEpoch', 'measure', 'write_figures', 'write_run',
+           'as_config', 'train', 'train_in_processes', 'push_run']
 
 # %% ../nbs/18_train.ipynb #4f1bc52c
 import inspect, json, math, os
@@ -336,7 +336,7 @@ def write_run(
     best:BestEpoch=None, # whose weights the learner has; default: it has those of the last epoch
     last:dict=None       # with `best`: the weights of the last epoch
 )->Path:
-    "Write a finished run into its folder; return where the exported model is. Card and scores are about that one, and the card, written last, says that all is there"
+    "Write a finished run; return where the exported model is, which card and scores are about. The card comes last: with it all is there"
     for name in ("README.md", "scores.json"): (run.path/name).unlink(missing_ok=True)
     if best is None: model = learn.export(run.exports/"exported_last")
     else:
