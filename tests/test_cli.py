@@ -256,7 +256,7 @@ def test_a_dry_run_of_a_run_that_is_there(trained, folder):
 # ---- evaluate, export, lr-find, runs
 
 def test_evaluate_a_run_on_any_data(trained, folder, tmp_path):
-    code, said, err = called("evaluate", trained, "--json", tmp_path/"own.json", "--answers", tmp_path/"own.csv")
+    code, said, err = called("evaluate", trained, "--which", "best", "--json", tmp_path/"own.json", "--answers", tmp_path/"own.csv")
     assert (code, err) == (0, ""), err
     assert "12 images" in said and "brick" in said and "accuracy" in said
     own, answers = json.loads((tmp_path/"own.json").read_text()), pd.read_csv(tmp_path/"own.csv")
