@@ -271,7 +271,7 @@ def test_evaluate_a_run_on_any_data(trained, folder, tmp_path):
     code, said, err = called("evaluate", trained/"exported_models"/"exported_best", tmp_path/"t.csv", "--image-column", "file", "--label-column", "what", "--json", "-")
     assert code == 0 and json.loads(said)["scores"] == pytest.approx(own["scores"], abs=1e-5)
     frame[frame["what"] != "coffee"].assign(what=lambda t: t["what"].map(dict(brick=0, chelsea=1))).to_csv(tmp_path/"ids.csv", index=False)
-    code, said, err = called("evaluate", trained, tmp_path/"ids.csv", "--which", "last", "--label-column", "what", "--image-column", "file", "--json", "-")
+    code, said, err = called("evaluate", trained, tmp_path/"ids.csv", "--label-column", "what", "--image-column", "file", "--json", "-")
     assert code == 0 and json.loads(said)["classes"]["coffee"]["support"] == 0 and json.loads(said)["classes"]["brick"]["recall"] == own["classes"]["brick"]["recall"]
     code, said, err = called("evaluate", trained, folder, "--split", "all", "--json", "-")
     assert code == 0 and json.loads(said)["images"] == 36
