@@ -103,7 +103,7 @@ def test_callback_state_is_plain_and_comes_back():
     assert other.updates == 10 and all(torch.equal(a, b) for a, b in zip(ema.average, other.average)) and not hasattr(other, "unknown")
     stop = EarlyStopping()
     make().fit(2, callbacks=[stop])
-    assert set(stop.state_dict()) == {"best", "best_epoch", "waited"}
+    assert set(stop.state_dict()) == {"best", "best_epoch", "best_loss", "waited", "watched"}
 
 
 # ---- stopping and keeping

@@ -272,7 +272,7 @@ def test_a_dry_run_of_a_run_that_is_there(trained, folder):
 # ---- evaluate, export, lr-find, runs
 
 def test_evaluate_a_run_on_any_data(trained, folder, tmp_path):
-    code, said, err = called("evaluate", trained, "--which", "last", "--json", tmp_path/"own.json", "--answers", tmp_path/"own.csv")
+    code, said, err = called("evaluate", trained, "--which", "best", "--json", tmp_path/"own.json", "--answers", tmp_path/"own.csv")
     assert (code, err) == (0, ""), err
     assert "12 images" in said and "brick" in said and "accuracy" in said
     own, answers = json.loads((tmp_path/"own.json").read_text()), pd.read_csv(tmp_path/"own.csv")
@@ -284,10 +284,10 @@ def test_evaluate_a_run_on_any_data(trained, folder, tmp_path):
     paths = sorted((folder/"val").rglob("*.jpg"))[::-1]
     frame = pd.DataFrame(dict(file=map(str, paths), what=[o.parent.name for o in paths]))
     frame.to_csv(tmp_path/"t.csv", index=False)
-    code, said, err = called("evaluate", trained/"exported_models"/"exported_last", tmp_path/"t.csv", "--image-column", "file", "--label-column", "what", "--json", "-")
+    code, said, err = called("evaluate", trained/"exported_models"/"exported_best", tmp_path/"t.csv", "--image-column", "file", "--label-column", "what", "--json", "-")
     assert code == 0 and json.loads(said)["scores"] == pytest.approx(own["scores"], abs=1e-5)
     frame[frame["what"] != "coffee"].assign(what=lambda t: t["what"].map(dict(brick=0, chelsea=1))).to_csv(tmp_path/"ids.csv", index=False)
-    code, said, err = called("evaluate", trained, tmp_path/"ids.csv", "--which", "last", "--label-column", "what", "--image-column", "file", "--json", "-")
+    code, said, err = called("evaluate", trained, tmp_path/"ids.csv", "--label-column", "what", "--image-column", "file", "--json", "-")
     assert code == 0 and json.loads(said)["classes"]["coffee"]["support"] == 0 and json.loads(said)["classes"]["brick"]["recall"] == own["classes"]["brick"]["recall"]
     code, said, err = called("evaluate", trained, folder, "--split", "all", "--json", "-")
     assert code == 0 and json.loads(said)["images"] == 36
@@ -382,3 +382,37 @@ def test_processes_begin_as_the_script_has_chosen(monkeypatch):
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
     with pytest.raises(SystemExit) as e: check_guarded()
     assert e.value.code == UNGUARDED
+
+
+# ---- data by name or in their place
+
+def test_data_may_follow_a_flag(trained, folder):
+    place, flag = called("evaluate", trained, folder, "--split", "val", "--json", "-"), called("evaluate", trained, "--data", folder, "--split", "val", "--json", "-")
+    assert place[0] == flag[0] == 0 and place[1] == flag[1] and json.loads(flag[1])["images"] == 12
+    file = next((folder/"val"/"brick").iterdir())
+    assert called("predict", trained, file)[:2] == called("predict", trained, "--data", file)[:2] == (0, called("predict", trained, file)[1])
+    several = called("predict", trained, "--data", file, folder/"val"/"coffee")
+    assert several[0] == 0 and len(several[1].splitlines()) == 5
+    assert called("check", folder)[0] == called("check", "--data", folder)[0]
+    code, said, err = called("check", folder, "--data", folder)
+    assert code == 2 and "given twice" in err
+    for argv in (["check"], ["predict", trained]):
+        code, said, err = called(*argv)
+        assert code == 2 and "is missing" in err and "--data" in err
+
+
+def test_the_bare_command_prints_the_help():
+    code, said, err = called()
+    assert code == 0 and "visionlab COMMAND" in said and "train" in said and not err
+
+
+# ---- one model of a run
+
+def test_scores_card_answers_and_value_are_about_the_best_epoch(trained):
+    history = pd.read_csv(trained/"metrics.csv")
+    best = history.sort_values(["accuracy", "valid_loss"], ascending=[False, True]).iloc[0]
+    scores = json.loads((trained/"scores.json").read_text())["Validation"]
+    assert scores["accuracy"] == pytest.approx(best["accuracy"], abs=1e-6) and scores["loss"] == pytest.approx(best["valid_loss"], abs=1e-4)
+    evaluated = json.loads(called("evaluate", trained, "--split", "val", "--json", "-")[1])
+    assert evaluated["model"].endswith("exported_best") and evaluated["scores"]["accuracy"] == pytest.approx(best["accuracy"], abs=1e-6)
+    assert f"| accuracy | {best['accuracy']:.4f} |" in (trained/"README.md").read_text()

@@ -557,3 +557,84 @@ def test_transform_args_say_things_once(few):
     with pytest.raises(ConfigError, match="random_flip"): make_data(TrainConfig(**FEW, transform_args=dict(random_flp={})))
     raw = make_data(TrainConfig(**FEW, transform_args=dict(normalize=None, image_size="auto")))
     assert raw.stats == ((0.,), (1.,))
+
+
+# ---- one model of a run
+
+class _Told(Callback):
+    "Replace what validation found in each epoch"
+    order,aside = 60, True
+    def __init__(self, column, values): self.column,self.values = column, values
+    def after_epoch(self, learn):
+        at = len(learn.recorder.rows)-1
+        learn.recorder.rows[-1][self.column] = self.values[at]
+
+
+@pytest.fixture
+def best_second(monkeypatch):
+    "The second of three epochs has the best accuracy; the third has the lowest loss"
+    own = train_module.fit_callbacks
+    monkeypatch.setattr(train_module, "fit_callbacks", lambda config: [*own(config), _Told("accuracy", [.2, .9, .5]), _Told("valid_loss", [3., 2., 1.])])
+
+
+@pytest.mark.parametrize("out", [True, False])
+def test_the_value_of_train_has_the_best_weights(tmp_path, no_figures, best_second, monkeypatch, out):
+    after = {}
+    class Keep(Callback):
+        order,aside = 999, True
+        def after_epoch(self, learn): after[len(learn.history)] = {k:v.clone() for k,v in learn.model.state_dict().items()}
+    own = train_module.fit_callbacks
+    monkeypatch.setattr(train_module, "fit_callbacks", lambda config: [*own(config), Keep()])
+    said = []
+    learn = train(**FEW, epochs=3, batch_size=64, out=str(tmp_path/"run") if out else None, say=lambda o: said.append(str(o)))
+    same = lambda model, epoch: all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), after[epoch].values()))
+    assert same(learn.model, 2) and not same(learn.model, 3) and "epoch 2, the best by accuracy" in "\n".join(said)
+    if not out: return
+    assert same(load_model(tmp_path/"run/exported_models/exported_best", "cpu").model, 2) and same(load_model(tmp_path/"run/exported_models/exported_last", "cpu").model, 3)
+    scores = json.loads((tmp_path/"run/scores.json").read_text())
+    assert scores["Test"]["accuracy"] == pytest.approx(learn.validate("test")["accuracy"])
+    assert "epoch 2, the best by accuracy" in (tmp_path/"run/README.md").read_text()
+
+
+def test_the_best_average_of_a_frozen_body_is_exported(tmp_path, no_figures):
+    "What validation judged is the average of the head, also where only the head learns."
+    learn = train(**FEW, epochs=2, batch_size=64, freeze_backbone=True, ema=.5, out=str(tmp_path/"run"), say=None)
+    scores, history = json.loads((tmp_path/"run/scores.json").read_text())["Validation"], learn.history
+    assert any(scores["loss"] == pytest.approx(r["valid_loss"], rel=1e-4) and scores["accuracy"] == pytest.approx(r["accuracy"]) for r in history)
+
+
+def test_starting_over_removes_the_old_run_at_once(run, tmp_path, monkeypatch):
+    from visionlab.compare import runs
+    folder = copied(run[0], tmp_path/"run")
+    (folder/"notes.txt").write_text("mine")
+    monkeypatch.setattr(Learner, "fit", lambda *args, **kw: (_ for _ in ()).throw(RuntimeError("the power")))
+    with pytest.raises(RuntimeError): train(**FEW, epochs=2, out=str(folder), overwrite=True, say=None)
+    left = {o.relative_to(folder).as_posix() for o in folder.rglob("*") if o.is_file()}
+    assert left <= {"notes.txt", "config.yaml", "catalog/catalog.csv", "catalog/catalog.json", "train.log", ".lock"} and "notes.txt" in left
+    found = runs(folder)[0]
+    assert found.state == "failed" and found.reason == "RuntimeError: the power"
+
+
+def test_a_plan_that_cannot_be_leaves_the_old_run(run, tmp_path):
+    folder = copied(run[0], tmp_path/"run")
+    with pytest.raises(ConfigError): train(**FEW, optimizer="nonsense", out=str(folder), overwrite=True, say=None)
+    assert (folder/"scores.json").is_file() and (folder/"exported_models/exported_best").is_dir()
+
+
+def test_a_run_that_could_not_be_written_whole_is_not_done(tmp_path, monkeypatch):
+    from visionlab.compare import runs
+    monkeypatch.setattr(train_module, "write_figures", lambda *args: (_ for _ in ()).throw(OSError("the disk is full")))
+    with pytest.raises(OSError): train(**FEW, epochs=1, batch_size=64, out=str(tmp_path/"run"), say=None)
+    found = runs(tmp_path/"run")[0]
+    assert (tmp_path/"run/exported_models/exported_best").is_dir() and not (tmp_path/"run/README.md").exists()
+    assert found.state == "failed" and "the disk is full" in found.reason
+
+
+def test_f1_says_which_is_best_of_several_labels():
+    from types import SimpleNamespace
+    from visionlab.stopping import usual_monitor
+    named = lambda *names: [SimpleNamespace(name=o) for o in names]
+    assert usual_monitor(SimpleNamespace(task="multilabel", metrics=named("accuracy", "f1_macro"))) == "f1_macro"
+    assert usual_monitor(SimpleNamespace(task="multiclass", metrics=named("f1_macro", "accuracy"))) == "accuracy"
+    assert usual_monitor(SimpleNamespace(task="multiclass", metrics=named("f1_macro"))) == "valid_loss"
+    assert TrainConfig("x").monitor == FitOptions().monitor == "auto"

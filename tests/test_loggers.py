@@ -378,3 +378,18 @@ def test_pictures_of_images_that_a_catalog_knows():
     learn = Learner(ImageDataModule("FashionSample", batch_size=64, max_samples=200), nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), device="cpu")
     learn.fit(1, callbacks=log)
     assert [k for k,_,_ in log.pictures] == ["batch", "confusion", "mistakes"]
+
+
+@pytest.mark.parametrize("images", [0, 4])
+def test_a_run_killed_after_its_last_epoch_goes_on_with_its_tracker(tmp_path, images):
+    class AtEnd(Callback):
+        "Keep what is there after the last epoch, as a killed process leaves it"
+        order,aside = 1001, True
+        def after_epoch(self, learn):
+            self.checkpoint = Checkpoint.of(learn, dict(running=True, epoch=learn.epoch+1, batch=0, step=learn.step, epochs_done=learn.epochs_done))
+    log, end = Memory(images=images), AtEnd()
+    learner().fit(2, callbacks=[log, end])
+    again, learn = Memory(images=images), learner().resume(end.checkpoint)
+    learn.fit(2, callbacks=[again])
+    assert again.states == ["finished"] and learn.step == 20 and ("confusion" in {o[0] for o in again.pictures}) == bool(images)
+    assert not again.column("epoch/valid_loss")                    # nothing is trained, nothing is said twice

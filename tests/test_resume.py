@@ -9,7 +9,10 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from processes import apart, ended
@@ -18,10 +21,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from visionlab import checkpoints
+from visionlab.catalog import Catalog
 from visionlab.averages import EMA
 from visionlab.callbacks import Schedule
 from visionlab.checkpoints import Checkpoint, NewerCheckpointError, list_checkpoints, sweep
 from visionlab.core import CheckpointError, ConfigError
+from visionlab.data import ImageDataModule
 from visionlab.deploy import load_model
 from visionlab.gradients import Accumulate, ClipGrad
 from visionlab.learner import Callback, Learner
@@ -540,3 +545,84 @@ def test_run_folders_take_turns(tmp_path):
     other.close()
     RunFolder(tmp_path/"a", overwrite=True).close()
     assert not (tmp_path/"a"/"train.log").exists()
+
+
+# ---- images that have changed
+
+@pytest.fixture
+def pictures(tmp_path):
+    from photos import photo_folder
+    return photo_folder(tmp_path/"photos", n_train=6, n_val=3, size=24, classes=("brick", "coffee"))
+
+
+def of_pictures(folder, cache=None):
+    dm = ImageDataModule(folder, batch_size=4, image_size=16, num_workers=0, cache=cache, augmentation_preset="default", on_leak="ignore", in_chans=3)
+    return Learner(dm, net(), lr=5e-3, device="cpu")
+
+
+def stopped(folder, place):
+    of_pictures(folder).fit(1, callbacks=[SaveCheckpoints(place, background=False)])
+    return place
+
+
+def test_pictures_replaced_under_their_names_are_seen(pictures, tmp_path):
+    place = stopped(pictures, tmp_path/"ck")
+    files = sorted((pictures/"train"/"brick").iterdir())
+    for o in files: shutil.copy(sorted((pictures/"train"/"coffee").iterdir())[0], o)
+    with pytest.raises(ConfigError, match=r"6 of 18 images are not what they were.*brick/00\d\.jpg.* and 1 more") as e: of_pictures(pictures).resume(place)
+    assert len(e.value.context["changed"]) == 6 and "begin a new run" in str(e.value)
+
+
+def test_a_change_that_keeps_the_size_is_seen_by_its_content(pictures, tmp_path):
+    place = stopped(pictures, tmp_path/"ck")
+    file = next((pictures/"val"/"coffee").iterdir())
+    raw = bytearray(file.read_bytes())
+    raw[raw.index(b"\xff\xdb")+15] ^= 1               # in a table, so that it can still be decoded
+    file.write_bytes(raw)
+    with pytest.raises(ConfigError, match="1 of 18 images"): of_pictures(pictures).resume(place)
+
+
+def test_files_that_were_only_touched_or_copied_go_on(pictures, tmp_path):
+    place = stopped(pictures, tmp_path/"ck")
+    for o in pictures.rglob("*.jpg"): os.utime(o, (1, 1))
+    of_pictures(pictures).resume(place)
+    shutil.copytree(pictures, tmp_path/"moved"/"photos")
+    of_pictures(tmp_path/"moved"/"photos").resume(place)
+
+
+def test_pixels_in_memory_that_have_changed_are_seen(tmp_path):
+    def of_arrays(change):
+        pixels = np.random.default_rng(0).integers(0, 255, (24, 16, 16, 3), np.uint8)
+        pixels[3] ^= np.uint8(change)
+        catalog = Catalog(pd.DataFrame(dict(path=[f"{i}" for i in range(24)], label=["a", "b"]*12, split="train")), ["a", "b"], pixels=pixels)
+        return Learner(ImageDataModule(catalog, batch_size=4, num_workers=0, cache=None, on_leak="ignore"), net(), lr=5e-3, device="cpu")
+    of_arrays(0).fit(1, callbacks=[SaveCheckpoints(tmp_path, background=False)])
+    of_arrays(0).resume(tmp_path)
+    with pytest.raises(ConfigError, match="1 of 24 images"): of_arrays(1).resume(tmp_path)
+
+
+def test_what_is_read_of_a_file_is_bounded(tmp_path, monkeypatch):
+    "A start of 100,000 files must not read them all: at most 64 KB of each, and nothing where size and time are the same."
+    (tmp_path/"big").write_bytes(bytes(10**7))
+    before = checkpoints._content(tmp_path/"big")
+    with open(tmp_path/"big", "r+b") as f: f.seek(10**7-1); f.write(b"x")
+    assert checkpoints._content(tmp_path/"big") != before and checkpoints._BLOCK*checkpoints._BLOCKS <= 2**16
+    folder = stopped(photos(tmp_path), tmp_path/"ck")
+    monkeypatch.setattr(checkpoints, "_content", lambda path: pytest.fail("read again"))
+    of_pictures(tmp_path/"photos").resume(folder)
+
+
+def photos(tmp_path):
+    from photos import photo_folder
+    return photo_folder(tmp_path/"photos", n_train=4, n_val=2, size=24, classes=("brick", "coffee"))
+
+
+def test_equal_scores_are_settled_by_the_loss_and_another_column_begins_anew(tmp_path):
+    save = SaveCheckpoints(tmp_path, monitor="m", background=False)
+    save.watched, save.sign = "m", 1
+    learn = lambda loss: SimpleNamespace(recorder=SimpleNamespace(rows=[dict(epoch=0, m=.5, valid_loss=loss)]))
+    assert [save.improved(learn(o)) for o in (.9, .8, .85)] == [True, True, False]
+    other = SaveCheckpoints(tmp_path)
+    other.watched = "accuracy"
+    other.load_state_dict(save.state_dict())
+    assert other.best is None                     # a best value of another column says nothing

@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'PARTS', 'FILES', 'MANIFEST', 'packed', 'unpacked', 'NewerCheckpointError', 'list_checkpoints', 'sweep',
-           'remove', 'given_loader', 'settings', 'fit_settings', 'differences', 'check_settings', 'random_state',
-           'set_random_state', 'Checkpoint', 'resolve', 'Resumed']
+           'remove', 'given_loader', 'ImageStates', 'settings', 'fit_settings', 'differences', 'check_settings',
+           'random_state', 'set_random_state', 'Checkpoint', 'resolve', 'Resumed']
 
 # %% ../nbs/13_checkpoints.ipynb #ac78f5b9
 import hashlib, json, math, os, random, re, secrets, shutil, warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from fastcore.basics import patch
-from .core import CheckpointError, ConfigError, VisionlabError, flush_to_disk, one_of, shorten
+from .core import CheckpointError, ConfigError, VisionlabError, flush_to_disk, one_of, shorten, usable_cpus
 from .loader import Loader
 from .models import as_trained, join_parts, misfits, split_like
 from .learner import Callback, Learner
@@ -176,6 +177,70 @@ def given_loader(learn):
     "Give the loader that was given, not this process's part of it"
     return learn.train_dl if learn.peers is None else learn.peers.train_dl
 
+_BLOCK,_BLOCKS = 2**13, 8        # bytes, and how many such blocks of a file are read: a file up to 64 KB whole, of a longer one both ends and what lies evenly between
+
+def _content(path)->int: # 0: it cannot be read
+    "Hash blocks of a file"
+    h = hashlib.blake2b(digest_size=8)
+    try:
+        with open(path, "rb") as f:
+            last = max(0, os.fstat(f.fileno()).st_size - _BLOCK)
+            for i in range(_BLOCKS):
+                f.seek(last*i//(_BLOCKS-1) if last > _BLOCK*(_BLOCKS-1) else _BLOCK*i)
+                h.update(f.read(_BLOCK))
+    except OSError: return 0
+    return int.from_bytes(h.digest(), "little", signed=True)
+
+def _size_and_time(path)->tuple: # (-1, 0): it is not there
+    try: found = os.stat(path)
+    except OSError: return -1, 0
+    return found.st_size, found.st_mtime_ns
+
+def _in_threads(f, items)->list:
+    "Ask something of many files; in threads, because a network disk answers slowly"
+    parts = [items[i:i+1024] for i in range(0, len(items), 1024)]
+    with ThreadPoolExecutor(min(8, 2*usable_cpus())) as pool: return [o for part in pool.map(lambda part: list(map(f, part)), parts) for o in part]
+
+def _of_array(pixels)->tuple:
+    "Say of an image in memory what is said of a file; its content stands for its time"
+    n = int.from_bytes(hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=8).digest(), "little", signed=True)
+    return pixels.nbytes, n, n
+
+class ImageStates:
+    "Know whether images are still those that were trained on: by size and time, and where these differ by a hash of the content"
+    def __init__(self,
+        loaders # of which those that read files or hold pixels count
+    ):
+        self.parts = [dl for dl in loaders if isinstance(dl, Loader) and self._readable(dl)]
+
+    def _readable(self, dl): return getattr(dl.images, "files", None) is not None or getattr(dl.images, "pixels", None) is not None
+    def _sources(self, dl)->list: return [dl.images.files[int(i)] for i in dl.ids]
+
+    def _rows(self, dl, full):
+        "List size, time and content of a loader's images; without `full` the content of files is not read"
+        if dl.images.files is None: return [_of_array(dl.images.pixels[int(i)]) for i in dl.ids]
+        one = lambda path: (*_size_and_time(path), _content(path) if full else 0)
+        return _in_threads(one, self._sources(dl))
+
+    def told(self, full=True)->list: # an array for each loader: size, time and content a row
+        "Say what the images are now"
+        return [np.array(self._rows(dl, full), np.int64).reshape(-1, 3) for dl in self.parts]
+
+    def check(self, before:list, where=""):
+        "Refuse images that are not what they were; `before` is what was told then"
+        changed,total = [], 0
+        for dl,a,b in zip(self.parts, before, self.told(False)):
+            if len(a) != len(b): continue              # other images, which the settings tell
+            total += len(a)
+            changed += [str(dl.paths[i]) for i in np.flatnonzero((a[:,:2] != b[:,:2]).any(1)) if self._is_other(dl, i, a[i], b[i])]
+        if not changed: return
+        listed = ", ".join(changed[:5]) + (f" and {len(changed)-5:,} more" if len(changed) > 5 else "")
+        raise ConfigError(f"{len(changed):,} of {total:,} images are not what they were when this training began: {listed}", where, "Put the files back as they were, or begin a new run", changed=changed)
+
+    def _is_other(self, dl, i, a, b)->bool:
+        "Compare an image of another size or time"
+        return bool(a[0] != b[0] or dl.images.files is None or _content(dl.images.files[int(dl.ids[i])]) != a[2])
+
 def settings(learn)->dict:
     "Say what a learner trains, on what, and how, as far as it decides what comes out; the number of processes does not"
     dl = given_loader(learn)
@@ -265,6 +330,7 @@ class Checkpoint:
         learn,
         position:dict=None, # where in the training this is; default: after the last batch
         said:dict=None,     # `settings` and `fit`, if they are known already
+        images:list=None,   # what `ImageStates` told, so that going on sees images that have changed
         **more              # whatever else to keep: numbers, texts, tensors
     )->"Checkpoint":
         "Copy what a learner is now; in a fit, from a callback. Of processes that train as one all must ask, and the first gets it"
@@ -277,9 +343,11 @@ class Checkpoint:
         for _,own in parts: tensors["callbacks"] |= own
         position = position or dict(running=True, epoch=learn.epoch, batch=learn.n_done, step=learn.step+1, epochs_done=learn.epochs_done)
         own = dict(optimizer=learn.opt.state_dict(), scaler=learn.scaler.state_dict(), gradients={k:p.grad for k,p in learn.model.named_parameters() if p.grad is not None})
-        state = dict(position=dict(position, fits=list(learn.fits), epochs=learn.epochs, lr=_said(learn.lr)), **(said or dict(settings=settings(learn), fit=fit_settings(learn))),
+        learns = [k for k,p in learn.model.named_parameters() if p.requires_grad]
+        state = dict(learns=learns, position=dict(position, fits=list(learn.fits), epochs=learn.epochs, lr=_said(learn.lr)), **(said or dict(settings=settings(learn), fit=fit_settings(learn))),
                      optimizer=packed(own, tensors["optimizer"], "optimizer"), **{k:packed(v, tensors["callbacks"], k) for k,v in dict(more, callbacks=kept).items()})
         if (network := _network(learn)): state["network"] = network
+        if images: state["images"] = packed(images, tensors["callbacks"], "images")
         if parts: state |= dict(processes=[o for o,_ in parts], peers=learn.peers.state_dict())
         return cls(state, tensors)
 
@@ -341,7 +409,7 @@ class Checkpoint:
     def weights(self, model)->dict:
         "Give a network's weights: the average, where one was kept, for that is what is judged"
         average = unpacked(self.state["callbacks"], self.tensors["callbacks"]).get("EMA", {}).get("average") or ()
-        names = [k for k,p in model.named_parameters() if p.requires_grad]
+        names = self.state.get("learns") or [k for k,p in model.named_parameters() if p.requires_grad]
         return self.tensors["model"] | (dict(zip(names, average)) if len(names) == len(average) else {})
 
     def __repr__(self):
@@ -525,6 +593,8 @@ def resume(self:Learner,
     for o in accept: one_of(o, _MAY_CHANGE, "setting that may change")
     checkpoint = run if hasattr(run, "tensors") else Checkpoint.newest(run)
     check_settings(checkpoint.state["settings"], settings(self), accept, str(checkpoint.path or ""))
+    if (images := checkpoint.state.get("images")):
+        ImageStates([given_loader(self), self.valid_dl]).check(unpacked(images, checkpoint.tensors["callbacks"]), str(checkpoint.path or ""))
     self.fits,self.pending = [], (r := Resumed(checkpoint, accept))
     r.load(self)
     return self

@@ -82,10 +82,10 @@ class TrainConfig:
     metrics:list=None           # names, sets such as autotrain or lightly, or dicts for MetricConfig; default: accuracy and f1_macro
     threshold:float=.5          # where images have several classes: one is said to be there above this probability
     positive:str|int=None       # of two classes the one that binary metrics are about, by name or number; default: the second
-    monitor:str="valid_loss"    # column of the history that early stopping and the best weights go by
+    monitor:str="auto"          # column of the history that early stopping and the best weights go by, equal ones by valid_loss; auto: accuracy, or f1_macro where images have several classes
     early_stopping_patience:int=None # epochs without improvement after which training ends, with the best weights; default: never
     early_stopping_threshold:float=0. # smaller improvements don't count
-    keep_best:bool=False        # end with the weights of the best epoch
+    keep_best:bool=False        # end each fit with the weights of its best epoch; the run's model is the best of all in any case
     best_path:str=None          # a file for them, besides the run's checkpoints
     eval_every:int=1            # epochs from one validation to the next
     gradient_accumulation:int=1 # batches to a step
@@ -108,7 +108,7 @@ class TrainConfig:
     mix_switch_off:int=None     # first epoch without mixing; a negative one counts from the end
     progressive_resize:float=None # start with images of this share of their side; default: full size throughout
     # run
-    overwrite:bool=False        # write into an existing run folder
+    overwrite:bool=False        # begin anew in an existing run folder: what the old run wrote there is removed first
     resume_interrupted:bool=False # go on with the run in out where it was stopped
     save_checkpoint_args:dict=None # when checkpoints are written: steps, epochs, minutes, keep, monitor, or LightlyTrain's names; default: after each epoch
     save_total_limit:int=None   # checkpoints that stay, besides the best; default: 2

@@ -25,7 +25,7 @@ class FitOptions:
     ema:float=None                       # decay of averaged weights, such as .999; True is .999
     early_stopping_patience:int=None     # epochs without improvement after which the fit ends; with it the best weights are kept
     early_stopping_threshold:float=0.    # smaller improvements don't count
-    monitor:str="valid_loss"             # what early stopping and the best weights go by
+    monitor:str="auto"                   # what early stopping and the best weights go by; "auto": accuracy, or F1 where images have several classes
     keep_best:bool=False                 # end with the weights of the best epoch
     best_path:str=None                   # a file for them
     eval_every:int=1                     # epochs from one validation to the next

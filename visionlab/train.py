@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['data_options', 'make_data', 'make_model', 'make_learner', 'Fit', 'is_started', 'planned_fits', 'fit_callbacks',
-           'check_plan', 'run_schedule', 'teacher_for', 'measure', 'write_figures', 'write_run', 'as_config', 'train',
-           'train_in_processes', 'push_run']
+           'check_plan', 'run_schedule', 'teacher_for', 'BestEpoch', 'measure', 'write_figures', 'write_run',
+           'as_config', 'train', 'train_in_processes', 'push_run']
 
 # %% ../nbs/18_train.ipynb #4f1bc52c
-import inspect, json, os, re
+import inspect, json, math, os, re
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,9 +25,11 @@ from .learner import Learner, choose_precision, has_bf16, length
 from .precision import gains_by_bf16
 from .callbacks import Schedule, Steps, _few_images, _kept_statistics
 from .mixing import Mix
+from .stopping import KeepBest
 from .transfer import Distill
 from .config import TrainConfig, config_text, fit_options, resumed_config, run_config_file, shown
 from .checkpoints import Checkpoint, list_checkpoints
+from .compare import FAILED
 from .runs import RunFolder, SaveCheckpoints, WriteHistory, begun, exported, save_options
 from .distributed import Distributed, launch
 from .interpret import answered
@@ -238,6 +240,15 @@ class _Answers(Metric):
     def update(self, logits, target): self.seen.append((logits.cpu(), target.cpu()))
     def sync(self, gather): pass
 
+@dataclass
+class BestEpoch:
+    "Hold the weights of the epoch that was judged the best"
+    number:int      # of all fits together, counted from 1
+    monitor:str     # what it was judged by
+    weights:dict    # name → tensor: the average, where one was judged
+
+    def __str__(self): return f"epoch {self.number}, the best by {self.monitor}"
+
 def measure(learn:Learner)->tuple: # split → name → number, and split → `Interpretation`
     "Answer the images that were not trained on: scores, and what there is to say about them"
     scores,found = {}, {}
@@ -306,39 +317,56 @@ def _card_data(dm):
     notes = [v for k,v in dm.facts() if k == "Note"] + [f"left out: {n:,} × {reason}" for reason,n in cat.skipped["reason"].value_counts().items()]
     return [f"{_text(cat.source)}, {len(cat.classes):,} classes" + (", any number to an image." if cat.task == "multilabel" else "."), "", *_table(["split", "images", "of each class"], rows), *few, *[f"- {_text(o)}" for o in notes], ""]
 
-def _card_options(learn, config):
+def _card_options(learn, config, best=None):
     "Write how a model was made"
     said = {k:v for k,v in shown(config.changed()).items() if k not in _UNTOLD}
     local = lambda o: os.path.basename(o) if isinstance(o, str) and os.path.isabs(o) else o
     model = learn.model.describe() if hasattr(learn.model, "describe") else type(learn.model).__name__
     arithmetic = "float32" if learn.dtype is None else str(learn.dtype).removeprefix("torch.")
     made = f"{len(learn.history)} epoch{'s'*(len(learn.history) != 1)}, {learn.step:,} batches of {learn.data.batch_size}, learning rate up to {max(learn.recorder.lrs, default=learn.lr):.2g}, in {arithmetic}."
+    if best is not None: made += f" The weights are those of {_text(best)}."
     return [_text(model), "", made, "", *(_table(["option", "value"], [[k, local(v)] for k,v in said.items()]) if said else ["All options as usual.", ""])]
 
 def _card_use(name, library):
     "Write how to use a model"
+    other = [] if name == "exported_last" else ["The weights of the last epoch are in `exported_models/exported_last`; no score here is about them.", ""]
     alone = [f'With timm alone: `timm.create_model("local-dir:exported_models/{name}", pretrained=True)`.', ""] if library == "timm" else []
-    return ["```python", "from visionlab.all import load_model", f'model = load_model("exported_models/{name}")', 'model.predict("image.jpg", topk=3)', "```", "", "```sh", f"visionlab predict exported_models/{name} image.jpg", "```", "", *alone]
+    return ["```python", "from visionlab.all import load_model", f'model = load_model("exported_models/{name}")', 'model.predict("image.jpg", topk=3)', "```", "", "```sh", f"visionlab predict exported_models/{name} image.jpg", "```", "", *alone, *other]
 
-def _card(learn, config, scores, found, name="exported_last"):
+def _card(learn, config, scores, found, best=None):
     "Write the model card"
+    name = "exported_last" if best is None else "exported_best"
     classes = f"{', '.join(map(_text, learn.classes[:20]))}{' …' if len(learn.classes) > 20 else ''}"
     versions = ", ".join(f"{k} {v}" for k,v in deploy._versions().items())
-    parts = {"Scores":_card_scores(scores, found), "Use":_card_use(name, getattr(getattr(learn.model, "config", None), "architecture", "").partition("/")[0]), "Data":_card_data(learn.data), "Training":_card_options(learn, config), "Versions":[versions, ""]}
+    parts = {"Scores":_card_scores(scores, found), "Use":_card_use(name, getattr(getattr(learn.model, "config", None), "architecture", "").partition("/")[0]), "Data":_card_data(learn.data), "Training":_card_options(learn, config, best), "Versions":[versions, ""]}
     return "\n".join([*_card_front(learn, config), f"# {_text(Path(config.out).name)}", "", f"An image classifier for {len(learn.classes):,} classes: {classes}.", "", *[o for title,part in parts.items() for o in (f"## {title}", "", *part)]])
 
 def write_run(
     learn:Learner, config:TrainConfig, run:RunFolder, scores:dict,
-    found:dict=None # split → `Interpretation`
+    found:dict=None,     # split → `Interpretation`
+    best:BestEpoch=None, # whose weights the learner has; default: it has those of the last epoch
+    last:dict=None       # with `best`: the weights of the last epoch
 )->Path:
-    "Write a finished run into its folder; return where the exported model is"
-    best = (run.checkpoints/"best").is_file()
+    "Write a finished run; return where the exported model is, which card and scores are about. The card comes last: with it all is there"
+    for name in ("README.md", "scores.json"): (run.path/name).unlink(missing_ok=True)
+    if best is None: model = learn.export(run.exports/"exported_last")
+    else:
+        with _lent(learn, last): learn.export(run.exports/"exported_last")
+        model = learn.export(run.exports/"exported_best")
     run.write("scores.json", json.dumps({_NAMES[k]:finite(s) for k,s in scores.items()}, indent=1))
-    run.write("README.md", _card(learn, config, scores, found or {}, "exported_best" if best else "exported_last"))
-    last = learn.export(run.exports/"exported_last")
-    if best:
-        with run.best(learn): learn.export(run.exports/"exported_best")
-    return last
+    write_figures(learn, run.path/"figures", found)
+    run.write("README.md", _card(learn, config, scores, found or {}, best))
+    return model
+
+def _state_of(learn): return {k:v.detach().clone() for k,v in learn.model.state_dict().items()}
+
+@contextmanager
+def _lent(learn, weights):
+    "Lend a learner other weights"
+    own = _state_of(learn)
+    learn.model.load_state_dict(weights)
+    try: yield
+    finally: learn.model.load_state_dict(own)
 
 # %% ../nbs/18_train.ipynb #b2222d92
 def as_config(
@@ -376,13 +404,20 @@ def _plainly(say):
 def _train(config, say):
     "Train in this process, with others if there are any; the first one tells and writes"
     config,finished = _started_again(config), False
+    check_plan(config)
     run = RunFolder(config.out, config.overwrite, config.resume_interrupted) if config.out and is_main() else None
     try:
         learn = _train_into(run, config, say)
         finished = True
+        if run and config.push_to_hub: say(f"Uploaded: {push_run(run, config.username, config.token)}")
         return learn
+    except Exception as e:
+        if run and not finished: run.log(f"{FAILED} {type(e).__name__}: {_first_line(e)}")
+        raise
     finally:
         if run: run.close(finished)
+
+def _first_line(e): return (str(e).strip().splitlines() or ["no reason given"])[0][:300]
 
 def _of_first(o):
     "Give all processes what the first one has"
@@ -396,7 +431,6 @@ def _started_again(config):
 def _train_into(run, config, say):
     "Train, with a folder to write into or none"
     if run: say = _told_and_logged(run, say)
-    check_plan(config)
     learn = make_learner(config, make_data(config))
     say(learn.data.summary())
     if run and run.path.name != Path(config.out).name: say(f"{config.out} exists: this run goes to {run.path}")
@@ -406,12 +440,17 @@ def _train_into(run, config, say):
     if goes_on: _go_on(learn, config, goes_on, say)
     if run: run.write("config.yaml", config_text(config.but(resume_interrupted=False, overwrite=False))); learn.data.catalog.save(run.path/"catalog")
     if config.find_lr and not goes_on: _use_found_lr(learn, say)
-    with _saving(learn, config, run, say): stopped = _run_until_stopped(learn, config)
+    with _saving(learn, config, run, say) as watcher: stopped = _run_until_stopped(learn, config)
     if stopped and not learn.history: raise KeyboardInterrupt
     if stopped: say(f"Interrupted after {len(learn.history)} epochs: what has been learned is measured and written")
+    best,last = _best_epoch(learn, watcher, run), None
+    if best is not None:
+        last = _state_of(learn)
+        learn.model.load_state_dict(best.weights)
+        say(f"The model is that of {best} ({learn.history[best.number-1].get(best.monitor, math.nan):.4g}); scores and card are about it")
     with learn.together(False): scores,found = measure(learn)
     for split,s in scores.items(): say(f"{_NAMES[split]}: " + ", ".join(f"{k} {v:.4f}" for k,v in s.items()))
-    if run: _tell(learn, config, run, scores, found, say)
+    if run: _tell(learn, config, run, scores, found, best, last, say)
     if stopped and not in_notebook(): raise KeyboardInterrupt
     return learn
 
@@ -442,16 +481,31 @@ def _go_on(learn, config, checkpoint, say):
     if config.find_lr: learn.lr = checkpoint.state["position"]["lr"]
     say(f"Going on from {checkpoint}")
 
+def _best_epoch(learn, watcher, run):
+    "Find the best epoch of a training: in the run's checkpoints, else in memory; None where none was judged"
+    column = watcher and watcher.column(learn)
+    if column is None: return None
+    if isinstance(watcher, KeepBest): return watcher.weights and BestEpoch(watcher.best_epoch+1, column, watcher.weights)
+    kept = run.best() if run else None          # the first process reads, and tells the others
+    return _of_first(kept and BestEpoch(kept.state["position"]["epochs_done"], column, kept.weights(learn.model)))
+
+def _watcher(learn, config, place):
+    "Make what keeps the best epoch: checkpoints where there is a run, else memory; None where nothing is to be kept"
+    args = save_options(config.save_checkpoint_args, config.save_total_limit)
+    judged = learn.valid_dl is not None or config.monitor == "train_loss"
+    if place and args is not None: return SaveCheckpoints(place, **dict(monitor=config.monitor if judged else None) | args)
+    return KeepBest(config.monitor, restore=False, all_fits=True) if judged and not place else None
+
 @contextmanager
 def _saving(learn, config, run, say):
     "Let a training write checkpoints, history and what trackers are told"
-    args,own = save_options(config.save_checkpoint_args, config.save_total_limit), learn.callbacks
+    own = learn.callbacks
     place = _of_first(run.checkpoints if run else None)           # every process takes part in a checkpoint, the first one writes it
-    cbs = [SaveCheckpoints(place, **dict(monitor=config.monitor if learn.valid_dl is not None else None) | args)] if place and args is not None else []
+    watcher = _watcher(learn, config, place)
     trackers = make_loggers(config.log or "none", config.logger_args, run)
     for o in trackers: say(f"Tracked by {o}")
-    learn.callbacks = [*own, *cbs, *([WriteHistory(run.path)] if run else []), *trackers]
-    try: yield
+    learn.callbacks = [*own, *([watcher] if watcher else []), *([WriteHistory(run.path)] if run else []), *trackers]
+    try: yield watcher
     finally:
         learn.callbacks = own
         for o in trackers: o.close()
@@ -492,12 +546,11 @@ def _use_found_lr(learn, say):
     say(f"Learning rate: {found}")
     learn.lr = found.best
 
-def _tell(learn, config, run, scores, found, say):
+def _tell(learn, config, run, scores, found, best, last, say):
     "Write the run and say where everything is"
-    model = write_run(learn, config, run, scores, found)
-    for path in write_figures(learn, run.path/"figures", found).values(): say(f"Figure: {path}")
+    model = write_run(learn, config, run, scores, found, best, last)
+    for path in sorted((run.path/"figures").glob("*.png")): say(f"Figure: {path}")
     say(f"Model: {model}")
-    if config.push_to_hub: say(f"Uploaded: {push_run(run, config.username, config.token)}")
 
 def push_run(
     run,               # its folder
