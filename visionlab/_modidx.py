@@ -1108,6 +1108,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'visionlab.data.ImageDataModule._warn_small_split': ( 'data.html#imagedatamodule._warn_small_split',
                                                                                       'visionlab/data.py'),
                                 'visionlab.data.ImageDataModule.adapt': ('data.html#imagedatamodule.adapt', 'visionlab/data.py'),
+                                'visionlab.data.ImageDataModule.as_read': ('data.html#imagedatamodule.as_read', 'visionlab/data.py'),
                                 'visionlab.data.ImageDataModule.check': ('data.html#imagedatamodule.check', 'visionlab/data.py'),
                                 'visionlab.data.ImageDataModule.class_names': ( 'data.html#imagedatamodule.class_names',
                                                                                 'visionlab/data.py'),

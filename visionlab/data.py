@@ -379,6 +379,17 @@ def setup(self:ImageDataModule,
     return self
 
 @patch
+def as_read(self:ImageDataModule)->Catalog:
+    "Return the catalog with the value range in which training reads it; files are read first only if some are not 8-bit"
+    if self._images is None and self.catalog.pixels is None:
+        images = self._open_images(False).watched()
+        for i in self.catalog.frame.index[:8]: _try_read(images, i)
+        try:
+            if images.notes: self.setup()
+        except VisionlabError: pass         # setup() says so to who trains; who looks sees what can be seen
+    return self.catalog
+
+@patch
 def _open_kept(self:ImageDataModule, plan):
     "Open the store of a plan, and the images that are kept there"
     store = open_store(plan, self.catalog, self.in_chans)

@@ -186,6 +186,7 @@ _MARKS = (-9999, -99999)      # written where nothing was measured
 
 def _without_marks(a):
     "Return the (lowest, highest) value apart from marks for missing values: -9999, a type's own extremes, and what is too large to be measured"
+    if a.dtype == np.float16: a = a.astype(np.float32)
     low,high = a.min(), a.max()
     info = np.iinfo(a.dtype) if a.dtype.kind in "iu" else None
     least,most = (info.min, info.max) if info else (-1e30, 1e30)

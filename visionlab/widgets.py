@@ -442,7 +442,7 @@ def browse(self:Catalog|ImageDataModule,
     n:int=24        # images on a page
 )->Browser:
     "Look at the files, a page at a time"
-    return Browser(getattr(self, "catalog", self), n, split, label, query, by, down)
+    return Browser(self if isinstance(self, Catalog) else self.as_read(), n, split, label, query, by, down)
 
 # %% ../nbs/17_widgets.ipynb #2ffc047e
 def _row_text(row, classes):
