@@ -540,3 +540,48 @@ def test_without_the_internet_a_model_is_asked_for(turned, monkeypatch):
     def refuse(*args, **kwargs): raise OSError("no network")
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(ConfigError, match="cannot be had"): ImageDataModule(turned, val_split=0).check(embed=True)
+
+
+# ---- the same pixels, or only alike
+
+def before_one_background(root, seed=0):
+    "Photograph two small things before one background, three times each"
+    rng = np.random.default_rng(seed)
+    background = np.asarray(Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8)).resize((240, 240), Image.BICUBIC)).astype(int)
+    for k, c in enumerate(("bolt", "nut")):
+        (root/c).mkdir(parents=True)
+        for i in range(3):
+            a = background + rng.integers(-2, 3, background.shape)
+            a[110:122, 110 + 3*i:122 + 3*i] = ((200, 40, 40), (40, 40, 200))[k]
+            Image.fromarray(a.clip(0, 255).astype(np.uint8)).save(root/c/f"{i}.png")
+    return root
+
+
+def test_near_copies_under_two_labels_are_to_be_looked_at_not_left_out(tmp_path):
+    report = check(before_one_background(tmp_path/"d"))
+    found = issues(report)
+    assert "similar_labels" in found and not {"two_labels", "leak"} & set(found)
+    assert set(report.frame.loc[report.frame["issue"] == "similar_labels", "severity"]) == {"warning"}
+    assert "there 'nut', here 'bolt'" in report.frame.loc[report.frame["issue"] == "similar_labels", "detail"].iloc[0]
+    assert not len(report.edits()) and report.ok
+
+
+def test_near_copies_of_another_label_in_another_split_are_no_leak(tmp_path):
+    a = before_one_background(tmp_path/"a")
+    for split, keep in (("train", "bolt"), ("val", "nut")):
+        (tmp_path/"d"/split).mkdir(parents=True)
+        (a/keep).rename(tmp_path/"d"/split/keep)
+        other = {"bolt": "nut", "nut": "bolt"}[keep]
+        (tmp_path/"d"/split/other).mkdir()
+        for i in range(3): Image.fromarray(np.random.default_rng([i, split == "val"]).integers(0, 256, (240, 240, 3), np.uint8)).save(tmp_path/"d"/split/other/f"{i}.png")
+    report = check(tmp_path/"d")
+    assert "similar_labels" in issues(report) and not {"two_labels", "leak"} & set(issues(report)) and not len(report.edits())
+
+
+def test_the_same_pixels_in_other_bytes_under_two_labels_are_an_error(tmp_path):
+    root = before_one_background(tmp_path/"d")
+    Image.open(root/"bolt"/"0.png").save(root/"nut"/"other.bmp")
+    report = check(root)
+    wrong = report.frame[report.frame["issue"] == "two_labels"]
+    assert wrong["severity"].tolist() == ["error"] and wrong["path"].tolist() == ["nut/other.bmp"]
+    assert {"bolt/0.png", "nut/other.bmp"} == set(report.edits()["path"])
