@@ -5,14 +5,19 @@ import numpy as np, pytest, tifffile
 from PIL import Image
 from visionlab.catalog import Catalog
 from visionlab.checkpoints import settings
+from visionlab.cli import main
+from visionlab.config import TrainConfig
 from visionlab.core import ConfigError, ImageReadError
 from visionlab.data import ImageDataModule
 from visionlab.deploy import load_model
-from visionlab.doctor import check
+from visionlab.doctor import _picture, check
 from visionlab.evaluation import evaluate
+from visionlab.interpret import interpret_probs
 from visionlab.items import load_image
 from visionlab.learner import Learner
 from visionlab.loader import Images
+from visionlab.train import data_options
+from visionlab.widgets import _glimpse
 
 RNG = np.random.default_rng
 
@@ -122,6 +127,18 @@ def test_eight_bits_are_left_as_they_are(tmp_path):
 def test_a_range_that_is_none_is_refused(tmp_path, bad):
     with pytest.raises(ConfigError, match="value_range"): load_image(np.zeros((2, 2)), value_range=bad)
 
+@pytest.mark.parametrize("said", ["0,4095", ["0", "4095"], [0, 4095], (0, 4095)])
+def test_a_configuration_says_the_range_as_a_shell_does(tmp_path, said):
+    config = TrainConfig("d", value_range=said)
+    root = dataset(tmp_path/"d", ".tif", KINDS["16 bits"][1])
+    assert module(root, value_range=data_options(config)["value_range"]).value_range == (0, 4095)
+    with pytest.raises(ConfigError, match="value_range"): TrainConfig("d", value_range=(5, 1))
+
+def test_the_shell_checks_in_a_given_range(tmp_path, capsys):
+    root = dataset(tmp_path/"d", ".tif", KINDS["uint16 tiff"][1])
+    main(["check", str(root), "--value-range", "0,1000", "--json", str(tmp_path/"r.json")])
+    assert "read as 0…1000" in str(json.loads((tmp_path/"r.json").read_text()))
+
 def test_fractions_beside_whole_numbers_ask(tmp_path):
     root = dataset(tmp_path/"d", ".npy", lambda k, r: npy(r.random((32, 32)) if k else counts(k, r).astype(np.uint16)))
     with pytest.raises(ConfigError, match="fractions") as e: module(root).setup()
@@ -179,6 +196,20 @@ def test_a_model_of_another_range_says_so(tmp_path):
     assert same.value_range == (0, 4095)
 
 def load_model_config(folder): return load_model(folder).model.config
+
+def test_previews_show_what_training_reads(tmp_path):
+    root = dataset(tmp_path/"d", ".tif", KINDS["float tiff"][1])
+    for dm in (module(root), module(root, value_range=(0, 255))):
+        rows = dm.as_read().frame
+        shown = [_glimpse(dm.as_read(), i, 96)[0].mean() for i in rows.index]
+        assert max(o for o,c in zip(shown, rows["label"]) if c == "dark") < 2 < 50 < min(o for o,c in zip(shown, rows["label"]) if c == "light")
+    report = check(root)
+    assert {_picture(report.catalog, i).mean() > 50 for i in report.catalog.frame.index[report.catalog.frame["label"] == "light"]} == {True}
+
+def test_every_door_to_the_picture_of_a_row_is_as_training_reads_it(tmp_path):
+    dm = module(dataset(tmp_path/"d", ".tif", KINDS["float tiff"][1])).setup()
+    found = interpret_probs(dm.catalog, np.full((len(dm.catalog), 2), .5))
+    for i in dm.catalog.frame.index: np.testing.assert_array_equal(found.picture(i), load_image(dm.catalog.sources[i], value_range=(0, 255)))
 
 def test_the_doctor_says_what_the_files_use_and_what_to_pass(tmp_path):
     report = check(dataset(tmp_path/"d", ".tif", KINDS["uint16 tiff"][1]))

@@ -224,7 +224,7 @@ def check(
 )->int: # 1 if errors were found, else 0
     "Report what is wrong with the data: unreadable files, copies across splits, two labels for one picture, rows that cannot be used"
     from visionlab.doctor import check as look
-    report = look(data, max_pixels=max_pixels, value_range=value_range and value_range.replace(",", " ").split(), **_source(options))
+    report = look(data, max_pixels=max_pixels, value_range=value_range, **_source(options))
     for path in filter(None, (html, json)): report.save(path)
     print(report)
     return int(not report.ok)

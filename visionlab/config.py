@@ -46,7 +46,7 @@ class TrainConfig:
     max_bad:float=.05           # largest share of a split that may be unreadable and skipped
     on_leak:str="warn"          # held-out images that are in train too, byte for byte: warn, error, or ignore
     max_pixels:int=None         # largest image that is decoded, width × height; default: 64 million
-    value_range:list=None       # low and high: numbers that mean black and white in images that are not 8-bit; default: found over all files
+    value_range:list=None       # low and high, as 0,4095: numbers that mean black and white in images that are not 8-bit; default: found over all files
     val_csv:str=None            # a table of the validation images
     test_csv:str=None           # a table of the test images
     image_dir:str=None          # folder that paths in tables are relative to; default: the table's own

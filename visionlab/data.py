@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
 from .core import ConfigError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, VisionlabError, atomic_write, cache_dir, html_table, one_of, usable_cpus, whole_number
-from .items import IMAGE_EXTENSIONS, agreed_range, check_range, load_image, range_text, used_values
+from .items import IMAGE_EXTENSIONS, Values, agreed_range, check_range, load_image, range_text, used_values
 from .catalog import Catalog, label_names
 from .sources import open_data, open_table
 from .splits import WAYS, LeakError, leak_text, shared_files
@@ -101,8 +101,10 @@ def warn_other_range(
     whose:str="the model"
 ):
     "Say so where images were made for another value range than the model"
-    own = find_range(images)
-    if own is None or value_range is None or own == tuple(value_range): return
+    if value_range is None: return
+    try: own = find_range(images)
+    except ConfigError: return         # of several kinds, which have no range of their own
+    if own is None or own == tuple(value_range): return
     warnings.warn(f"{whose} was trained on numbers {range_text(value_range)}, and these images hold {range_text(own)}. They are read as {range_text(value_range)}; "
                   f"pass value_range={tuple(own)} if they are of another camera", stacklevel=_outside())
 
@@ -349,7 +351,7 @@ def _try_channels(self:ImageDataModule, images):
 
 def _stored_channels(path):
     "Count the channels of an image as it is stored, or return None if it cannot be read at all"
-    try: return load_image(path, "raw").shape[-1]
+    try: return load_image(path, "raw", value_range=Values()).shape[-1]
     except VisionlabError: return None
 
 @patch

@@ -195,10 +195,12 @@ def _without_marks(a):
     return (float(kept.min()), float(kept.max())) if kept.size else (0., 0.)
 
 def check_range(
-    value_range # (low, high), or None
+    value_range # (low, high), or as text "0,4095"; or None
 )->tuple:
     "Refuse a value range that is none"
     if value_range is None: return None
+    if isinstance(value_range, (list, tuple)) and len(value_range) == 1: value_range, = value_range
+    if isinstance(value_range, str): value_range = value_range.replace(",", " ").split()
     try: low,high = map(float, value_range)
     except (TypeError, ValueError): low = high = np.nan
     if not (np.isfinite([low, high]).all() and low < high):
