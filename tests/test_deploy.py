@@ -400,6 +400,97 @@ def test_a_pickle_in_place_of_the_weights(copy, tmp_path):
     damaged(copy, WEIGHTS)
     assert not (tmp_path/"owned").exists()
 
+def rewritten(folder, change):
+    "Change the tensors of an export and seal it again."
+    from safetensors.torch import load_file, save_file
+    tensors = load_file(folder/WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder/WEIGHTS, metadata=dict(format="pt"))
+    edit(folder, lambda d: d["files"].update({WEIGHTS:dict(bytes=(folder/WEIGHTS).stat().st_size, sha256=deploy.file_sha256(folder/WEIGHTS))}))
+
+def first_filled(value):
+    def change(tensors):
+        name = next(k for k,v in tensors.items() if v.ndim == 4)
+        tensors[name].view(-1)[7] = value
+    return change
+
+def whole_numbers(tensors): tensors.update({k:v.round().to(torch.int32) for k,v in tensors.items() if v.ndim > 1})
+def too_large(tensors): tensors.update({k:torch.full_like(v, 1e300, dtype=torch.float64) for k,v in tensors.items() if v.ndim == 4})
+def a_nan_among_statistics(tensors): tensors[next(k for k in tensors if k.endswith("running_var"))][0] = float("nan")
+
+WRONG_NUMBERS = dict(nan=(first_filled(float("nan")), "not finite"), infinite=(first_filled(float("inf")), "not finite"), statistics=(a_nan_among_statistics, "not finite"),
+                     whole=(whole_numbers, "not of floats"), doubles=(too_large, "not finite"))
+
+@pytest.mark.parametrize("name", WRONG_NUMBERS)
+def test_weights_that_cannot_answer_are_refused_at_every_door(copy, name):
+    change,says = WRONG_NUMBERS[name]
+    rewritten(copy, change)
+    with pytest.raises(CheckpointError, match=says): load_model(copy, "cpu")
+    (copy/MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match=says): ImageClassifier(copy)
+    with pytest.raises(CheckpointError, match=says): ImageClassifier("test_resnet", 3, weights=copy/WEIGHTS)
+    from safetensors.torch import load_file
+    torch.save(load_file(copy/WEIGHTS), copy/"w.pth")
+    with pytest.raises(CheckpointError, match=says): ImageClassifier("test_resnet", 3, weights=copy/"w.pth")
+
+STRANGE_MODELS = dict(hub=dict(architecture="timm/hf-hub:someone/net"), hub_alias=dict(architecture="timm/hf_hub:someone/net"), local=dict(architecture="timm/local-dir:/tmp"),
+    unknown_ours=dict(architecture="visionlab/evil"), detector=dict(architecture="torchvision/fasterrcnn_resnet50_fpn"), segmenter=dict(architecture="torchvision/deeplabv3_resnet50"),
+    quantized=dict(architecture="torchvision/quantized_resnet50"), weights=dict(architecture="torchvision/resnet18", kwargs=dict(weights="DEFAULT")),
+    backbone=dict(architecture="torchvision/resnet18", kwargs=dict(weights_backbone="DEFAULT")), tagged=dict(architecture="timm/resnet18.a1_in1k"), other=dict(architecture="timm/resnet18"),
+    theirs=dict(architecture="torchvision/resnet18"), classes=dict(num_classes=10**7), channels=dict(in_chans=10**9), channels_of_none=dict(in_chans=10**9, mean=None, std=None),
+    channels_within=dict(in_chans=10**4, mean=[.5]*10**4, std=[.5]*10**4), wide=dict(architecture="timm/test_resnet", kwargs=dict(stem_width=10**6)),
+    wider=dict(architecture="visionlab/resnet9", kwargs=dict(width=2*10**5)), deep=dict(architecture="timm/resnet18", kwargs=dict(layers=[10**5]*4)),
+    deeper=dict(architecture="timm/vit_tiny_patch16_224", kwargs=dict(depth=10**9)))
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit of memory is Linux's")
+def test_a_manifest_is_not_obeyed_before_the_weights_are_looked_at(copy, tmp_path):
+    "No network, no memory, a typed error: by a manifest, and by a config.json without one."
+    for name,change in STRANGE_MODELS.items():
+        shutil.copytree(copy, folder := tmp_path/"strange"/name)
+        def strange(d):
+            d["model"].update(change)
+            if n := change.get("num_classes"): d["classes"] = [str(i) for i in range(n if n < 1000 else 10)]
+            for part in ("mean", "std"): d["pipeline"][part] = change.get(part) or d["pipeline"][part]
+        edit(folder, strange)
+        own = json.loads((folder/CONFIG).read_text())
+        own["visionlab"].update(change)
+        shutil.copytree(folder, bare := tmp_path/"bare"/name)
+        (bare/MANIFEST).unlink()
+        (bare/CONFIG).write_text(json.dumps(own))
+    code = f"""if True:
+    import resource, socket, sys
+    from pathlib import Path
+    from visionlab.core import CheckpointError, ConfigError, UnknownOptionError
+    from visionlab.deploy import load_model
+    from visionlab.models import ImageClassifier
+    load_model({str(copy)!r}, "cpu"); ImageClassifier({str(copy)!r})
+    asked = []
+    def blocked(*args, **kwargs): asked.append(args); raise OSError("no network")
+    socket.getaddrinfo = socket.socket.connect = socket.create_connection = blocked
+    used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+    now = int(next(o for o in open("/proc/self/status") if o.startswith("VmSize")).split()[1])*1024
+    resource.setrlimit(resource.RLIMIT_AS, (now + 2**30, now + 2**30))
+    for way,open_it in (("strange", lambda o: load_model(o, "cpu")), ("bare", ImageClassifier)):
+        for folder in sorted((Path({str(tmp_path)!r})/way).iterdir()):
+            before = used()
+            try: open_it(folder); said = "nothing"
+            except (CheckpointError, ConfigError, UnknownOptionError) as e: said = "typed"
+            except BaseException as e: said = f"{{type(e).__name__}}: {{str(e)[:80]}}"
+            if said != "typed" or asked or used() - before > 100: print(way, folder.name, said, asked, round(used() - before))
+            asked.clear()"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(Path(deploy.__file__).parents[1])))
+    assert not done.returncode and not done.stdout, done.stdout + done.stderr[-2000:]
+
+def test_an_export_whose_network_says_its_size_while_built_loads(photos, tmp_path):
+    "torchvision's RegNets compute their widths with tensors, so an outline must keep those."
+    learn = make_learner(photos, "torchvision/regnet_x_400mf", 32)
+    loaded = load_model(learn.export(tmp_path/"m"), "cpu")
+    same(loaded.predict(picture(3)).probs, learn.predict(picture(3)).probs)
+
+def test_a_pipeline_that_would_enlarge_without_end_is_refused(copy):
+    edit(copy, lambda d: d["pipeline"].update(frame=dict(op="Resize", mode="crop", crop_pct=1e-7)))
+    damaged(copy, MANIFEST)
+
 def test_deeply_nested_json(copy):
     (copy/MANIFEST).write_text("["*100_000)
     damaged(copy, MANIFEST)

@@ -141,7 +141,7 @@ class Pausing:
 REFUSED = dict(
     fit=(1,), fit_one_cycle=(1,), fine_tune=(1,), lr_find=(), pick_lr=(), validate=(), get_preds=(), interpret=(), explore_confusion=(), freeze=(),
     unfreeze=(), freeze_to=(-1,), initial_loss=(), overfit_one_batch=(), replay=(), find_batch_size=(), fastest_precision=(), linear_probe=(),
-    second_opinion=(), clean_labels=(), save=("w",), load=("w",), resume=("w",), export=("w",), predict=("a.png",), predictor=(), grad_cam=([0],),
+    second_opinion=(), fold_opinion=(), clean_labels=(), save=("w",), load=("w",), resume=("w",), export=("w",), predict=("a.png",), predictor=(), grad_cam=([0],),
     predict_pad=(), label_active=())
 
 

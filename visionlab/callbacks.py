@@ -16,6 +16,7 @@ from .core import ConfigError, new_figure, one_of, whole_number
 from .loader import Loader
 from .optim import best_lr, smooth, suggest_lr
 from .schedules import Plateau, get_schedule
+from .metrics import column_of
 from .learner import Callback, CancelEpoch, CancelFit, EndOfFit, Learner, length
 
 # %% ../nbs/12_callbacks.ipynb #9b967266
@@ -40,11 +41,12 @@ def check_monitor(
     monitor:str,    # a column of the history
     who:str         # what watches it
 )->str:
-    "Return the name of the metric behind a column, or raise if no epoch of this fit will have that column"
+    "Return the column that is meant, or raise if no epoch of this fit will have it"
     if monitor != "train_loss" and learn.valid_dl is None:
         raise ConfigError(f"{who} watches {monitor!r}, and there is no validation set", "", "Give one, or watch 'train_loss'")
     names = [m.name for m in learn.metrics]
-    return one_of(monitor, ["valid_loss", "train_loss", *names, *(f"raw_{k}" for k in ("valid_loss", *names))], "number to watch").removeprefix("raw_")
+    known = ["valid_loss", "train_loss", *names, *(f"raw_{k}" for k in ("valid_loss", *names))]
+    return one_of(column_of(monitor, known), known, "number to watch")
 
 class Schedule(Callback):
     "Set the learning rates before each step from a function of progress"
@@ -64,7 +66,7 @@ class Schedule(Callback):
         if learn.n_batches is None: raise ConfigError("A schedule needs to know how many batches an epoch has", type(learn.train_dl).__name__, "Give the loader a length, or use constant rates")
         steps = next((o.last for o in learn.bound if isinstance(o, Steps)), learn.epochs*learn.n_batches)
         self.f = self.make(epochs=learn.epochs if steps == learn.epochs*learn.n_batches else steps/learn.n_batches, steps=steps)
-        if isinstance(self.f, Plateau): check_monitor(learn, self.f.monitor, "The schedule 'plateau'")
+        if isinstance(self.f, Plateau): self.column = check_monitor(learn, self.f.monitor, "The schedule 'plateau'")
         self.peaks,self.total,self.done = [g["lr"] for g in learn.opt.param_groups], max(1, steps - 1), 0
 
     def before_batch(self, learn):
@@ -74,7 +76,7 @@ class Schedule(Callback):
 
     def after_epoch(self, learn):
         if not isinstance(self.f, Plateau): return
-        value = learn.recorder.rows[-1].get(self.f.monitor)
+        value = learn.recorder.rows[-1].get(self.column)
         if value is not None: self.f.update(value)          # an epoch that was not measured counts for nothing
 
 # %% ../nbs/12_callbacks.ipynb #68c3f514

@@ -238,6 +238,7 @@ def evaluate(
     answers:str=None,    # write every answer as CSV
     require:dict=None,   # the least that scores must be, such as accuracy=.9; of loss, the most
     threshold:float=None,# where images have several classes: one is named above this probability; default: the model's
+    positive:str=None,   # of two classes the one that binary metrics are about; default: the model's, else the second
     on_bad:str="skip",   # unreadable files and rows of tables that cannot be used: skip or error
     batch_size:int=64,   # images at once
     device:str=None,     # default: the fastest here
@@ -246,7 +247,7 @@ def evaluate(
     "Score a model on labelled images: metrics, each class, and whether it is good enough"
     from visionlab.config import _as_dict
     from visionlab.evaluation import evaluate as look
-    found = look(model, data, split, which, device, batch_size, threshold=threshold, on_bad=on_bad, **(_source(options) if data else {}))
+    found = look(model, data, split, which, device, batch_size, threshold=threshold, positive=positive, on_bad=on_bad, **(_source(options) if data else {}))
     if json != "-": print(found)
     if json: _put(json, _json(found.to_dict()))
     if answers: found.save(answers)

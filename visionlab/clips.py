@@ -374,7 +374,7 @@ class Avenue(AnomalyDataModule):
     _shares_files = False
 
     def _plan_cache(self):
-        if self.cache in ("disk", "device"): raise ConfigError(f"Frames of clips are kept in memory or not at all, not on the {self.cache}", "cache", "Pass cache='ram', 'auto' or None")
+        if self.cache in ("disk", "device", "small-disk", "small-device"): raise ConfigError(f"Frames of clips are kept in memory or not at all, not on the {self.cache}", "cache", "Pass cache='ram', 'auto' or None")
         return super()._plan_cache()
 
     def _open_images(self, keep, store=None): return Clips(self.catalog, self.films, keep)

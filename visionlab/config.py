@@ -81,6 +81,7 @@ class TrainConfig:
     label_smoothing:float=0.    # share of each label spread over all classes
     metrics:list=None           # names, sets such as autotrain or lightly, or dicts for MetricConfig; default: accuracy and f1_macro
     threshold:float=.5          # where images have several classes: one is said to be there above this probability
+    positive:str|int=None       # of two classes the one that binary metrics are about, by name or number; default: the second
     monitor:str="valid_loss"    # column of the history that early stopping and the best weights go by
     early_stopping_patience:int=None # epochs without improvement after which training ends, with the best weights; default: never
     early_stopping_threshold:float=0. # smaller improvements don't count
@@ -129,7 +130,7 @@ class TrainConfig:
     auto_find_batch_size:bool=False # split batches that don't fit into memory, and go on
     eval_batch_size:int=None    # images a step where nothing is learned; default: twice batch_size
     num_workers:int=None        # threads that decode; default: the processors
-    cache:str|int="auto"        # where decoded images are kept: auto, device, ram, disk, none, or a number of bytes
+    cache:str|int="auto"        # where decoded images are kept whole: auto, device, ram, disk, none, or a number of bytes; small permits smaller copies, which changes the pixels
     pin_memory:bool=None        # batches in page-locked memory; default: when they go to CUDA
     persistent_workers:bool=True # keep worker processes between epochs
     prefetch_factor:int=None    # batches prepared beforehand; default: 3

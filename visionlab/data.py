@@ -39,18 +39,19 @@ def audit(
     catalog:Catalog,
     images:Images,       # reads the files, and keeps them if it keeps anything
     workers:int=2,       # threads
-    read_all=_read_all   # how they are read: (images, ids, workers) → the answer; shards that stream have a way of their own
+    read_all=_read_all,   # how they are read: (images, ids, workers) → the answer; shards that stream have a way of their own
+    note:bool=True       # find out the range of numbers of more than 8 bits, rather than read those as `images` do
 )->list: # (row id, reason code) of each unreadable file
-    "Find the files that cannot be decoded, remembering the answer until a file changes; `images.notes` then tells those that are not 8-bit"
-    if hasattr(images, "watched"): images.watched()       # masks and depth images have their own readers
+    "Find the files that cannot be decoded, remembering the answer until a file changes; with `note`, `images.notes` then tells those that are not 8-bit"
+    if note and hasattr(images, "watched"): images.watched()       # masks and depth images have their own readers
     if catalog.pixels is not None: return []
     ids = catalog.frame.index.tolist()
     if (files := row_identities(catalog)) is None: return read_all(images, ids, workers)
-    how = json.dumps([images.channels, getattr(images, "max_pixels", None), "with value ranges"]).encode()
+    how = json.dumps([images.channels, getattr(images, "max_pixels", None), "with value ranges" if note else "in one range", getattr(images, "value_range", None)]).encode()
     note = cache_dir()/"audit"/f"{hashlib.sha256(how + files.tobytes()).hexdigest()[:32]}.json"
     try:
         known = json.loads(note.read_text())
-        images.notes = {int(i):[str(kind), int(bits), *map(float, numbers)] for i,kind,bits,*numbers in known["notes"]}
+        if note: images.notes = {int(i):[str(kind), int(bits), *map(float, numbers)] for i,kind,bits,*numbers in known["notes"]}
         return [(int(i), str(reason)) for i,reason in known["bad"]]
     except (OSError, ValueError, TypeError, KeyError): pass
     bad = read_all(images, ids, workers)
@@ -159,7 +160,7 @@ class ImageDataModule:
         in_chans:int=None,          # channels: 1, 3, or all that the images have; default: those of images in memory, else 3
         balanced_sampling:bool=False, # draw all classes equally often in training
         seed:int=42,                # of the split, the order and the augmentation
-        cache="auto",               # where decoded images are kept: "auto", "device", "ram", "disk", a number of bytes of memory, or None for nowhere
+        cache="auto",               # where decoded images are kept: "auto", "device", "ram", "disk", a number of bytes of memory (whole or not at all), None for nowhere; "small", or "small-" and a place: smaller copies where they do not fit whole, which changes the pixels
         on_bad:str=None,            # unreadable files and rows of tables that cannot be used: "skip" lists and leaves them out, "error" raises; default: files are skipped, rows raise
         max_bad:float=.05,          # largest share of a split that may be skipped; one file always may
         on_leak:str="warn",         # held-out images that are in train too, byte for byte: "warn", "error", or "ignore" not to look
@@ -312,6 +313,12 @@ def eval_pipeline(self:ImageDataModule)->Pipeline:
     "Give the pipeline of validation, test and prediction"
     return _as_pipeline(self.eval_transforms, Pipeline(self.eval_frame, (), self.image_size, *self.stats, "eval"))
 
+def _warn_of_transforms(train, evaluate):
+    "Say that evaluation draws, or normalises otherwise than training"
+    draws = [*([_kinds(evaluate.frame)[0]] if evaluate.frame.n_random and not isinstance(evaluate.frame, Custom) else []), *(k for o in evaluate.ops for k in _kinds(o) if getattr(o, "p", 1))]
+    if draws: warnings.warn(f"eval_transforms draw at random ({', '.join(draws)}): the score changes from one evaluation to the next. Leave them to train_transforms")
+    if (train.mean, train.std) != (evaluate.mean, evaluate.std): warnings.warn(f"Training normalises by mean {train.mean}, std {train.std}, evaluation by mean {evaluate.mean}, std {evaluate.std}: give both the same")
+
 @patch
 def denormalize(self:ImageDataModule, x:torch.Tensor)->torch.Tensor:
     "Turn a normalised batch back into [0, 1], for looking at"
@@ -361,6 +368,7 @@ def setup(self:ImageDataModule,
     "Read every file once, leave out what cannot be read, and choose where pixels are kept"
     if stage is not None: one_of(stage, ("fit", "validate", "test", "predict"), "stage")
     if self._images is None:
+        if self.eval_transforms is not None or self.train_transforms is not None: _warn_of_transforms(self.train_pipeline, self.eval_pipeline)
         self.catalog = with_range(self.catalog, self._known_range())
         self.cache_plan = plan = self._plan_cache()
         store,images = self._open_kept(plan)
@@ -471,7 +479,7 @@ def _kept(self:ImageDataModule, train):
     "Say what a loader keeps itself: training pictures on the device, or framed pictures of an evaluation"
     plan = self.cache_plan
     if train: return dict(device=self.device, on_device=True if plan.keep is True and plan.shape else round(max(self.image_size)*8/7)) if plan.tier == "device" else {}
-    return dict(keep_frames=free_memory()//16) if plan.tier in ("device", "ram", "disk") and plan.keep is not True else {}
+    return dict(keep_frames=free_memory()//16) if self.cache is not None and plan.tier != "resident" and plan.keep is not True else {}
 
 @patch
 def clear_cache(self:ImageDataModule):
@@ -504,14 +512,28 @@ def test_dataloader(self:ImageDataModule)->Loader: return self.loader("test")
 
 @patch
 def predict_dataloader(self:ImageDataModule,
-    source=None # a folder, a list of files or a `Catalog`; default: the test split, or validation where there is none
+    source=None # a folder, a list of files or a `Catalog`; default: the test split, or validation where there is none. What cannot be read is left out, as `on_bad` says
 )->Loader:
     "Make a loader of images without labels, or of a held-out split"
     if source is None: return self.loader("test" if "test" in self.catalog.splits else "val")
-    rows = source if isinstance(source, Catalog) else Catalog.from_lists(list_images(source), classes=self.classes)
+    rows = source if isinstance(source, Catalog) else Catalog.from_lists(list_images(source), classes=self.classes, on_bad=self.on_bad)
     self.setup()
     if limit := {k:v for k,v in self.catalog.info.items() if k in ("max_pixels", "value_range")}: rows = replace(rows, info=rows.info | limit)
-    return Loader(rows, self.eval_pipeline, self.eval_batch_size, seed=self.seed, workers=self.num_workers, images=Images(rows, self.in_chans), **self.loading)
+    images = Images(rows, self.in_chans)
+    known = len(rows.skipped) if isinstance(source, Catalog) else 0         # what its owner left out is no news
+    rows = _answerable(rows, audit(rows, images, self.num_workers, note=False), self.on_bad, known)
+    return Loader(rows, self.eval_pipeline, self.eval_batch_size, seed=self.seed, workers=self.num_workers, images=images, **self.loading)
+
+def _answerable(rows, bad, on_bad, known):
+    "Leave out images that cannot be read, aloud, so that the others are answered"
+    if bad and on_bad == "error": return remove_bad(rows, bad, on_bad)
+    for reason in sorted({r for _,r in bad}): rows = rows.drop([i for i,r in bad if r == reason], reason)
+    if not len(rows): raise EmptyDatasetError("No image can be read", rows.source, f"All {len(bad)} are unreadable", catalog=rows)
+    lost = rows.skipped.iloc[known:]
+    if len(lost):
+        listing = "; ".join(f"{p} ({r})" for p,r in zip(lost["path"][:5], lost["reason"]))
+        warnings.warn(f"{len(lost)} of {len(rows)+len(lost):,} files are left out: they cannot be read: {listing}", stacklevel=_outside())
+    return rows
 
 # %% ../nbs/06a_data.ipynb #c1fe397b
 def list_images(

@@ -221,7 +221,7 @@ class Progress(Callback):
 
 def _not_finite(x)->list:
     "List the positions of a batch's images whose pixels are not all finite"
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point(): return []
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.ndim < 2: return []
     return (~x.flatten(1).isfinite().all(1)).nonzero().ravel().tolist()
 
 class StopOnNaN(Callback):
@@ -278,7 +278,7 @@ class Advisor(Callback):
 
     def before_fit(self, learn):
         if learn.valid_dl is None: self._say(learn, "There is no validation set, so nothing will tell how good the model is on new images: give val_split=.1, a folder named val, or (train, valid) loaders")
-        self._say(learn, *_rate_notes(learn), *_step_notes(learn))
+        self._say(learn, *_rate_notes(learn), *_step_notes(learn), *_positive_notes(learn))
 
     def after_epoch(self, learn):
         losses = [r["train_loss"] for r in learn.history[-3:]]
@@ -294,6 +294,13 @@ def _rate_notes(learn):
     if learn.opt_name != "sgd" and getattr(getattr(learn.model, "config", None), "pretrained", False): high = 20*default_lr(learn.model)
     far = "high" if lr > high else "low" if lr < low else None
     return [f"A learning rate of {lr:.1e} is very {far} for {learn.opt_name} and this model; learn.lr_find() suggests one"] if far else []
+
+def _positive_notes(learn):
+    "Say which of two classes binary metrics are about, where nobody chose it"
+    names = [m.name for m in learn.metrics if m.one_sided]
+    if not names or learn.positive is not None or learn.classes is None or len(learn.classes) != 2: return []
+    other,one = learn.classes
+    return [f"{', '.join(names)}: of the two classes {one!r} is scored, the second; positive={other!r} scores the other"]
 
 def _step_notes(learn):
     "Say so if there are hardly any steps"
@@ -357,7 +364,8 @@ class Learner:
         precision="auto",         # "auto", "fp32", "bf16" or "fp16"
         pretrained:bool=True,     # for a model given by name: start from its published weights
         seed:int=0,               # of a new head's weights, the order of images, augmentation and dropout
-        threshold:float=.5        # where images have several classes: one is said to be there above this probability
+        threshold:float=.5,       # where images have several classes: one is said to be there above this probability
+        positive=None             # of two classes the one that binary metrics are about, by name or number; default: the second
     ):
         self.device,self.seed,self.opt_name,self.weight_decay,self.named_loss = _usable_device(device), seed, opt, weight_decay, isinstance(loss, str)
         if world_size() > 1 and self.group is None: raise ConfigError(f"This is one of {world_size()} processes that do not know of each other", "", "Put the training into `with Distributed():` (visionlab.distributed), or start it with launch(f, n)")
@@ -366,11 +374,12 @@ class Learner:
         self._connect(data)
         self.channels_last = _has_convs(self.model)
         if self.channels_last: self.model.to(memory_format=torch.channels_last)
-        self.task,self.threshold = _task_of(self.data, loss), threshold
+        self.task,self.threshold,self.positive = _task_of(self.data, loss), threshold, positive
         self.layer_decay,self.gather = layer_decay, None         # gather: for metrics over several processes, as `Metric.sync` takes it
         self.loss_func = self._make_loss(loss, label_smoothing, class_weights)
         self.valid_loss_func = plain_loss(self.loss_func, self.task)
-        self.metrics = make_metrics(metrics, self.task, threshold, len(self.classes) if self.classes is not None else None)
+        if getattr(self.data, "balanced_sampling", False) and _weighs(self.loss_func): warnings.warn(_TWICE, stacklevel=2)
+        self.metrics = make_metrics(metrics, self.task, threshold, len(self.classes) if self.classes is not None else None, self.classes, positive)
         self.dtype = choose_precision(precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
         self.lr = lr if lr is not None else default_lr(self.model, opt)
@@ -802,6 +811,13 @@ def check_loader(dl, none=False):
     "Refuse what gives no batches"
     if not (none and dl is None or hasattr(dl, "__iter__") or hasattr(dl, "__getitem__")):
         raise ConfigError(f"No batches can be read from a {type(dl).__name__}: {str(dl)[:60]}", "", "Give 'train', 'val' or 'test', or anything that yields (images, targets), such as a DataLoader")
+
+_TWICE = "Balanced sampling and class weights both even out the classes: together they count rare classes too much. Use one of them"
+
+def _weighs(loss)->bool:
+    "Say whether a loss counts some classes more than others"
+    weights = [w for k in ("weight", "pos_weight") if isinstance(w := getattr(loss, k, None), torch.Tensor)]
+    return any(bool(w.min() < w.max()) for w in weights if w.numel())
 
 _GENTLE = ("vit", "deit", "beit", "swin", "eva", "dino", "cait", "xcit", "coat", "maxvit")
 

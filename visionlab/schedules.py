@@ -188,7 +188,7 @@ class Plateau:
 
     def _better(self, value):
         if self.best is None: return math.isfinite(value)
-        up = self.mode == "max" or self.mode == "auto" and not any(o in self.monitor for o in ("loss", "error", "distance"))
+        up = self.mode == "max" or self.mode == "auto" and not any(o in self.monitor.split("/")[0] for o in ("loss", "error", "distance"))
         margin = self.threshold*(abs(self.best) if self.relative else 1)
         return value > self.best+margin if up else value < self.best-margin
 

@@ -64,14 +64,15 @@ class Watcher(Callback):
     ): self.monitor,self.threshold = monitor, threshold
 
     def before_fit(self, learn):
-        name = check_monitor(learn, self.monitor, type(self).__name__)
+        self.column = check_monitor(learn, self.monitor, type(self).__name__)
+        name = self.column.removeprefix("raw_")
         better = {m.name:getattr(m, "higher_is_better", True) for m in learn.metrics}
         self.sign = 1 if better.get(name, False) else -1
         self.best,self.best_epoch,self.waited = None, None, 0
 
     def value(self, learn)->float:
         "Give this epoch's number, or None where it was not measured"
-        return (learn.recorder.rows[-1] if learn.recorder.rows else {}).get(self.monitor)
+        return (learn.recorder.rows[-1] if learn.recorder.rows else {}).get(self.column)
 
     def improved(self, learn)->bool:
         "Note this epoch's number, and say whether it is the best so far"

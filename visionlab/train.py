@@ -125,7 +125,7 @@ def _optimizer(config):
 def make_learner(config:TrainConfig, dm:ImageDataModule)->Learner:
     "Make the learner of a configuration"
     learn = Learner(dm, make_model(config, dm), loss=config.loss, metrics=_metrics(config), opt=_optimizer(config), lr=config.lr, weight_decay=config.weight_decay, label_smoothing=config.label_smoothing,
-                    class_weights=_weights_of(config, dm), layer_decay=config.layer_decay, device=config.device, precision=config.precision, seed=config.seed, threshold=config.threshold)
+                    class_weights=_weights_of(config, dm), layer_decay=config.layer_decay, device=config.device, precision=config.precision, seed=config.seed, threshold=config.threshold, positive=config.positive)
     if config.loss_args:
         learn.loss_func = make_loss(config.loss, learn.task, learn.loss_func.weight, label_smoothing=config.label_smoothing, **config.loss_args)
         learn.valid_loss_func = plain_loss(learn.loss_func, learn.task)
