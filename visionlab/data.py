@@ -42,7 +42,7 @@ def audit(
     read_all=_read_all,   # how they are read: (images, ids, workers) → the answer; shards that stream have a way of their own
     note:bool=True       # find out the range of numbers of more than 8 bits, rather than read those as `images` do
 )->list: # (row id, reason code) of each unreadable file
-    "Find the files that cannot be decoded, remembering the answer until a file changes; with `note`, `images.notes` then tells those that are not 8-bit"
+    "Find the files that cannot be decoded, remembering the answer until a file changes; `images.notes` tells which are not 8-bit"
     if note and hasattr(images, "watched"): images.watched()       # masks and depth images have their own readers
     if catalog.pixels is not None: return []
     ids = catalog.frame.index.tolist()

@@ -33,7 +33,7 @@ def luminance(
     return ((r*19595 + g*38470 + b*7471 + 0x8000) >> 16).astype(np.uint8)[...,None]
 
 class Images:
-    "Give the decoded pixels of a catalog's rows; `info` of the catalog holds `max_pixels`, the largest image that is decoded, and the `value_range` of what is not 8-bit"
+    "Give the decoded pixels of a catalog's rows; its `info` holds `max_pixels`, the largest that is decoded, and a `value_range`"
     def __init__(self,
         catalog:Catalog,
         channels:int=3,  # 3, 1 for grey, or all that the images have
