@@ -50,7 +50,7 @@ def frame_times(
     s = os.stat(path)
     note = cache_dir()/"frames"/f"{hashlib.sha256(json.dumps([os.path.abspath(path), s.st_size, s.st_mtime_ns]).encode()).hexdigest()[:32]}.json"
     try: return [float(o) for o in json.loads(note.read_text())]
-    except (OSError, ValueError, TypeError): pass
+    except (OSError, ValueError, TypeError, RecursionError): pass
     times = _read_times(path)
     try: atomic_write(note, json.dumps(times))
     except OSError as e: warnings.warn(f"The index of the video could not be remembered: {e}")

@@ -11,7 +11,7 @@ from copy import copy as shallow_copy
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
-from .core import ConfigError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, VisionlabError, atomic_write, cache_dir, html_table, one_of, usable_cpus, whole_number
+from .core import ConfigError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, VisionlabError, atomic_write, cache_dir, html_table, one_of, printable, usable_cpus, whole_number
 from .items import IMAGE_EXTENSIONS, Values, agreed_range, check_range, load_image, range_text, used_values
 from .catalog import Catalog, label_names
 from .sources import open_data, open_table
@@ -40,20 +40,23 @@ def audit(
     images:Images,       # reads the files, and keeps them if it keeps anything
     workers:int=2,       # threads
     read_all=_read_all,   # how they are read: (images, ids, workers) → the answer; shards that stream have a way of their own
-    note:bool=True       # find out the range of numbers of more than 8 bits, rather than read those as `images` do
+    noting:bool=True     # find out the range of numbers of more than 8 bits, rather than read those as `images` do
 )->list: # (row id, reason code) of each unreadable file
     "Find the files that cannot be decoded, remembering the answer until a file changes; `images.notes` tells which are not 8-bit"
-    if note and hasattr(images, "watched"): images.watched()       # masks and depth images have their own readers
+    if noting and hasattr(images, "watched"): images.watched()       # masks and depth images have their own readers
     if catalog.pixels is not None: return []
     ids = catalog.frame.index.tolist()
     if (files := row_identities(catalog)) is None: return read_all(images, ids, workers)
-    how = json.dumps([images.channels, getattr(images, "max_pixels", None), "with value ranges" if note else "in one range", getattr(images, "value_range", None)]).encode()
+    how = json.dumps([images.channels, getattr(images, "max_pixels", None), "with value ranges" if noting else "in one range", getattr(images, "value_range", None)]).encode()
     note = cache_dir()/"audit"/f"{hashlib.sha256(how + files.tobytes()).hexdigest()[:32]}.json"
     try:
         known = json.loads(note.read_text())
-        if note: images.notes = {int(i):[str(kind), int(bits), *map(float, numbers)] for i,kind,bits,*numbers in known["notes"]}
-        return [(int(i), str(reason)) for i,reason in known["bad"]]
-    except (OSError, ValueError, TypeError, KeyError): pass
+        notes = {int(i):[str(kind), int(bits), *map(float, numbers)] for i,kind,bits,*numbers in known["notes"]}
+        found = [(int(i), str(reason)) for i,reason in known["bad"]]
+        if {i for i,_ in found} | set(notes) <= set(ids):
+            if noting: images.notes = notes
+            return found
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError): pass
     bad = read_all(images, ids, workers)
     try: atomic_write(note, json.dumps(dict(bad=[[int(i), reason] for i,reason in bad], notes=[[int(i), *o] for i,o in (getattr(images, "notes", None) or {}).items()])))
     except OSError as e: warnings.warn(f"The audit could not be remembered: {e}")
@@ -521,7 +524,7 @@ def predict_dataloader(self:ImageDataModule,
     if limit := {k:v for k,v in self.catalog.info.items() if k in ("max_pixels", "value_range")}: rows = replace(rows, info=rows.info | limit)
     images = Images(rows, self.in_chans)
     known = len(rows.skipped) if isinstance(source, Catalog) else 0         # what its owner left out is no news
-    rows = _answerable(rows, audit(rows, images, self.num_workers, note=False), self.on_bad, known)
+    rows = _answerable(rows, audit(rows, images, self.num_workers, noting=False), self.on_bad, known)
     return Loader(rows, self.eval_pipeline, self.eval_batch_size, seed=self.seed, workers=self.num_workers, images=images, **self.loading)
 
 def _answerable(rows, bad, on_bad, known):
@@ -580,7 +583,7 @@ class Summary:
     def __init__(self, title:str, facts:list): self.title,self.facts = title, facts
     def __repr__(self):
         wide = max(len(k) for k,_ in self.facts)
-        return "\n".join([self.title, *[f"  {k:<{wide}}  {v}" for k,v in self.facts]])
+        return "\n".join([self.title, *[f"  {k:<{wide}}  {printable(v, keep=chr(10))}" for k,v in self.facts]])
     def _repr_html_(self): return html_table(self.facts, caption=self.title)
 
 @patch
