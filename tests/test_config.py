@@ -158,7 +158,7 @@ def test_autotrains_file(tmp_path, monkeypatch):
 
 # ---- files
 
-ODD = dict(data="a ${b} — ü", image_size=(32, 48), classes={3:"no", 7:"1e3"}, normalize=([.1], [.2]), csv_options=dict(delimiter=";"), optimizer={"class":"sgd", "params":dict(momentum=.8)}, metrics=["accuracy", dict(name="f1", stages=["val"])],
+ODD = dict(data="a ${b} — ü", split_folders="no", image_size=(32, 48), value_range=[0, 4095], classes={3:"no", 7:"1e3"}, normalize=([.1], [.2]), csv_options=dict(delimiter=";"), optimizer={"class":"sgd", "params":dict(momentum=.8)}, metrics=["accuracy", dict(name="f1", stages=["val"])],
            transform_args=dict(random_flip=None, val={}), precision="bf16", strategy="fsdp", on_bad="skip", on_leak="error", resize="pad", clip="value", batchnorm_statistics="all", label_type="id", float32_matmul_precision="high", compile="eager", ema=True, layer_decay=.75,
            transform_backend="albumentations", class_weights=dict(no=2.), log=["wandb", "mlflow"], out="runs/yes", label_smoothing=.1, val_split=.25)
 

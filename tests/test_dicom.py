@@ -62,15 +62,20 @@ def test_stored_bits_fill_the_range(bits):
 def test_the_range_is_that_of_the_bits_not_of_the_image():
     assert grey(dicom((RAMP*1000).astype(np.uint16), 12)).max() == round(1000/4095*255)
 
-def test_sixteen_bits_span_from_darkest_to_brightest():
-    got = grey(dicom((RAMP*3000 + 500).astype(np.uint16)))
+def test_sixteen_bits_are_read_by_their_bits_or_a_range_given_never_by_their_own_values():
+    data = dicom((RAMP*3000 + 500).astype(np.uint16))
+    assert grey(data).min() == round(500/257) and grey(data).max() == round(3500/257)
+    got = load_image(data, "L", value_range=(500, 3500))
     assert got.min() == 0 and got.max() == 255
+    upside_down = load_image(dicom((RAMP*3000 + 500).astype(np.uint16), 16, "MONOCHROME1"), "L", value_range=(500, 3500))
+    np.testing.assert_allclose(upside_down, 255 - got.astype(int), atol=1)
 
 def test_signed_values_and_hounsfield_units():
     stored = (RAMP*2000).astype(np.int16) - 1000
     data = dicom(stored, signed=True, RescaleSlope="2", RescaleIntercept="-24")
     np.testing.assert_allclose(load_values(data), stored*2. - 24)
-    assert grey(data).min() == 0 and grey(data).max() == 255
+    got = load_image(data, "L", value_range=(-2024, 1976))
+    assert got.min() == 0 and got.max() == 255 and 0 < grey(data).min() < grey(data).max() < 255
     twelve = grey(dicom(np.full((4, 4), -2048, np.int16), 12, signed=True))
     assert (twelve == 0).all()
     assert (grey(dicom(np.full((4, 4), 100, np.uint16), 12, RescaleSlope="-1", RescaleIntercept="0")) > 240).all()      # a slope below zero turns the range round
@@ -134,10 +139,11 @@ def test_there_are_files_from_scanners(): assert len(SCANS) >= 12
 @pytest.mark.parametrize("name", SCANS)
 def test_files_from_scanners(name):
     path = SAMPLES/f"{name}.dcm"
-    image = load_image(path)
+    given = dict(value_range=(0, float(load_values(path).max()))) if name == "rtdose_1frame" else {}      # 32 bits, and no window
+    image = load_image(path, **given)
     assert image.dtype == np.uint8 and image.shape[2] == 3 and image.shape[:2] == image_size(path) and image.max() > 40
-    np.testing.assert_array_equal(image, decode(path.read_bytes()))
-    assert load_image(path, "raw").shape[2] in (1, 3)
+    np.testing.assert_array_equal(image, decode(path.read_bytes(), **given))
+    assert load_image(path, "raw", **given).shape[2] in (1, 3)
 
 def test_rle_written_here():
     a = (RAMP*255).astype(np.uint8)

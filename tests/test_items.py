@@ -175,18 +175,18 @@ def png(w, h, bits, colour, rows, *more):
     body = [(b"IHDR", struct.pack(">IIBBBBB", w, h, bits, colour, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), *more, (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*o) for o in body)
 
-@pytest.mark.parametrize("values,expected", [([0, 257, 65535], [0, 1, 255]), ([0, 100, 255], [0, 100, 255])])
-def test_int32(values, expected):
+@pytest.mark.parametrize("values,value_range,expected", [([0, 257, 65535], (0, 65535), [0, 1, 255]), ([0, 100, 255], None, [0, 100, 255]), ([-5, 0, 5], (-5, 5), [0, 128, 255])])
+def test_int32(values, value_range, expected):
     im = Image.fromarray(np.array([values], np.int32))
     assert im.mode == "I"
-    for o in (im, encode(im, "TIFF")): assert load_image(o, "L").ravel().tolist() == expected
+    for o in (im, encode(im, "TIFF")): assert load_image(o, "L", value_range=value_range).ravel().tolist() == expected
 
-@pytest.mark.parametrize("values,expected", [([0, .5, 1], [0, 128, 255]), ([0, 100.4, 255], [0, 100, 255])])
-def test_float(values, expected):
+@pytest.mark.parametrize("values,value_range,expected", [([0, .5, 1], None, [0, 128, 255]), ([0, 100.4, 255], (0, 255), [0, 100, 255]), ([np.nan, .9, np.inf], (0, 1.8), [0, 128, 255])])
+def test_float(values, value_range, expected):
     im = Image.fromarray(np.array([values], np.float32))
-    for o in (im, encode(im, "TIFF")): assert load_image(o, "L").ravel().tolist() == expected
+    for o in (im, encode(im, "TIFF")): assert load_image(o, "L", value_range=value_range).ravel().tolist() == expected
 
-@pytest.mark.parametrize("a", [np.array([[-1, 5]], np.int32), np.array([[0, 70000]], np.int32), np.array([[-.1, .5]], np.float32), np.array([[0, 300]], np.float32),
+@pytest.mark.parametrize("a", [np.array([[-1, 5]], np.int32), np.array([[0, 70000]], np.int32), np.array([[0, 256]], np.int32), np.array([[0, 1.5]], np.float32), np.array([[-.1, .5]], np.float32), np.array([[0, 300]], np.float32),
                                np.array([[0, np.nan]], np.float32), np.array([[0, np.inf]], np.float32)])
 def test_values_without_a_range_are_refused(a):
     refuse(encode(Image.fromarray(a), "TIFF"), "bad_range")

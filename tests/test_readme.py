@@ -171,16 +171,3 @@ def test_failing_command_is_quoted(tmp_path, run_python):
                                   "```sh\nvisionlab train --data $HOME\n```\n"])
 def test_what_cannot_be_run_is_refused(text):
     with pytest.raises(ValueError, match="line"): [commands(o) for o in blocks(text, "sh")]
-
-# ---- what is skipped must still be a command
-
-def all_shell_blocks(text):
-    "List a document's shell blocks, the skipped ones too"
-    lines = text.splitlines()
-    return [Block("\n".join(lines[a+1:b]), a+2) for a,b,lang in fences(lines) if lang == "sh"]
-
-def test_every_command_of_the_readme_is_parsed():
-    from visionlab.cli import _parsed
-    found = [o for b in all_shell_blocks((ROOT/"README.md").read_text(encoding="utf-8")) for o in commands(b)]
-    assert {o[0] for o in found} >= {"train", "evaluate", "runs"}
-    for args in found: assert _parsed(args).command == args[0]

@@ -486,9 +486,9 @@ def row_identities(catalog)->np.ndarray: # (highest row number + 1,) uint64, 0 w
 
 def _hash(*parts): return hashlib.sha256(b"".join(hashlib.sha256(o).digest() for o in parts)).hexdigest()[:32]
 
-def _kind(channels, keep):
-    "Write down what pixels are like, apart from the files they come from"
-    return json.dumps([_FORMAT, _decoders(), channels, keep if keep is True else [keep, torch.__version__]])
+def _kind(channels, keep, value_range=None):
+    "Write down what pixels are like, apart from the files they come from; a value range only where there is one"
+    return json.dumps([_FORMAT, _decoders(), channels, keep if keep is True else [keep, torch.__version__], *([list(value_range)] if value_range else [])])
 
 def cache_key(
     catalog,    # whose images
@@ -497,7 +497,7 @@ def cache_key(
 )->str: # None if the files' state cannot be told
     "Name the decoded images of a catalog"
     rows = row_identities(catalog)
-    return None if rows is None else _hash(_kind(channels, keep).encode(), rows.tobytes())
+    return None if rows is None else _hash(_kind(channels, keep, catalog.info.get("value_range")).encode(), rows.tobytes())
 
 # %% ../nbs/05d_cache.ipynb #50f05c1b
 @dataclass(frozen=True)
@@ -756,7 +756,7 @@ def open_store(
 
 def _open_disk(plan, catalog, channels, folder, n):
     if (rows := row_identities(catalog)) is None: raise OSError("the state of its source cannot be told")
-    kind = _kind(channels, plan.keep)
+    kind = _kind(channels, plan.keep, catalog.info.get("value_range"))
     key = _hash(kind.encode(), rows.tobytes())
     path,about = folder/f"{key}.pixels", dict(key=key, kind=kind, source=str(catalog.source), keep=plan.keep, images=len(catalog))
     older = [] if path.exists() else _older(folder, about)       # open, so that they are not what makes room

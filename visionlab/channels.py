@@ -9,7 +9,7 @@ __all__ = ['read', 'size']
 import io, struct
 import numpy as np
 from .core import optional_import
-from .items import MAX_PIXELS, _check_size, _hwc, _open, _pixels, _Refused
+from .items import MAX_PIXELS, _check_size, _hwc, _open, _pixels, _Refused, deep_tiff, is_wide, wide_values
 
 # %% ../nbs/01c_channels.ipynb #b51c0595
 def _npy_header(file):
@@ -39,10 +39,10 @@ def _with_pillow(data, max_pixels):
     "Read a TIFF with Pillow, or return None if that would lose channels"
     try: im = _open(io.BytesIO(data))
     except SyntaxError: return None
-    if getattr(im, "n_frames", 1) > 1 or im.tag_v2.get(277, 1) != len(im.getbands()): return None
+    if getattr(im, "n_frames", 1) > 1 or im.tag_v2.get(277, 1) != len(im.getbands()) or deep_tiff(im): return None
     _check_size(*im.size, max_pixels)
     im.load()
-    return _pixels(im, "raw", None)
+    return wide_values(im) if is_wide(im) else _pixels(im, "raw", None)
 
 def _check_pages(file):
     "Refuse a TIFF whose pages lead back to an earlier one: a reader would follow them for ever"
@@ -86,7 +86,8 @@ def _with_tifffile(data, max_pixels):
 # %% ../nbs/01c_channels.ipynb #0aef1e07
 def read(
     data:bytes,               # the content of a NumPy or TIFF file
-    max_pixels:int=MAX_PIXELS # refuse larger images; None for no limit
+    max_pixels:int=MAX_PIXELS, # refuse larger images; None for no limit
+    value_range=None          # not needed: values are returned as they are
 )->np.ndarray: # (H, W), (H, W, C) or (C, H, W), as stored
     "Read all channels; `decode` and `load_image` call this and scale the values to uint8"
     if data[:6] == b"\x93NUMPY": return _read_npy(data, max_pixels)

@@ -173,6 +173,11 @@ def _pipeline(dl):
     try: return _said(dl.pipeline.to_dict())
     except VisionlabError: return dl.pipeline.name
 
+def _value_range(dl):
+    "Say in which range images that are not 8-bit are read, if there are any"
+    values = getattr(getattr(dl, "images", None), "value_range", None)
+    return {} if values is None else dict(value_range=list(values))
+
 def given_loader(learn):
     "Give the loader that was given, not this process's part of it"
     return learn.train_dl if learn.peers is None else learn.peers.train_dl
@@ -246,7 +251,8 @@ def settings(learn)->dict:
     dl = given_loader(learn)
     d = dict(seed=learn.seed, model=learn.model.describe() if hasattr(learn.model, "describe") else type(learn.model).__name__.removeprefix("FSDP"), classes=_said(learn.classes), device=learn.device.type, precision=str(learn.dtype or "fp32"),
              optimizer=_said(learn.opt_name), weight_decay=learn.weight_decay, layer_decay=learn.layer_decay, loss=_of(learn.loss_func), metrics=[m.name for m in learn.metrics],
-             training_data=_data_key(dl), validation_data=_data_key(learn.valid_dl), batch_size=getattr(dl, "batch_size", None), data_seed=getattr(dl, "seed", None), pipeline=_pipeline(dl))
+             training_data=_data_key(dl), validation_data=_data_key(learn.valid_dl), batch_size=getattr(dl, "batch_size", None), data_seed=getattr(dl, "seed", None), pipeline=_pipeline(dl),
+             **_value_range(dl))
     return d if isinstance(dl, Loader) else {k:v for k,v in d.items() if v is not None} | dict(batches=_count(dl))
 
 def _count(dl):

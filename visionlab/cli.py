@@ -225,11 +225,12 @@ def check(
     html:str=None, # also write the report as one HTML page
     json:str=None, # also write the report as JSON
     max_pixels:int=None, # largest image that is looked at, width × height; default: 64 million
+    value_range:str=None, # low,high: numbers that mean black and white where they are not 8-bit; default: found over all files
     **options      # of `train`, about opening the data
 )->int: # 1 if errors were found, else 0
     "Report what is wrong with the data: unreadable files, copies across splits, two labels for one picture, rows that cannot be used"
     from visionlab.doctor import check as look
-    report = look(data, max_pixels=max_pixels, **_source(options))
+    report = look(data, max_pixels=max_pixels, value_range=value_range, **_source(options))
     for path in filter(None, (html, json)): report.save(path)
     _say(report)
     return int(not report.ok)

@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
 from .core import ConfigError, atomic_write, check_own, one_of, printable, read_yaml, shorten, starts_as
+from .items import check_range
 from .learner import PRECISIONS
 from .options import FitOptions
 
@@ -47,6 +48,7 @@ class TrainConfig:
     max_bad:float=.05           # largest share of a split that may be unreadable and skipped
     on_leak:str="warn"          # held-out images that are in train too, byte for byte: warn, error, or ignore
     max_pixels:int=None         # largest image that is decoded, width × height; default: 64 million
+    value_range:list=None       # low and high, as 0,4095: numbers that mean black and white in images that are not 8-bit; default: found over all files
     val_csv:str=None            # a table of the validation images
     test_csv:str=None           # a table of the test images
     image_dir:str=None          # folder that paths in tables are relative to; default: the table's own
@@ -282,6 +284,7 @@ def _check_fields(config):
     if wrong: raise _wrong(wrong)
     for name,known in _CHOICES.items():
         if (v := getattr(config, name)) is not None: one_of(str(v).lower().removeprefix("torch.") if name == "precision" else v, known, name)
+    check_range(config.value_range)
     fit_options(config)
     for a,b,why in _CONTRADICTIONS:
         if a(config) and b(config): raise ConfigError(why[0], "TrainConfig", why[1])

@@ -207,7 +207,7 @@ def export(self:Learner,
     self.alone()
     from safetensors import SafetensorError
     (net,config),pipeline,folder = _exportable(self), self.data.eval_pipeline, Path(folder).expanduser()
-    plain,config,target = pipeline.to_dict(), as_trained(config, pipeline), folder.resolve()
+    plain,config,target = pipeline.to_dict(), as_trained(config, pipeline, self.data.value_range), folder.resolve()
     _check_pipeline(pipeline, config)
     _check_fill(pipeline)
     _check_target(target)
@@ -313,4 +313,4 @@ def load_model(
         config,pipeline,classes = _described(d, folder)
         answering,model = _answering(d), _filled(config, folder/WEIGHTS)
     info = {k:d[k] for k in ("format", "model", "metrics", "versions", "class_ids", "positive") if k in d}
-    return Predictor(model, pipeline, classes, device or default_device(), info, **answering)
+    return Predictor(model, pipeline, classes, device or default_device(), info, value_range=config.value_range, **answering)

@@ -9,7 +9,7 @@ __all__ = ['read', 'size', 'load_dicom', 'load_values', 'dicom_info']
 import io
 import numpy as np
 from .core import optional_import
-from .items import MAX_PIXELS, _check_size, _encoded, _path_of, _reading, _Refused
+from .items import MAX_PIXELS, _check_size, _encoded, _path_of, _reading, _Refused, Values, check_range
 
 # %% ../nbs/01b_dicom.ipynb #860eb591
 def _pydicom(): return optional_import("pydicom", "dicom")
@@ -49,12 +49,24 @@ def _item(ds, name):
     v = v[0] if isinstance(v, (list, tuple)) or type(v).__name__ == "MultiValue" else v
     return None if v in (None, "") else v
 
-def _bit_range(ds, values):
-    "Return the (lowest, highest) value the stored bits can mean, or those of the image where the bits don't tell"
+def _bit_range(ds):
+    "Return the (lowest, highest) value the stored bits can mean"
+    if table := ds.get("ModalityLUTSequence"): return 0., 2.**int(table[0].LUTDescriptor[2]) - 1
     bits,signed = int(ds.BitsStored), bool(ds.get("PixelRepresentation", 0))
-    if bits >= 16 or "ModalityLUTSequence" in ds: return float(values.min()), float(values.max())
-    ends = np.array([-2**(bits-1), 2**(bits-1)-1] if signed else [0, 2**bits-1])
+    ends = np.array([-2.**(bits-1), 2.**(bits-1)-1] if signed else [0, 2.**bits-1])
     return tuple(sorted((ends*float(_item(ds, "RescaleSlope") or 1) + float(_item(ds, "RescaleIntercept") or 0)).tolist()))
+
+def _black_and_white(ds, values, value_range):
+    "Return the (low, high) of a file without a window: those of its data set, else what its bits can mean"
+    if isinstance(value_range, Values):
+        value_range.see(values, _bit_range(ds) if int(ds.BitsStored) < 16 else _own_ends(values))
+        value_range = value_range.value_range
+        if value_range is None: return _own_ends(values)         # only noted
+    if value_range is None and int(ds.BitsStored) > 16:
+        raise _Refused("bad_range", f"no window, and {ds.BitsStored} bits of which {values.min():g} to {values.max():g} are used")
+    return value_range or _bit_range(ds)
+
+def _own_ends(values): return float(values.min()), float(values.max())
 
 def _scaled(values, low, high): return np.clip((values-low)/max(high-low, 1e-6), 0, 1)
 
@@ -69,13 +81,13 @@ def _voi_table(values, ds):
     table = ds.VOILUTSequence[0]
     return _pydicom().pixels.apply_voi(values.astype(np.int64), ds)/(2**int(table.LUTDescriptor[2])-1)
 
-def _grey(a, ds, window=None):
+def _grey(a, ds, window=None, value_range=None):
     "Turn one grey frame into levels from 0 to 1"
     values = _modality(a, ds)
     centre,width = window or (_item(ds, "WindowCenter"), _item(ds, "WindowWidth"))
     if not window and len(ds.get("VOILUTSequence", ())): level = _voi_table(values, ds)
     elif centre is not None and width: level = _windowed(values, float(centre), float(width), str(ds.get("VOILUTFunction", "LINEAR")).upper())
-    else: level = _scaled(values, *_bit_range(ds, values))
+    else: level = _scaled(values, *_black_and_white(ds, values, value_range))
     return 1-level if ds.PhotometricInterpretation == "MONOCHROME1" else level
 
 # %% ../nbs/01b_dicom.ipynb #d32ff25d
@@ -86,20 +98,21 @@ def _colour(a, ds):
 
 def _is_grey(ds): return str(ds.PhotometricInterpretation).startswith("MONOCHROME")
 
-def _levels(ds, window=None):
+def _levels(ds, window=None, value_range=None):
     "Decode the first frame to uint8 (H, W, 1) or (H, W, 3)"
     a = _first_frame(ds)
-    level = _grey(a, ds, window)[...,None] if _is_grey(ds) else _colour(a, ds)
+    level = _grey(a, ds, window, value_range)[...,None] if _is_grey(ds) else _colour(a, ds)
     return np.rint(level*255).astype(np.uint8)
 
 def read(
     data:bytes,               # the content of a DICOM file
-    max_pixels:int=MAX_PIXELS # refuse larger images; None for no limit
+    max_pixels:int=MAX_PIXELS, # refuse larger images; None for no limit
+    value_range=None          # (low, high) in the modality's units for a file without a window; default: what its bits can mean
 )->np.ndarray: # (H, W, 1) or (H, W, 3)
     "Decode a DICOM file's first frame to uint8; `decode` and `load_image` call this"
     ds = _open_dicom(io.BytesIO(data))
     _check_size(int(ds.Columns), int(ds.Rows), max_pixels)
-    return _levels(ds)
+    return _levels(ds, value_range=value_range)
 
 def size(
     file # an open DICOM file
@@ -111,10 +124,11 @@ def size(
 # %% ../nbs/01b_dicom.ipynb #d0f9e715
 def load_dicom(
     source,       # a path, bytes or an open file
-    window=None   # (centre, width) in the modality's units; default: the file's own, as `load_image` uses
+    window=None,  # (centre, width) in the modality's units; default: the file's own, as `load_image` uses
+    value_range=None # (low, high) for a file without a window; default: what its bits can mean
 )->np.ndarray: # uint8 (H, W, 1) or (H, W, 3)
     "Load the first frame with a window of your choice"
-    with _reading(_path_of(source)): return _levels(_open_dicom(io.BytesIO(_encoded(source))), window)
+    with _reading(_path_of(source)): return _levels(_open_dicom(io.BytesIO(_encoded(source))), window, check_range(value_range))
 
 def load_values(
     source # a path, bytes or an open file

@@ -19,7 +19,7 @@ from PIL import Image
 from fastcore.basics import patch
 from .core import ClassMismatchError, ConfigError, DataError, ImageReadError, atomic_write, close_matches, escape, html_table, in_notebook, is_main, one_of, usable_cpus
 from .core import check_own, guarded, starts_as, unguarded
-from .items import MAX_PIXELS, REASONS, glance, load_image, read_bytes
+from .items import MAX_PIXELS, REASONS, Values, agreed_range, check_range, glance, load_image, read_bytes, used_values
 from .paths import text_table
 from .catalog import SPLITS, Catalog, label_text, _objects, _plural, _saved_root, _shown, _under
 from .sources import open_data
@@ -68,15 +68,15 @@ _COLUMNS = ("reason", "digest", "height", "width", "orientation", "dark", "brigh
 
 def _refused(reason): return reason, None, 0, 0, 1, *[math.nan]*4, None
 
-def _uint8(image): return image if image.dtype == np.uint8 and image.ndim == 3 else load_image(image)
+def _uint8(image, value_range=None): return image if image.dtype == np.uint8 and image.ndim == 3 else load_image(image, value_range=value_range)
 
-def _look_at(sources, row, hashed, limit=MAX_PIXELS):
+def _look_at(sources, row, hashed, limit=MAX_PIXELS, value_range=None):
     "Read one row's image and judge it"
     try:
         source = sources[row]
-        if isinstance(source, np.ndarray): return _look_at_pixels(_uint8(source))
+        if isinstance(source, np.ndarray): return _look_at_pixels(_uint8(source, value_range))
         data = source if isinstance(source, bytes) else read_bytes(source)
-        seen = glance(data, _SIDE, None if data is source else source, max_pixels=limit)
+        seen = glance(data, _SIDE, None if data is source else source, max_pixels=limit, value_range=value_range)
     except ImageReadError as e: return _refused(e.reason)
     digest = hashlib.sha256(data).hexdigest() if hashed else None
     return None, digest, *seen.size, seen.orientation, *_judge(seen.image)
@@ -127,12 +127,32 @@ def counted(
     return found
 
 def _look(catalog, workers, progress):
-    "Look at every row; return the measures and the (n, 32, 32) thumbnails, zeros where there is none"
+    "Look at every row; return the measures, the (n, 32, 32) thumbnails, zeros where there is none, and what `Values` noted"
     sources,limit = catalog.sources, catalog.info.get("max_pixels", MAX_PIXELS)
     jobs = list(zip(catalog.frame.index.tolist(), _worth_hashing(catalog)))
-    found = counted(lambda job: _look_at(sources, *job, limit), jobs, workers, Counting(len(catalog), progress))
+    value_range = check_range(catalog.info.get("value_range"))
+    seen = [Values(value_range) for _ in jobs]
+    found = counted(lambda o: _look_at(sources, *jobs[o], limit, seen[o]), range(len(jobs)), workers, Counting(len(catalog), progress))
+    again = [k for k,o in enumerate(seen) if o.note] if value_range is None else []        # once all are known they are looked at in one range
+    own = _range_of_all([o.note for o in seen if o.note]) if again else None
+    for k,o in zip(again, counted(lambda o: _look_at(sources, *jobs[o], limit, own), again, workers, Counting(len(again), progress))): found[k] = o
     thumbs = np.stack([np.zeros((_THUMB, _THUMB), np.uint8) if o[-1] is None else o[-1] for o in found]) if found else np.zeros((0, _THUMB, _THUMB), np.uint8)
-    return pd.DataFrame([o[:-1] for o in found], index=catalog.frame.index, columns=_COLUMNS[:-1]), thumbs
+    return pd.DataFrame([o[:-1] for o in found], index=catalog.frame.index, columns=_COLUMNS[:-1]), thumbs, [o.note for o in seen if o.note]
+
+def _range_of_all(notes):
+    "Choose the value range of all images; None where they have none together"
+    try: return agreed_range(notes)
+    except ConfigError: return None
+
+def _value_issues(notes, value_range):
+    "Say which images are not stored in 8 bits, how they are read, and what to pass"
+    if not notes: return
+    try: own = agreed_range(notes)
+    except ConfigError as e: own,said = None, str(e.what)
+    if value_range is None and own is None: yield _row("unusable", f"{said}: pass value_range=(low, high)"); return
+    text = used_values(notes, value_range or own)
+    low,high = (f"{o:g}" for o in value_range or own)
+    yield _row("values", f"{len(notes):,} {text}; pass value_range=({low}, {high}) to keep it so, or another range")
 
 # %% ../nbs/03_doctor.ipynb #fd8ac1f1
 def _waves(k):
@@ -308,7 +328,7 @@ def _same_pixels(catalog, near, workers):
     "Find among pairs that look the same, and have different labels, those whose pixels are the same to the bit"
     labels = catalog.frame["label"]
     def same(pair):
-        try: a,b = (_uint8(o) if isinstance(o, np.ndarray) else load_image(o) for o in (catalog.sources[i] for i in pair[:2]))
+        try: a,b = (_uint8(o, catalog.info.get("value_range")) if isinstance(o, np.ndarray) else load_image(o, value_range=catalog.info.get("value_range")) for o in (catalog.sources[i] for i in pair[:2]))
         except ImageReadError: return False
         return a.shape == b.shape and np.array_equal(a, b)
     pairs = [o for o in near if o[2] >= _SURE and _differ(labels[o[0]], labels[o[1]])]
@@ -341,9 +361,9 @@ def _vectors(values):
 
 def _computed(catalog, rows, embed):
     "Embed images with a function, 64 at a time"
-    sources,found = catalog.sources, []
+    sources,found,values = catalog.sources, [], catalog.info.get("value_range")
     for part in _parts(rows, 64):
-        x = _vectors(embed([_uint8(o) if isinstance(o, np.ndarray) else load_image(o) for o in (sources[i] for i in part)]))
+        x = _vectors(embed([_uint8(o, values) if isinstance(o, np.ndarray) else load_image(o, value_range=values) for o in (sources[i] for i in part)]))
         wanted = (len(part), found[0].shape[1] if found else x.shape[1])
         if x.shape != wanted: raise ConfigError(f"The embedding function made {x.shape} of {len(part)} images, not {wanted}", "", "Return one vector of the same length for each image")
         found.append(x)
@@ -436,6 +456,7 @@ ISSUES = {"leak": ("error", "the same picture is in two splits, so the score is 
           "blurry": ("warning", "nothing in it is sharp"),
           "odd_size": ("warning", "much larger or smaller than the others"),
           "odd_aspect": ("warning", "very long and narrow"),
+          "values": ("info", "numbers of more than 8 bits are read in one range for the whole data set"),
           "missing_class": ("info", "a class of train that another split lacks"),
           "usual": ("info", "what is odd elsewhere is common here, so single images are not listed"),
           "not_compared": ("info", "more pictures look alike than are compared or listed"),
@@ -594,21 +615,25 @@ def check(
     embeddings=None,    # also look for similar ones: (n, d) array in the order of catalog.frame, dict from row id to vector, or a function of a list of uint8 images
     similar:float=SIMILAR, # cosine of two embeddings above which they are similar
     max_pixels:int=None, # largest image that is looked at, width × height; default: what the catalog says, or 64 million
+    value_range=None,   # (low, high): numbers that mean black and white where they are not 8-bit; default: what the catalog says, or found over all files
     **source            # how to open what is no catalog, as for `open_data`: valid, classes, tables
 )->Report:
     "Look at every image once, and report what is wrong with the data"
     if not (isinstance(similar, (int, float)) and 0 < similar < 1): raise ConfigError(f"similar must be a cosine between 0 and 1, not {similar!r}")
     catalog,refused = open_anyway(data, **source)
     if max_pixels is not None: catalog = replace(catalog, info=catalog.info | dict(max_pixels=max_pixels))
+    if value_range is not None: catalog = replace(catalog, info=catalog.info | dict(value_range=list(check_range(value_range))))
     workers = usable_cpus() if workers is None else int(workers)
-    measures,thumbs = _look(catalog, workers, progress)
+    measures,thumbs,notes = _look(catalog, workers, progress)
+    value_range = catalog.info.get("value_range")
+    if value_range is None and (found := _range_of_all(notes)): catalog = replace(catalog, info=catalog.info | dict(value_range=list(found)))
     exact,single = _exact(catalog.frame, measures["digest"])
     alike,missed = _looks_same(measures, thumbs, single, workers) if near else ([], 0)
     hints,unlisted = _similar(catalog, measures, single, embeddings, similar, exact + alike) if embeddings is not None else ([], 0)
     pairs = _pair_table(catalog.frame, exact, alike, hints, _same_pixels(catalog, alike, workers))
     missed = [_row("not_compared", f"{missed:,} pairs that may be copies were not compared; the {_MOST:,} most alike were")] if missed else []
     if unlisted: missed.append(_row("not_compared", f"{unlisted:,} more pairs are similar by embedding; the {_LISTED:,} most alike are listed, and a higher similar= lists fewer"))
-    rows = [*_pair_issues(pairs), *_look_issues(catalog.frame, measures), *refused, *_class_issues(catalog), *_skipped_issues(catalog), *missed]
+    rows = [*_pair_issues(pairs), *_look_issues(catalog.frame, measures), *refused, *_class_issues(catalog), *_skipped_issues(catalog), *_value_issues(notes, value_range), *missed]
     return Report(catalog, _issue_table(rows), measures, pairs)
 
 # %% ../nbs/03_doctor.ipynb #a39a1f37
@@ -625,7 +650,9 @@ def _picture(catalog, row, side=_TILE):
     "Read one row's picture, with the shorter side at least `side` or as it is; None if it cannot be"
     try:
         source = catalog.sources[row]
-        return _uint8(source) if isinstance(source, np.ndarray) else glance(source if isinstance(source, bytes) else read_bytes(source), side).image
+        values = catalog.info.get("value_range")
+        if isinstance(source, np.ndarray): return _uint8(source, values)
+        return glance(source if isinstance(source, bytes) else read_bytes(source), side, value_range=values).image
     except ImageReadError: return None
 
 def _tile(catalog, row):

@@ -6,17 +6,18 @@
 __all__ = ['run_of', 'open_model', 'Evaluation', 'evaluate', 'export_run']
 
 # %% ../nbs/18d_evaluate.ipynb #b903bc90
-import json, shutil
+import json, shutil, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
 from .core import (CheckpointError, ClassMismatchError, ConfigError, atomic_write, check_own, csv_bytes, escape, finite, html_table, one_of, printable,
                    starts_as, usable_cpus)
+from .items import range_text
 from .catalog import Catalog, _listed, _renamed
 from .sources import open_data
 from .doctor import Counting
 from .loader import Images, Loader
-from .data import audit, judge_unusable, remove_bad
+from .data import audit, find_range, judge_unusable, remove_bad, warn_other_range, with_range
 from .losses import make_loss
 from .metrics import column_of, computed, make_metrics, to_probs, update_all
 from .predict import Predictor
@@ -158,6 +159,16 @@ def _scores(outs, targets, losses, task, threshold, classes, positive):
     update_all(metrics, outs, targets)
     return dict(loss=float(losses.double().mean()), **computed(metrics))
 
+def _in_range(rows, images, value_range):
+    "Read images that are not 8-bit in the model's value range; of a model that has none, in their own, and say so"
+    warn_other_range(images, value_range)
+    own = find_range(images) if value_range is None else None
+    images.notes = None
+    if own is None: return rows, images
+    warnings.warn(f"The model was trained on 8-bit images; these hold {range_text(own)}, and are read so", stacklevel=3)
+    rows = with_range(rows, own)
+    return rows, Images(rows, images.channels)
+
 def evaluate(
     model,              # folder of a run or of an exported model; or a `Learner`, or what `load_model` gives
     data=None,          # labelled images: whatever training takes; default: those of the model's run
@@ -179,9 +190,11 @@ def evaluate(
     catalog = _named_alike(judge_unusable(_opened(model, data, on_bad, source), on_bad, max_bad), predictor.classes, predictor.info.get("class_ids"))
     if catalog.task != predictor.task: raise ClassMismatchError(f"The model is {predictor.task}, the labels are {catalog.task}", catalog.source, "Give labels of the kind the model was trained on")
     split,rows = _chosen(catalog, split)
-    rows,images = _labelled(rows, split), Images(rows, len(predictor.pipeline.mean))
+    rows = with_range(_labelled(rows, split), predictor.value_range)
+    images = Images(rows, len(predictor.pipeline.mean))
     workers = min(8, usable_cpus() if workers is None else workers)
     rows = remove_bad(rows, audit(rows, images, workers), on_bad, max_bad)
+    rows,images = _in_range(rows, images, predictor.value_range)
     loader = Loader(rows, predictor.pipeline, batch_size, workers=workers, images=images, device=predictor.device)
     outs,targets = _answer(predictor, loader)
     losses,(ids,paths) = make_loss(task=predictor.task)(outs, targets, reduction="none"), _order(loader, len(targets))

@@ -394,7 +394,7 @@ def interpret_probs(
     if not len(at): raise _unlabelled()
     targets,probs = targets[at], probs[at]
     rows,sources = catalog.frame.iloc[at.numpy()], catalog.sources
-    return Interpretation(probs, targets, _loss_of(probs, targets), catalog.classes, rows["path"].tolist(), rows.index.to_numpy(), lambda i: load_image(sources[i]), "multilabel" if targets.ndim == 2 else "multiclass")
+    return Interpretation(probs, targets, _loss_of(probs, targets), catalog.classes, rows["path"].tolist(), rows.index.to_numpy(), lambda i: load_image(sources[i], value_range=catalog.info.get("value_range")), "multilabel" if targets.ndim == 2 else "multiclass")
 
 def _loss_of(probs, targets):
     "Compute the cross-entropy of each image from probabilities"

@@ -756,7 +756,7 @@ class Learner:
         self.alone()
         if self.data is None: raise ConfigError("Predicting from images needs a data module, which knows the pipeline", "", "Use get_preds with a loader of your own")
         return Predictor(self.model, self.data.eval_pipeline, self.classes, self.device, task=self.task, threshold=self.threshold,
-                         max_pixels=self.data.catalog.info.get("max_pixels", MAX_PIXELS))
+                         max_pixels=self.data.catalog.info.get("max_pixels", MAX_PIXELS), value_range=getattr(self.data, "value_range", None))
 
     def predict(self, source, topk:int=None, threshold:float=None):
         "Name the classes of one image or of many, as `Predictor.predict` does"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 import numpy as np, torch
 from .core import UNGUARDED, DataError, VisionlabError, check_guarded, key, unguarded_error, uniforms
-from .items import MAX_PIXELS, ImageBatch, check_channels, decode, load_image, pixel_mode, read_bytes
+from .items import MAX_PIXELS, ImageBatch, Values, check_channels, check_range, decode, load_image, pixel_mode, read_bytes
 from .region import decode_region, jpeg_header
 from .catalog import Catalog
 from .transforms import Pipeline, Custom, Resize, kept_randomness, kind_of_numbers, resize, seed_all
@@ -33,7 +33,7 @@ def luminance(
     return ((r*19595 + g*38470 + b*7471 + 0x8000) >> 16).astype(np.uint8)[...,None]
 
 class Images:
-    "Give the decoded pixels of a catalog's rows; `info[\"max_pixels\"]` of the catalog is the largest image that is decoded"
+    "Give the decoded pixels of a catalog's rows; its `info` holds `max_pixels`, the largest that is decoded, and a `value_range`"
     def __init__(self,
         catalog:Catalog,
         channels:int=3,  # 3, 1 for grey, or all that the images have
@@ -46,14 +46,20 @@ class Images:
         self.pixels = luminance(catalog.pixels) if grey else catalog.pixels
         self.reader,self.channels,self.keep,self.store = catalog.reader, channels, keep, store
         if keep and store is None and self.pixels is None: self.store = MemoryStore(int(catalog.frame.index.max())+1 if len(catalog) else 0, channels)
-        self.max_pixels = catalog.info.get("max_pixels", MAX_PIXELS)
+        self.max_pixels,self.value_range = catalog.info.get("max_pixels", MAX_PIXELS), check_range(catalog.info.get("value_range"))
+        self.notes = None       # of `watched`: row id → what `Values` noted
+
+    def watched(self)->"Images":
+        "Begin to note which images are not stored in 8 bits; without a range those are noted, and neither decoded nor kept"
+        self.notes = {}
+        return self
 
     def __getitem__(self, i:int)->np.ndarray: # (H, W, channels) uint8
         if self.pixels is not None: return self._channels(self.pixels[i])
         image = self.store.get(i) if self.store is not None else None
         if image is None:
             image = self._read(i)
-            if self.store is not None: self.store.put(i, image)
+            if self.store is not None and (self.value_range is not None or not (self.notes and i in self.notes)): self.store.put(i, image)
         return image
 
     def _channels(self, x): return x if x.shape[-1] == self.channels else np.repeat(x[...,:1], self.channels, -1)
@@ -65,8 +71,10 @@ class Images:
     def _decode(self, source, i):
         "Decode encoded bytes or an array to the channels wanted"
         name = self.name(i)
-        mode,limit = pixel_mode(self.channels), dict(max_pixels=self.max_pixels)
+        noted = None if self.notes is None else Values(self.value_range)
+        mode,limit = pixel_mode(self.channels), dict(max_pixels=self.max_pixels, value_range=noted or self.value_range)
         image = decode(source, mode, name, **limit) if isinstance(source, bytes) else load_image(source, mode, **limit)
+        if noted is not None and noted.note: self.notes[i] = noted.note
         return check_channels(image, self.channels, name)
 
     def framed(self,

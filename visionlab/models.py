@@ -20,6 +20,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 from fastcore.basics import patch
 from .core import CheckpointError, ConfigError, UnknownOptionError, VisionlabError, close_matches, file_sha256, is_main, one_of
+from .items import check_range
 from .transforms import IMAGENET_MEAN, IMAGENET_STD, Resize
 
 # %% ../nbs/08_models.ipynb #cce990ba
@@ -90,6 +91,7 @@ class ModelConfig:
     interpolation:str="bicubic"               # how images are resized
     fixed_size:bool=False                     # images of another size make the network fail
     license:str=""                            # of the pretrained weights
+    value_range:tuple=None                    # (low, high): what meant black and white where training images were not 8-bit
     kwargs:dict=field(default_factory=dict)   # further arguments of the architecture, plain values only
 
     def __post_init__(self):
@@ -102,11 +104,13 @@ class ModelConfig:
         if not len(self.mean) == len(self.std) == self.in_chans:
             raise ConfigError(f"mean has {len(self.mean)} numbers and std {len(self.std)}, for {self.in_chans} channels", self.architecture)
         one_of(self.crop_mode, CROP_MODES, "crop_mode")
+        self.value_range = check_range(self.value_range)
         _check_plain(self.kwargs, self.architecture)
 
     def to_dict(self)->dict:
-        "Return plain JSON values"
-        return json.loads(json.dumps(asdict(self)))
+        "Return plain JSON values; without a value range no word of it, as in versions that had none"
+        plain = json.loads(json.dumps(asdict(self)))
+        return plain if self.value_range else {k:v for k,v in plain.items() if k != "value_range"}
 
     @classmethod
     def from_dict(cls, d:dict):
@@ -296,11 +300,12 @@ def _from_scratch(config):
 
 def as_trained(
     config:ModelConfig, # what a network was made from
-    pipeline            # that prepared its images for evaluation
+    pipeline,           # that prepared its images for evaluation
+    value_range=None    # in which images that are not 8-bit were read
 )->ModelConfig:
     "Describe what was trained: its pixels are the pipeline's, and its weights are no longer random or a file of yours"
     local = not config.pretrained or str(config.pretrained).startswith(("file:", "folder:"))
-    changes = dict(pretrained=True if local else config.pretrained, mean=pipeline.mean, std=pipeline.std)
+    changes = dict(pretrained=True if local else config.pretrained, mean=pipeline.mean, std=pipeline.std, value_range=value_range)
     if not config.fixed_size: changes.update(image_size=pipeline.size)
     if isinstance(f := pipeline.frame, Resize): changes.update(crop_mode=f.mode, crop_pct=f.kept, interpolation=f.interpolation)
     return replace(config, **changes)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
 from .core import BadInputError, ImageReadError, atomic_write, check_own, csv_bytes, escape, printable, starts_as, whole_number
-from .items import MAX_PIXELS, check_channels, load_image, pixel_mode
+from .items import MAX_PIXELS, check_channels, check_range, load_image, pixel_mode
 from .paths import text_table
 from .transforms import Pipeline
 from .batch import BatchAugment
@@ -64,9 +64,9 @@ def _images_in(source):
     if isinstance(source, (torch.Tensor, np.ndarray)) and source.ndim == 4: return list(source), False
     return [source], True
 
-def _read(source, channels, max_pixels=MAX_PIXELS):
+def _read(source, channels, max_pixels=MAX_PIXELS, value_range=None):
     "Read one image of any kind"
-    try: return check_channels(load_image(source, mode=pixel_mode(channels), max_pixels=max_pixels), channels, source if isinstance(source, (str, Path)) else None)
+    try: return check_channels(load_image(source, mode=pixel_mode(channels), max_pixels=max_pixels, value_range=value_range), channels, source if isinstance(source, (str, Path)) else None)
     except ImageReadError: raise
     except Exception as e:
         raise BadInputError(f"No image can be made of {type(source).__name__}: {e}", "", "Give a path, bytes, a PIL image, an array (H, W, 3) or a tensor (3, H, W)") from e
@@ -89,15 +89,17 @@ class Predictor:
         info:dict=None,        # whatever is known of the model: metrics, versions
         task:str="multiclass", # or "multilabel": any number of classes to an image
         threshold:float=.5,    # multilabel: classes above this probability are named
-        max_pixels:int=MAX_PIXELS # refuse larger images; None for no limit
+        max_pixels:int=MAX_PIXELS, # refuse larger images; None for no limit
+        value_range:tuple=None # (low, high): what meant black and white in training images that were not 8-bit
     ):
+        self.value_range = check_range(value_range)
         self.task,self.threshold,self.max_pixels = task, threshold, max_pixels
         self.model,self.pipeline,self.classes,self.device,self.info = model.to(device).eval(), pipeline, list(classes), torch.device(device), info or {}
         self._finish = BatchAugment(pipeline)
 
     def prepare(self, source)->torch.Tensor: # (C, H, W), uint8 unless a transform of the user's made floats
         "Read and frame one image"
-        x = self.pipeline.frame(_read(source, len(self.pipeline.mean), self.max_pixels), self.pipeline.size, None)
+        x = self.pipeline.frame(_read(source, len(self.pipeline.mean), self.max_pixels, self.value_range), self.pipeline.size, None)
         return x if isinstance(x, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)
 
     def probabilities(self,

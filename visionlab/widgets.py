@@ -383,15 +383,15 @@ def _bytes_of(source): return len(source) if isinstance(source, bytes) else os.p
 
 def _glimpse(catalog, row, side):
     "Read one picture no larger than need be, and say how large it is; (None, why) if it cannot be read"
-    limit = catalog.info.get("max_pixels", MAX_PIXELS)
+    limit,values = catalog.info.get("max_pixels", MAX_PIXELS), catalog.info.get("value_range")
     try:
         if not isinstance(source := catalog.sources[row], np.ndarray):
             data = read_bytes(source) if isinstance(source, (str, os.PathLike)) else source
-            try: return (seen := glance(data, side, max_pixels=limit)).image, _facts(seen.size, len(data))
+            try: return (seen := glance(data, side, max_pixels=limit, value_range=values)).image, _facts(seen.size, len(data))
             except ImageReadError as e:
                 if e.reason != "unsupported_mode": raise
-                source = load_image(data, "raw", max_pixels=limit)      # more channels than eyes have
-        image = source if source.dtype == np.uint8 and source.ndim == 3 else load_image(source, "raw")
+                source = load_image(data, "raw", max_pixels=limit, value_range=values)      # more channels than eyes have
+        image = source if source.dtype == np.uint8 and source.ndim == 3 else load_image(source, "raw", value_range=values)
         return image, _facts(image.shape[:2])
     except (VisionlabError, OSError) as e: return None, f"cannot be read: {getattr(e, 'reason', None) or e}"
 
@@ -498,7 +498,7 @@ def browse(self:Catalog|ImageDataModule,
     n:int=24        # images on a page
 )->Browser:
     "Look at the files, a page at a time"
-    return Browser(getattr(self, "catalog", self), n, split, label, query, by, down)
+    return Browser(self if isinstance(self, Catalog) else self.as_read(), n, split, label, query, by, down)
 
 # %% ../nbs/17_widgets.ipynb #2ffc047e
 def _row_text(row, classes):
