@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from jupyter_client.manager import start_new_kernel
+from kernel import send_cell
 from torch import nn
 
 from visionlab import checks, deploy, transfer  # noqa: F401  add to Learner what a fit in the background refuses
@@ -299,7 +300,7 @@ class Kernel:
 
     def run(self, code):
         "Run a cell; give what it displayed."
-        asked, n = self.kc.execute(code), len(self.sent)
+        asked, n = send_cell(self.kc, code), len(self.sent)
         self.hear(lambda m: m["parent_header"].get("msg_id") == asked and m["msg_type"] == "status" and m["content"]["execution_state"] == "idle")
         mine = [m for m in self.sent[n:] if m["parent_header"].get("msg_id") == asked]
         assert not (errors := [m["content"] for m in mine if m["msg_type"] == "error"]), errors
@@ -330,18 +331,20 @@ def update(k): return k.hear(lambda m: m["msg_type"] == "update_display_data")["
 
 def test_a_cell_shows_one_display_live_and_then_still(kernel):
     shown = kernel.run("run = learn.fit(1000, background=True)\nrun")
-    assert len(shown) == 1 and set(shown[0]["content"]["data"]) == {WIDGET, "text/html", "text/plain"}
+    picture, controls = (m["content"] for m in shown)
+    assert set(picture["data"]) == {"text/html", "text/plain"} and set(controls["data"]) == {WIDGET, "text/html"} and controls["data"]["text/html"] == ""
     moving = lambda m: m["msg_type"] == "comm_msg" and "<progress" in str(m["content"]["data"].get("state", {}).get("value", ""))
     first = kernel.hear(moving)["content"]["data"]["state"]["value"]
     assert kernel.hear(moving)["content"]["data"]["state"]["value"] != first and "<svg" in first
-    elsewhere = kernel.run("run")[0]["content"]["data"]                 # a second look, in another cell
-    assert elsewhere[WIDGET]["model_id"] == shown[0]["content"]["data"][WIDGET]["model_id"]
+    elsewhere = kernel.run("run")[-1]["content"]["data"]                # a second look, in another cell
+    assert elsewhere[WIDGET]["model_id"] == controls["data"][WIDGET]["model_id"]
     kernel.run("[o for o in run.chart._controls.children if o.description == 'stop'][0].click()")
-    still = update(kernel)
-    assert still["transient"] == shown[0]["content"]["transient"] and set(still["data"]) == {"text/html", "text/plain"}
+    still, nothing = update(kernel), update(kernel)
+    assert still["transient"] == picture["transient"] and set(still["data"]) == {"text/html", "text/plain"}
+    assert nothing["transient"] == controls["transient"] and nothing["data"] == {"text/html": ""}       # the controls have left the file
     assert "stopped after" in still["data"]["text/html"] and "<svg" in still["data"]["text/html"] and "<progress" not in still["data"]["text/html"]
     assert kernel.value("run.running, learn.interrupted, len(run.chart._controls.children)") == "(False, True, 0)"
-    assert WIDGET not in kernel.run("run")[0]["content"]["data"]        # nothing to press any more
+    assert all(WIDGET not in m["content"]["data"] for m in kernel.run("run"))        # nothing to press any more
 
 
 def test_the_interrupt_key_is_heard_while_no_cell_runs(kernel):

@@ -192,6 +192,7 @@ def _size(n): return f"{n/2**30:.1f} GB" if n >= 2**30 else f"{n/2**20:.0f} MB"
 
 class LiveChart(View):
     "Show curves, speed and the time left while a learner trains"
+    _lasts = True
     def __init__(self,
         every:float=.4 # seconds between two drawings
     ):
@@ -199,7 +200,7 @@ class LiveChart(View):
         self.every,self.state,self.message,self.run,self.start = every, "waiting", "", None, None       # start: (rows, time)
         self.rows,self.columns,self.directions,self.begun,self.at,self.total,self.facts = [], [], {}, 0, 0., 1, {}       # begun, at, total: in epochs
         self.line,self.pace,self.timer = LossLine(), Pace(), StepTimer()
-        self._watch,self._handle,self._renewed = _Watch(self), None, 0.
+        self._watch,self._renewed = _Watch(self), 0.
 
     def callbacks(self): return [*self.timer.callbacks(), self._watch]
 
@@ -294,25 +295,24 @@ class LiveChart(View):
         now.disabled = now.disabled or self.run.asked == "now"
         after.disabled,(now if self.run.asked == "now" else after).description = True, text
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        bundle = {"text/plain": repr(self), "text/html": self._stored()}
-        return bundle | ({"application/vnd.jupyter.widget-view+json": dict(version_major=2, version_minor=0, model_id=self.widget.model_id)} if self._buttons else {})
+    def _is_live(self): return self._buttons
 
     def show(self):
         "Show it here; this display is kept up to date"
-        from IPython.display import display
-        self._handle,self._renewed = display(self, display_id=True), time.monotonic()
+        _display(self)
+        self._renewed = time.monotonic()
 
     def push(self, renew=False):
         "Bring what is seen up to date"
         live = self._widget is not None
-        if live: self.redraw()
-        if self._handle is not None and (not live or renew or time.monotonic() - self._renewed > _RENEW): self._renewed = time.monotonic(); self._handle.update(self)
+        if live: self._picture.value = self._safely()
+        if self._shown and (not live or renew or time.monotonic() - self._renewed > _RENEW): self._renewed = time.monotonic(); self._publish(update=True)
 
     def close(self):
         "Take the buttons away, and leave a still picture"
         if self._widget is not None: _close(self._controls.children); self._controls.children = ()
         self.push(renew=True)
+        self._hide_controls()
 
     def forget(self):
         "Let the widgets go: only this display has shown them"
@@ -391,7 +391,7 @@ class _Watch(Callback):
         c.message = f"{type(e).__name__}: {e}" if failed else ""
         c.facts["notes"] = learn.notes[-3:]
         if c.start is not None: c.facts.update(done=len(c.rows)-c.start[0], seconds=time.monotonic()-c.start[1])
-        if c.run is None and c._handle is not None: c.close()
+        if c.run is None and c._shown: c.close()
 
 # %% ../nbs/17e_live.ipynb #f2045da4
 class Run:
@@ -434,7 +434,7 @@ class Run:
         "Say how it ended"
         c = self.chart
         if self.error is not None: c.state,c.message = "failed", f"{type(self.error).__name__}: {self.error}"
-        if c._handle is not None or c._widget is not None: c.close()
+        if c._shown or c._widget is not None: c.close()
         elif self.error is not None: print(f"The fit in the background failed: {c.message}\nrun.wait() raises it with its traceback.", file=sys.stderr)
 
     def stop(self):
