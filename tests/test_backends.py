@@ -1,5 +1,6 @@
 "The same presets through visionlab, torchvision and albumentations; users' pipelines read, refused or run as they are."
 import importlib.metadata
+import random
 import warnings
 from functools import partial
 
@@ -16,7 +17,7 @@ from torchvision.transforms import v2
 
 from visionlab.backends import check_arguments, import_albumentations, to_albumentations, to_torchvision
 from visionlab.batch import BatchAugment
-from visionlab.core import ConfigError, MissingDependencyError, UnknownOptionError, uniforms
+from visionlab.core import ConfigError, MissingDependencyError, UnknownOptionError, key, uniforms
 from visionlab.data import ImageDataModule
 from visionlab.presets import PRESETS, eval_pipeline, list_presets, preset
 from visionlab.reading import read_transform
@@ -77,6 +78,126 @@ def test_presets_have_one_distribution_on_our_road_and_albumentations(name):
     "OpenCV's resize and blur weigh pixels a little differently, which shows in how rough a picture is"
     p = preset(name, 32)
     alike(ours(p, N), by_albumentations(p, N), rough=.12)
+
+
+# ---- draws that do not depend on each other
+
+N_JOINT = 1500
+CORNERS = np.zeros((8, 8, 3), np.uint8)
+CORNERS[0, 0], CORNERS[0, -1], CORNERS[-1, 0], CORNERS[-1, -1] = 10, 80, 150, 220
+
+
+def keyed(transform, n=N_JOINT, image=CORNERS):
+    "Run a user's transform for n images as the loader does, each seeded by its own key."
+    custom = Custom(transform)
+    for i in range(n):
+        custom.seed(key("custom", 0, 0, i))
+        yield custom.transform(image=image)["image"] if isinstance(transform, A.BaseCompose) else custom(image)
+
+
+def by_itself(transform, n=N_JOINT):
+    "Run it as albumentations does, which draws all from one sequence."
+    transform.set_random_state(np.random.default_rng(1), random.Random(1))
+    for _ in range(n): yield transform(image=CORNERS)["image"]
+
+
+def corner_counts(images):
+    "Count which of the four corners came to the top left: none mirrored, one way, the other, both."
+    seen = [int(o[0, 0, 0]) for o in images]
+    return np.array([seen.count(o) for o in (10, 80, 150, 220)])
+
+
+COMPOSED = dict(
+    compose=lambda: A.Compose([A.HorizontalFlip(p=.5), A.VerticalFlip(p=.5)]),
+    nested=lambda: A.Compose([A.Compose([A.HorizontalFlip(p=.5)]), A.Compose([A.VerticalFlip(p=.5)])]),
+    sequential=lambda: A.Compose([A.Sequential([A.HorizontalFlip(p=.5), A.VerticalFlip(p=.5)], p=1)]),
+    one_of=lambda: A.Compose([A.OneOf([A.HorizontalFlip(p=1), A.NoOp(p=1)], p=1), A.OneOf([A.VerticalFlip(p=1), A.NoOp(p=1)], p=1)]),
+    some_of=lambda: A.Compose([A.SomeOf([A.HorizontalFlip(p=.5), A.VerticalFlip(p=.5)], n=2, p=1)]),
+    sometimes=lambda: A.Compose([A.HorizontalFlip(p=.5), A.Sequential([A.VerticalFlip(p=1)], p=.5)]))
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_draws_of_albumentations_are_independent(name):
+    "Each of the four combinations of two flips is met a quarter of the time, as the package alone has it"
+    for images in (keyed(COMPOSED[name]()), by_itself(COMPOSED[name]())):
+        counts = corner_counts(images)
+        assert len(counts) == 4 and (np.abs(counts - N_JOINT/4) < 4.5*np.sqrt(N_JOINT*3/16)).all(), (name, counts)
+
+
+def test_separate_transforms_of_one_function_are_independent():
+    first, second = A.HorizontalFlip(p=.5), A.VerticalFlip(p=.5)
+
+    def both(image): return second(image=first(image=np.asarray(image))["image"])["image"]
+    counts = corner_counts(o.permute(1, 2, 0).numpy() for o in keyed(both))
+    assert (np.abs(counts - N_JOINT/4) < 4.5*np.sqrt(N_JOINT*3/16)).all(), counts
+
+
+@pytest.mark.parametrize("held", [random.Random(0), np.random.RandomState(0), torch.Generator()], ids=["python", "numpy", "torch"])
+def test_a_generator_of_ones_own_does_not_repeat_the_global_one(held):
+    pairs = []
+
+    def transform(image):
+        own = torch.rand((), generator=held).item() if isinstance(held, torch.Generator) else held.random() if isinstance(held, random.Random) else held.random_sample()
+        pairs.append((own, {"Random": random.random, "RandomState": np.random.random_sample, "Generator": lambda: torch.rand(()).item()}[type(held).__name__]()))
+        return image
+    list(keyed(transform, 400))
+    assert abs(np.corrcoef(np.array(pairs).T)[0, 1]) < .2
+
+
+def test_the_same_key_draws_the_same_and_other_keys_others():
+    custom = Custom(COMPOSED["one_of"]())
+    seen = []
+    for seed in (1, 2, 1, 3, 2):
+        custom.seed(seed)
+        seen.append([int(custom.transform(image=CORNERS)["image"][0, 0, 0]) for _ in range(20)])
+    assert seen[0] == seen[2] and seen[1] == seen[4] and seen[0] != seen[1] != seen[3]
+
+
+def test_trying_a_transform_leaves_its_generators_as_they_were():
+    mine = COMPOSED["nested"]()
+    mine.set_random_state(np.random.default_rng(4), random.Random(4))
+    want = [mine(image=CORNERS)["image"][0, 0, 0] for _ in range(30)]
+    mine.set_random_state(np.random.default_rng(4), random.Random(4))
+    Custom(mine).judged([CORNERS])
+    assert [mine(image=CORNERS)["image"][0, 0, 0] for _ in range(30)] == want
+
+
+def decoded(folder, name, backend, epochs=40, **kwargs):
+    "Draw batches of a preset: pixels of every image in every epoch."
+    dm = ImageDataModule(folder, image_size=32, batch_size=24, augmentation_preset=name, transform_backend=backend, num_workers=0, on_leak="ignore", **kwargs)
+    loader = dm.train_dataloader()
+    return torch.cat([torch.cat([b.image[b.index.argsort()] for b in loader.batches(e)]) for e in range(epochs)])
+
+
+@pytest.mark.parametrize("backend", ["torchvision", "albumentations"])
+def test_mirroring_tells_nothing_of_the_crop(tmp_path, backend):
+    "A ramp from left to right: its slope says how much was cut, its sign whether it was mirrored"
+    ramp = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], 64, 0).repeat(3, 2)
+    for label in "ab":
+        (tmp_path/"train"/label).mkdir(parents=True)
+        for i in range(12): Image.fromarray(np.clip(ramp.astype(int) + i - 6, 0, 255).astype(np.uint8)).save(tmp_path/"train"/label/f"{i}.png")
+    x = decoded(tmp_path, "light", backend)[:, 0].mean(1)
+    slope = x[:, -4:].mean(1) - x[:, :4].mean(1)
+    mirrored, width = (slope < 0).float(), slope.abs()
+    assert .42 < mirrored.mean() < .58
+    assert abs(np.corrcoef(mirrored, width)[0, 1]) < 4.5/np.sqrt(len(x))
+
+
+@pytest.mark.parametrize("backend", ["torchvision", "albumentations"])
+def test_strong_leaves_few_images_as_they_are(folder, backend):
+    "By chance alone: not mirrored .5, not turned .5, not blurred or noisy, colors as they are .2, no hole .7"
+    p = preset("strong", 32)
+    alone = np.prod([1 - o.p for o in p.ops])
+    whole = Pipeline(Resize("squash"), p.ops, (32, 32))
+    photo = resize(PHOTO, (32, 32))
+    if backend == "albumentations":
+        images = [torch.from_numpy(o) for o in keyed(to_albumentations(whole, normalize=False), image=photo)]
+        still = np.mean([np.array_equal(o, photo) for o in images])
+    else:
+        out = BatchAugment(whole, 0).augment(torch.from_numpy(photo).permute(2, 0, 1)[None].repeat(N_JOINT, 1, 1, 1), np.arange(N_JOINT))
+        same = (out if out.dtype == torch.uint8 else (out*255).round().byte()) == torch.from_numpy(photo).permute(2, 0, 1)
+        still = same.flatten(1).all(1).float().mean().item()
+    assert abs(still - alone) < 4.5*np.sqrt(alone*(1-alone)/N_JOINT), (still, alone)
 
 
 class Numbers:

@@ -55,7 +55,34 @@ def test_flat_split_folders_are_not_classes(tmp_path):
     with pytest.raises(EmptyDatasetError, match="one folder per class") as e: Catalog.from_folder(put(tmp_path, "train/1.png", "val/1.png"))
     three_lines(e)
 
-def test_classes_sort_as_text(tmp_path): assert Catalog.from_folder(put(tmp_path, *(f"{i}/a.png" for i in (1, 2, 10)))).classes == ["1", "10", "2"]
+def test_classes_sort_as_text(tmp_path): assert Catalog.from_folder(put(tmp_path, *(f"{i}/a.png" for i in ("c1", "c2", "c10", "C")))).classes == ["C", "c1", "c10", "c2"]
+
+def _numbered(root):
+    "Images with whole numbers for labels: files, and numbers"
+    put(root, *(f"{i}/{i}.png" for i in range(12)))
+    return [f"{i}/{i}.png" for i in range(12)], list(range(12))
+
+def _csv(root, files, labels, name="t.csv"):
+    (root/name).write_text("\n".join(["image,label", *(f"{f},{o}" for f,o in zip(files, labels))]))
+    return root/name
+
+DOORS = dict(folder=lambda root, f, n: Catalog.from_folder(root), csv=lambda root, f, n: Catalog.from_csv(_csv(root, f, n)),
+             csv_ids=lambda root, f, n: Catalog.from_csv(_csv(root, f, n), label_type="id"),
+             several=lambda root, f, n: Catalog.from_csv(_csv(root, f, n), label_delimiter=";"),
+             frame=lambda root, f, n: Catalog.from_frame(pd.DataFrame(dict(path=f, label=n)), root=root), text_frame=lambda root, f, n: Catalog.from_frame(pd.DataFrame(dict(path=f, label=list(map(str, n)))), root=root),
+             table=lambda root, f, n: Catalog.from_table(pd.DataFrame(dict(image=f, label=n)), image_dir=root), text_table=lambda root, f, n: Catalog.from_table(pd.DataFrame(dict(image=f, label=list(map(str, n)))), image_dir=root),
+             lists=lambda root, f, n: Catalog.from_lists(f, n, root=root), text_lists=lambda root, f, n: Catalog.from_lists(f, list(map(str, n)), root=root),
+             lightly=lambda root, f, n: Catalog.from_lightly(dict(train=str(root))), lightly_table=lambda root, f, n: Catalog.from_lightly(dict(train=str(_csv(root, f, n)))))
+
+@pytest.mark.parametrize("door", DOORS)
+def test_whole_numbers_have_one_order_everywhere(tmp_path, door):
+    cat = DOORS[door](tmp_path, *_numbered(tmp_path))
+    assert cat.classes == [str(i) for i in range(12)]
+    assert (cat.targets().argmax(1) if cat.task == "multilabel" else cat.targets()).tolist() == [int(Path(o).stem) for o in cat.frame["path"]]
+
+def test_one_word_among_numbers_makes_names_of_them(tmp_path):
+    assert Catalog.from_lists(_numbered(tmp_path)[0], [*range(1, 12), "none"], root=tmp_path).classes == sorted(["none", *map(str, range(1, 12))])
+    assert catalog.sorted_classes(["-1", "10", "2", "02"]) == ["-1", "02", "2", "10"]
 
 def test_two_val_folders(pets):
     put(pets, "validation/cat/1.png")

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from photos import photo_folder
-from visionlab.cli import _COMMANDS, main
+from visionlab.cli import _COMMANDS, _parsed, main
 from visionlab.config import TrainConfig, field_groups
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -167,10 +167,26 @@ def test_command_lines_that_cannot_be(argv, said):
 
 @pytest.mark.parametrize("argv,said", [
     (["train", "--data", "d", "--bach-size", "3"], "did you mean --batch-size"), (["train", "photos"], "did you mean --data"), (["train", "--csv-options", "delimiter"], "is not NAME=VALUE"), (["trian"], "invalid choice"),
-    (["predict", "m", "x.png", "--topk", "many"], "invalid int value"), (["train", "--data", "d", "--optimizer-args", "{x"], "is no JSON"), ([], "required")])
+    (["predict", "m", "x.png", "--topk", "many"], "invalid int value"), (["train", "--data", "d", "--optimizer-args", "{x"], "is no JSON"),
+    (["predict", "m"], "IMAGES, in its place or as --data"), (["check"], "DATA, in its place or as --data")])
 def test_flags_that_do_not_exist(argv, said):
     code, out, err = called(*argv)
     assert code == 2 and said in err and not out
+
+
+def test_the_command_alone_prints_its_help():
+    code, out, err = called()
+    assert code == 0 and "commands:" in out and "lr-find" in out and not err
+
+
+@pytest.mark.parametrize("argv,name,value", [
+    (["evaluate", "run", "--data", "photos", "--split", "test"], "data", "photos"), (["evaluate", "run", "photos"], "data", "photos"),
+    (["check", "--data", "photos"], "data", "photos"), (["check", "photos", "--json", "-"], "data", "photos"),
+    (["predict", "run", "--data", "a.png", "b.png"], "images", ["a.png", "b.png"]), (["predict", "run", "a.png", "b.png"], "images", ["a.png", "b.png"]),
+    (["predict", "--data", "photos", "--topk", "3", "run"], "images", ["photos"]), (["lr-find", "--data", "photos"], "data", "photos"),
+    (["train", "--data", "photos"], "data", "photos")])
+def test_data_is_a_place_or_a_flag(argv, name, value):
+    assert getattr(_parsed(argv), name) == value
 
 
 # ---- exit codes and what is written where

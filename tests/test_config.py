@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import timm
 import torch
 from fastcore.docments import docments
 from torch import nn
 
 from photos import photo_folder
-from visionlab import train as train_module
+from visionlab import precision, train as train_module
 from visionlab.catalog import Catalog
 from visionlab.checkpoints import list_checkpoints
 from visionlab.config import ALIASES, _SPECIAL, TrainConfig, config_text, field_groups, fit_options, own_names, read_settings_file, resumed_config
@@ -297,18 +298,33 @@ def test_fits_that_are_planned(few):
 
 # ---- arithmetic
 
-def test_arithmetic_is_timed_where_there_is_a_choice(few, monkeypatch):
-    asked = []
-    def timed(self):
-        asked.append(1); self.dtype = torch.bfloat16
-        return dict(fp32=9., bf16=4.)
-    monkeypatch.setattr(Learner, "fastest_precision", timed)
-    monkeypatch.setattr(train_module, "has_bf16", lambda device: True)
-    said, settled = [], lambda **kw: train_module._settled(make_learner(c := TrainConfig(**FEW, **kw), few), c, None, said.append).precision
-    assert settled(epochs=1) == "auto" and settled(epochs=500, precision="fp32") == "fp32" and not asked and not said       # too short, or decided
-    assert settled(epochs=500) == "bf16" and asked and "fewer digits" in said[0] and "precision=fp32" in said[0]
-    monkeypatch.setattr(train_module, "has_bf16", lambda device: False)
-    assert settled(epochs=500) == "auto" and len(asked) == 1
+def test_arithmetic_follows_from_processor_and_network(few, monkeypatch):
+    monkeypatch.setattr(Learner, "fastest_precision", lambda self: pytest.fail("timed"))
+    monkeypatch.setattr("visionlab.precision.time_steps", lambda *args: pytest.fail("timed"))
+    for page in (train_module, precision): monkeypatch.setattr(page, "has_bf16", lambda device: True)
+    said = []
+
+    def settled(**kw):
+        config = TrainConfig(**FEW | kw)
+        return train_module._settled(make_learner(config, few), config, None, said.append).precision
+    assert settled(epochs=1) == "auto" and settled(epochs=500, precision="fp32") == "fp32" and not said       # too short, or decided
+    assert [settled(epochs=500) for _ in range(3)] == ["bf16"]*3
+    assert "bfloat16, with fewer digits," in said[0] and "precision=fp32" in said[0]
+    assert settled(epochs=500, model="mobilenetv3_small_050", pretrained=False) == "fp32" and "float32" in said[-1]
+    for page in (train_module, precision): monkeypatch.setattr(page, "has_bf16", lambda device: False)
+    count = len(said)
+    assert settled(epochs=500) == "auto" and len(said) == count
+
+
+@pytest.mark.parametrize("name,size,faster", [
+    ("resnet18", 128, True), ("resnet50", 128, True), ("swin_tiny_patch4_window7_224", 224, True), ("regnety_004", 128, False),
+    ("convnext_tiny", 96, False), ("tf_efficientnet_lite0", 128, False), ("mobilenetv3_small_100", 128, False)])
+def test_networks_of_large_matrix_products_gain(name, size, faster):
+    net = timm.create_model(name, num_classes=10).train()
+    work, depthwise = precision.multiply_adds(net, torch.rand(1, 3, size, size))
+    assert (work >= 60 and not depthwise) is faster
+    assert all(m.training for m in net.modules())           # modes as before, and no hook left
+    assert not any(m._forward_hooks for m in net.modules())
 
 
 # ---- the run folder

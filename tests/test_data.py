@@ -320,3 +320,19 @@ def test_no_augmentation_is_what_evaluation_does(resize):
     for batch in (a, b):
         pixels = torch.from_numpy(dm.catalog.pixels[batch.index.numpy()]).permute(0, 3, 1, 2)/255
         assert torch.allclose(dm.denormalize(batch.image), pixels, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["folder", "list"])
+def test_one_bad_file_does_not_cost_the_answers_to_the_others(folder, tmp_path, kind):
+    files = []
+    for i in range(6):
+        files.append(tmp_path/f"{i}.png")
+        Image.fromarray(np.full((40, 40, 3), 40*i, np.uint8)).save(files[-1])
+    files[0].write_bytes(b"no image")
+    files[3].write_bytes(files[3].read_bytes()[:60])
+    dm = ImageDataModule(folder, image_size=32, num_workers=0)
+    with pytest.warns(UserWarning, match="2 of 6 files are left out"): loader = dm.predict_dataloader(tmp_path if kind == "folder" else files)
+    assert sum(len(b) for b in loader) == 4
+    for name in files: name.write_bytes(b"no image")
+    with pytest.raises(EmptyDatasetError): dm.predict_dataloader(files)
+    with pytest.raises(TooManyBadFilesError): ImageDataModule(folder, image_size=32, num_workers=0, on_bad="error").predict_dataloader(files)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from visionlab.catalog import Catalog
-from visionlab.core import ConfigError, UnknownOptionError, VisionlabError
+from visionlab.core import ConfigError, DataError, UnknownOptionError, VisionlabError
 from visionlab.data import ImageDataModule
 from visionlab.decisions import DataDoctor, Decisions, LabelCleaner, edits_path
 from visionlab.doctor import check
@@ -110,6 +110,173 @@ def test_a_file_from_a_spreadsheet_is_read(cat, tmp_path):
     assert sum(o["path"] == "train/02.png" for o in csv.DictReader((tmp_path/"e.csv").open())) == 1
     mine.forget(2)
     assert 2 not in mine
+
+
+# ---- whose decisions they are
+
+def shades(root, n=6, more=0):
+    "Write a folder with two classes of pictures that all differ."
+    from PIL import Image
+    for k, label in enumerate(("cat", "dog")):
+        (root/label).mkdir(parents=True)
+        for i in range(n): Image.fromarray(np.random.default_rng([k, i, more]).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(root/label/f"{label}_{i:03}.png")
+    return root
+
+
+def another(place):
+    "Save one more picture."
+    from PIL import Image
+    Image.fromarray(np.full((8, 8, 3), 7, np.uint8)).save(place)
+
+
+def said(decisions):
+    "What is decided, by path."
+    return {o.path: (o.action, o.value) for o in decisions.frame.itertuples()}
+
+
+THREE = {"cat/cat_003.png": ("exclude", None), "cat/cat_005.png": ("relabel", "dog"), "dog/dog_002.png": ("exclude", None)}
+
+
+def decided(root, path, data=None):
+    "Decide on three images of a folder."
+    cat = Catalog.from_folder(root)
+    mine = Decisions(data or cat, path)
+    mine.decide([3, 8], "exclude")
+    mine.decide(5, "relabel", "dog")
+    assert said(mine) == THREE
+    return cat
+
+
+def applied(cat, path):
+    "What a catalog is like with the edits of a file: which images it has, and how one is labelled."
+    frame = cat.apply_edits(path).frame
+    return set(frame["path"]), frame.set_index("path").at["cat/cat_005.png", "label"]
+
+
+@pytest.mark.parametrize("form", ["signed", "old"])
+def test_decisions_survive_added_and_removed_files(tmp_path, recwarn, form):
+    root, file = shades(tmp_path/"data"), tmp_path/"e.csv"
+    decided(root, file)
+    if form == "old": pd.read_csv(file).drop(columns=["content", "data"]).to_csv(file, index=False)
+    another(root/"cat/a_first.png")
+    cat = Catalog.from_folder(root)
+    again = Decisions(cat, file)
+    assert said(again) == THREE and applied(cat, file) == (set(cat.frame["path"]) - {"cat/cat_003.png", "dog/dog_002.png"}, "dog")
+    row = cat.frame.index[cat.frame["path"] == "cat/cat_003.png"][0]
+    again.decide(row, "keep")                                    # takes the place of the old line
+    assert len(again) == 3 and len(pd.read_csv(file)) == 3
+    assert again.undo() == [row] and said(Decisions(cat, file)) == THREE
+    (root/"cat/a_first.png").unlink(); (root/"cat/cat_000.png").unlink()
+    cat = Catalog.from_folder(root)
+    assert said(Decisions(cat, file)) == THREE and applied(cat, file)[1] == "dog" and not len(recwarn)
+
+
+def test_decisions_survive_a_reordered_table(tmp_path, recwarn):
+    root, file = shades(tmp_path/"data"), tmp_path/"e.csv"
+    rows = [f"{o.parent.name}/{o.name},{o.parent.name}" for o in sorted(root.glob("*/*.png"))]
+    read = lambda part: ((root/"t.csv").write_text("\n".join(["image,label", *part])), Catalog.from_csv(root/"t.csv"))[1]
+    decided(root, file, read(rows))
+    for part in (rows[::-1], rows[3:] + rows[:3]): assert said(Decisions(read(part), file)) == THREE and applied(read(part), file)[1] == "dog"
+    assert not len(recwarn)
+
+
+def test_the_number_tells_rows_of_one_file_apart(tmp_path):
+    root, file = shades(tmp_path/"data"), tmp_path/"e.csv"
+    rows = ["cat/cat_001.png,cat", "cat/cat_002.png,cat", "cat/cat_001.png,cat", "dog/dog_001.png,dog"]
+    read = lambda part: ((root/"t.csv").write_text("\n".join(["image,label", *part])), Catalog.from_csv(root/"t.csv"))[1]
+    Decisions(read(rows), file).decide(2, "exclude")
+    assert Decisions(read(rows), file).frame["row"].tolist() == [2] and read(rows).apply_edits(file).frame.index.tolist() == [0, 1, 3]
+    more = ["dog/dog_002.png,dog", *rows]
+    assert Decisions(read(more), file).frame["row"].tolist() == [3] and read(more).apply_edits(file).frame.index.tolist() == [0, 1, 2, 4]
+
+
+def test_what_is_not_found_again_is_counted_aloud(tmp_path):
+    root, file = shades(tmp_path/"data"), tmp_path/"e.csv"
+    cat = decided(root, file)
+    (root/"cat/cat_003.png").unlink()
+    another(root/"dog/dog_002.png")                              # another picture under an old name
+    less = Catalog.from_folder(root)
+    with pytest.warns(UserWarning, match="e.csv: 2 of 3 decisions not found again.*cat_003.png' .no such image.*dog_002.png' .another picture"): mine = Decisions(less, file)
+    assert said(mine) == {"cat/cat_005.png": ("relabel", "dog")} and "2 of 3 decisions not found again" in repr(mine) and len(pd.read_csv(file)) == 3
+    with pytest.warns(UserWarning, match="2 of 3 edits not found again"): frame = less.apply_edits(file).frame
+    assert len(frame) == 11 and frame.set_index("path").at["cat/cat_005.png", "label"] == "dog"
+    dm = ImageDataModule(less, image_size=8, batch_size=4, num_workers=0, val_split=.2)
+    from visionlab.interpret import interpret_probs
+    with pytest.warns(UserWarning, match="not found again"): cleaner = LabelCleaner(dm, interpret_probs(dm.catalog, np.full((11, 2), .5)), path=file)
+    assert "1 of 11 decided" in cleaner.to_html() and "2 of 3 decisions not found again" in cleaner.to_html()
+    assert len(cat) == 12
+
+
+def test_an_image_left_out_is_not_missed(tmp_path, recwarn):
+    cat = decided(shades(tmp_path/"data"), tmp_path/"e.csv")
+    mended = cat.apply_edits(tmp_path/"e.csv")
+    assert len(Decisions(mended, tmp_path/"e.csv")) == 1 and len(mended.apply_edits(tmp_path/"e.csv")) == 10 and not len(recwarn)
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_decisions_stay_with_their_data_set(tmp_path, monkeypatch, same):
+    monkeypatch.chdir(tmp_path)
+    a, b = (Catalog.from_folder(shades(tmp_path/o/"data", 4, 0 if same else i)) for i, o in enumerate("ab"))
+    Decisions(a).decide([0, 1], "exclude")
+    (file,) = tmp_path.glob("*.csv")
+    for refused in (lambda: Decisions(b), lambda: b.apply_edits(file), lambda: LabelCleaner(b, pd.DataFrame(dict(suggested=["dog"], p_label=[.1], p_suggested=[.9]), index=[0])),
+                    lambda: DataDoctor(check(b, progress=False, workers=1))):
+        with pytest.raises(DataError, match="of another data set"): refused()
+    assert len(Decisions(a).apply()) == 6 and len(Decisions(b, "b.csv").apply()) == 8
+
+
+def test_tables_of_one_name_are_two_data_sets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    a, b = (shades(tmp_path/o, 4, i) for i, o in enumerate("ab"))
+    for root in (a, b): (root/"train.csv").write_text("\n".join(["image,label", *(f"{o.parent.name}/{o.name},{o.parent.name}" for o in sorted(root.glob("*/*.png")))]))
+    Decisions(Catalog.from_csv(a/"train.csv")).decide(0, "exclude")
+    with pytest.raises(DataError, match="of another data set"): Decisions(Catalog.from_csv(b/"train.csv"))
+
+
+def test_data_that_moved_keep_their_decisions(tmp_path, monkeypatch, recwarn):
+    root, file = shades(tmp_path/"one"/"data"), tmp_path/"e.csv"
+    decided(root, file)
+    (tmp_path/"one").rename(tmp_path/"two")                      # the same pictures elsewhere
+    assert said(Decisions(Catalog.from_folder(tmp_path/"two"/"data"), file)) == THREE
+    (tmp_path/"two").rename(tmp_path/"three")
+    shades(tmp_path/"four"/"data", more=1)                       # other pictures of the same names
+    with pytest.raises(DataError, match="of another data set"): Decisions(Catalog.from_folder(tmp_path/"four"/"data"), file)
+    project = tmp_path/"project"
+    (tmp_path/"three").rename(project)
+    monkeypatch.chdir(project)
+    decided(project/"data", project/"mine.csv")
+    assert str(tmp_path) not in (project/"mine.csv").read_text()       # within a project no absolute path is noted
+    monkeypatch.chdir(tmp_path)
+    project.rename(tmp_path/"moved")
+    assert said(Decisions(Catalog.from_folder(tmp_path/"moved/data"), tmp_path/"moved/mine.csv")) == THREE and not len(recwarn)
+
+
+def test_a_wider_folder_keeps_the_decisions_of_a_part(tmp_path, recwarn):
+    shades(tmp_path/"data"/"train")
+    frame = lambda part: Catalog.from_frame(pd.DataFrame([dict(path=str(o), label=o.parent.name) for o in sorted((tmp_path/"data").glob(part))]))
+    decided(tmp_path/"data"/"train", tmp_path/"e.csv", frame("*/*/*.png"))
+    another(tmp_path/"data"/"dog.png")
+    (tmp_path/"data"/"dog").mkdir(); (tmp_path/"data"/"dog.png").rename(tmp_path/"data"/"dog"/"new.png")
+    wide = frame("**/*.png")
+    assert wide.root.name == "data"
+    assert said(Decisions(wide, tmp_path/"e.csv")) == {f"train/{k}": v for k, v in THREE.items()} and not len(recwarn)
+
+
+def test_edits_of_a_report_know_their_data_set(tmp_path):
+    a, b = (shades(tmp_path/o/"data", 4, i) for i, o in enumerate("ab"))
+    for root in (a, b): (root/"dog/copy.png").write_bytes((root/"dog/dog_001.png").read_bytes())
+    check(a, progress=False, workers=1).save(tmp_path/"out")
+    another(a/"cat/a_first.png")
+    assert len(Catalog.from_folder(a).apply_edits(tmp_path/"out/edits.csv")) == 9
+    with pytest.raises(DataError, match="of another data set"): Catalog.from_folder(b).apply_edits(tmp_path/"out/edits.csv")
+
+
+def test_built_in_images_are_told_by_content(tmp_path):
+    cat = Catalog.from_builtin("FashionSample")
+    Decisions(cat, tmp_path/"e.csv").decide([5, 9], "exclude")
+    assert Decisions(replace(cat, frame=cat.frame.iloc[::-1]), tmp_path/"e.csv").frame["path"].tolist() == cat.frame["path"][[9, 5]].tolist()
+    other = cat.pixels.copy(); other[5] += 1
+    with pytest.warns(UserWarning, match="1 of 2 decisions not found again"): assert len(Decisions(replace(cat, pixels=other), tmp_path/"e.csv")) == 1
 
 
 # ---- labels
@@ -231,7 +398,7 @@ def test_order_is_changed_live_and_disagreement_counts(cat, tmp_path):
     one = LabelCleaner(cat, answers(cat), path=tmp_path/"e.csv")
     assert "disagreement" not in one.orders
     with pytest.raises(UnknownOptionError): one.by = "disagreement"
-    assert one.by == "confident"
+    assert one.by == "loss"
     with pytest.raises(ConfigError, match="several opinions"): LabelCleaner(cat, answers(cat), "disagreement", tmp_path/"e.csv")
 
 

@@ -1,5 +1,6 @@
 "Exports: the same answers after loading, nothing half written, nothing of the user's replaced, every damage named, no code and no network."
-import errno, io, json, os, random, re, shutil, signal, socket, stat, subprocess, sys
+import errno, io, json, os, random, re, shutil, signal, socket, stat, subprocess, sys, warnings
+from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
@@ -12,6 +13,7 @@ from visionlab.deploy import CONFIG, FILES, FORMAT, MANIFEST, WEIGHTS, NewerForm
 from visionlab.learner import Learner
 from visionlab.models import ImageClassifier
 from visionlab.presets import preset
+from visionlab.transforms import Pipeline, Resize
 
 CLASSES = ["kite", "lamp", "moth"]
 
@@ -93,9 +95,66 @@ def test_plain_timm_loads_it(photos, tmp_path, model, size, kwargs):
     x = next(iter(learn.data.val_dataloader().to("cpu"))).image
     with torch.inference_mode(): torch.testing.assert_close(net(x), learn.model.eval()(x), atol=1e-5, rtol=0)
     seen = {k:tuple(v) if isinstance(v, list) else v for k,v in timm.data.resolve_model_data_config(net).items()}
-    assert seen == dict(input_size=(learn.data.in_chans, *p.size), interpolation=p.frame.interpolation, mean=p.mean, std=p.std, crop_pct=p.frame.crop_pct,
+    assert seen == dict(input_size=(learn.data.in_chans, *p.size), interpolation=p.frame.interpolation, mean=p.mean, std=p.std, crop_pct=p.frame.kept,
                         crop_mode=dict(crop="center", squash="squash", pad="border")[p.frame.mode])
     assert list(net.pretrained_cfg["label_names"]) == CLASSES
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    "Pictures with soft edges, wide, tall and square."
+    folder, (a, b) = tmp_path_factory.mktemp("shapes"), np.mgrid[:1:200j, :1:200j]
+    soft = np.stack([np.sin(9*a + 2*b), np.cos(7*b), np.sin(5*(a-b))], -1)
+    for k,(h,w) in enumerate([(90, 160), (200, 60), (120, 120), (64, 65)]): Image.fromarray((127 + 120*soft[:h, :w]).astype(np.uint8)).save(folder/f"{k}.png")
+    return folder
+
+def by_timm(folder, paths):
+    "Compute probabilities as a timm user does."
+    import timm
+    net = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    look = timm.data.create_transform(**timm.data.resolve_model_data_config(net), is_training=False)
+    with torch.inference_mode(): return net(torch.stack([look(Image.open(o)) for o in paths])).softmax(1)
+
+def by_transformers(folder, paths):
+    "Compute probabilities as a user of the transformers pipeline does."
+    from transformers import pipeline
+    answer = pipeline("image-classification", model=str(folder), device="cpu")
+    found = [{o["label"]:o["score"] for o in answer(str(path), top_k=len(CLASSES))} for path in paths]
+    return torch.tensor([[o[name] for name in CLASSES] for o in found])
+
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("model,size", [("test_resnet", 64), ("test_vit", 64)])
+def test_timm_and_transformers_see_the_same_pixels(photos, shapes, tmp_path, model, size, resize):
+    learn = make_learner(photos, model, size, resize=resize)
+    for p in learn.model.head_parameters(): p.data.mul_(20)            # answers that lie apart
+    paths = sorted(shapes.iterdir())
+    folder = learn.export(tmp_path/"m")
+    want = torch.stack([o.probs for o in load_model(folder, "cpu").predict(paths)])
+    assert want.std(0).max() > .02                                     # and that depend on the picture
+    torch.testing.assert_close(by_timm(folder, paths), want, atol=2e-3, rtol=0)
+    torch.testing.assert_close(by_transformers(folder, paths), want, atol=2e-3, rtol=0)
+
+def test_weights_that_want_the_middle_of_a_squashed_picture(photos, shapes, tmp_path):
+    "Eleven of timm's networks say crop_mode='squash' with a crop_pct below 1"
+    model = ImageClassifier("test_resnet", 3, pretrained=False, image_size=64)
+    model.config = replace(model.config, crop_mode="squash", crop_pct=.9)
+    learn = Learner(ImageDataModule(photos, image_size=64, batch_size=4, val_split=.34), model, device="cpu")
+    assert learn.data.eval_pipeline.frame.kept == .9
+    paths = sorted(shapes.iterdir())
+    folder = learn.export(tmp_path/"m")
+    want = torch.stack([o.probs for o in load_model(folder, "cpu").predict(paths)])
+    torch.testing.assert_close(by_timm(folder, paths), want, atol=2e-3, rtol=0)
+    pixels = np.asarray(Image.open(paths[0]))
+    import timm
+    theirs = timm.data.create_transform(input_size=(3, 64, 64), crop_mode="squash", crop_pct=.9, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
+    ours = replace(learn.data.eval_pipeline.frame, interpolation="bilinear")(pixels, (64, 64))
+    assert np.abs(ours.astype(int) - (255*theirs(Image.open(paths[0])).permute(1, 2, 0).numpy()).round()).max() <= 1
+
+def test_another_level_beside_a_padded_picture_is_told(photos, tmp_path):
+    learn = make_learner(photos, "test_resnet", 48, eval_transforms=Pipeline(Resize("pad", fill=0), (), 48))
+    with pytest.warns(UserWarning, match="pads with 0.*mean"): learn.export(tmp_path/"m")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_learner(photos, "test_resnet", 48, resize="pad").export(tmp_path/"p")
 
 def test_config_has_what_transformers_needs(exported, photos, tmp_path):
     d = json.loads((exported/CONFIG).read_text())
@@ -340,6 +399,97 @@ def test_a_pickle_in_place_of_the_weights(copy, tmp_path):
     edit(copy, lambda d: d["files"].update({WEIGHTS:dict(bytes=(copy/WEIGHTS).stat().st_size, sha256=deploy.file_sha256(copy/WEIGHTS))}))
     damaged(copy, WEIGHTS)
     assert not (tmp_path/"owned").exists()
+
+def rewritten(folder, change):
+    "Change the tensors of an export and seal it again."
+    from safetensors.torch import load_file, save_file
+    tensors = load_file(folder/WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder/WEIGHTS, metadata=dict(format="pt"))
+    edit(folder, lambda d: d["files"].update({WEIGHTS:dict(bytes=(folder/WEIGHTS).stat().st_size, sha256=deploy.file_sha256(folder/WEIGHTS))}))
+
+def first_filled(value):
+    def change(tensors):
+        name = next(k for k,v in tensors.items() if v.ndim == 4)
+        tensors[name].view(-1)[7] = value
+    return change
+
+def whole_numbers(tensors): tensors.update({k:v.round().to(torch.int32) for k,v in tensors.items() if v.ndim > 1})
+def too_large(tensors): tensors.update({k:torch.full_like(v, 1e300, dtype=torch.float64) for k,v in tensors.items() if v.ndim == 4})
+def a_nan_among_statistics(tensors): tensors[next(k for k in tensors if k.endswith("running_var"))][0] = float("nan")
+
+WRONG_NUMBERS = dict(nan=(first_filled(float("nan")), "not finite"), infinite=(first_filled(float("inf")), "not finite"), statistics=(a_nan_among_statistics, "not finite"),
+                     whole=(whole_numbers, "not of floats"), doubles=(too_large, "not finite"))
+
+@pytest.mark.parametrize("name", WRONG_NUMBERS)
+def test_weights_that_cannot_answer_are_refused_at_every_door(copy, name):
+    change,says = WRONG_NUMBERS[name]
+    rewritten(copy, change)
+    with pytest.raises(CheckpointError, match=says): load_model(copy, "cpu")
+    (copy/MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match=says): ImageClassifier(copy)
+    with pytest.raises(CheckpointError, match=says): ImageClassifier("test_resnet", 3, weights=copy/WEIGHTS)
+    from safetensors.torch import load_file
+    torch.save(load_file(copy/WEIGHTS), copy/"w.pth")
+    with pytest.raises(CheckpointError, match=says): ImageClassifier("test_resnet", 3, weights=copy/"w.pth")
+
+STRANGE_MODELS = dict(hub=dict(architecture="timm/hf-hub:someone/net"), hub_alias=dict(architecture="timm/hf_hub:someone/net"), local=dict(architecture="timm/local-dir:/tmp"),
+    unknown_ours=dict(architecture="visionlab/evil"), detector=dict(architecture="torchvision/fasterrcnn_resnet50_fpn"), segmenter=dict(architecture="torchvision/deeplabv3_resnet50"),
+    quantized=dict(architecture="torchvision/quantized_resnet50"), weights=dict(architecture="torchvision/resnet18", kwargs=dict(weights="DEFAULT")),
+    backbone=dict(architecture="torchvision/resnet18", kwargs=dict(weights_backbone="DEFAULT")), tagged=dict(architecture="timm/resnet18.a1_in1k"), other=dict(architecture="timm/resnet18"),
+    theirs=dict(architecture="torchvision/resnet18"), classes=dict(num_classes=10**7), channels=dict(in_chans=10**9), channels_of_none=dict(in_chans=10**9, mean=None, std=None),
+    channels_within=dict(in_chans=10**4, mean=[.5]*10**4, std=[.5]*10**4), wide=dict(architecture="timm/test_resnet", kwargs=dict(stem_width=10**6)),
+    wider=dict(architecture="visionlab/resnet9", kwargs=dict(width=2*10**5)), deep=dict(architecture="timm/resnet18", kwargs=dict(layers=[10**5]*4)),
+    deeper=dict(architecture="timm/vit_tiny_patch16_224", kwargs=dict(depth=10**9)))
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit of memory is Linux's")
+def test_a_manifest_is_not_obeyed_before_the_weights_are_looked_at(copy, tmp_path):
+    "No network, no memory, a typed error: by a manifest, and by a config.json without one."
+    for name,change in STRANGE_MODELS.items():
+        shutil.copytree(copy, folder := tmp_path/"strange"/name)
+        def strange(d):
+            d["model"].update(change)
+            if n := change.get("num_classes"): d["classes"] = [str(i) for i in range(n if n < 1000 else 10)]
+            for part in ("mean", "std"): d["pipeline"][part] = change.get(part) or d["pipeline"][part]
+        edit(folder, strange)
+        own = json.loads((folder/CONFIG).read_text())
+        own["visionlab"].update(change)
+        shutil.copytree(folder, bare := tmp_path/"bare"/name)
+        (bare/MANIFEST).unlink()
+        (bare/CONFIG).write_text(json.dumps(own))
+    code = f"""if True:
+    import resource, socket, sys
+    from pathlib import Path
+    from visionlab.core import CheckpointError, ConfigError, UnknownOptionError
+    from visionlab.deploy import load_model
+    from visionlab.models import ImageClassifier
+    load_model({str(copy)!r}, "cpu"); ImageClassifier({str(copy)!r})
+    asked = []
+    def blocked(*args, **kwargs): asked.append(args); raise OSError("no network")
+    socket.getaddrinfo = socket.socket.connect = socket.create_connection = blocked
+    used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+    now = int(next(o for o in open("/proc/self/status") if o.startswith("VmSize")).split()[1])*1024
+    resource.setrlimit(resource.RLIMIT_AS, (now + 2**30, now + 2**30))
+    for way,open_it in (("strange", lambda o: load_model(o, "cpu")), ("bare", ImageClassifier)):
+        for folder in sorted((Path({str(tmp_path)!r})/way).iterdir()):
+            before = used()
+            try: open_it(folder); said = "nothing"
+            except (CheckpointError, ConfigError, UnknownOptionError) as e: said = "typed"
+            except BaseException as e: said = f"{{type(e).__name__}}: {{str(e)[:80]}}"
+            if said != "typed" or asked or used() - before > 100: print(way, folder.name, said, asked, round(used() - before))
+            asked.clear()"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(Path(deploy.__file__).parents[1])))
+    assert not done.returncode and not done.stdout, done.stdout + done.stderr[-2000:]
+
+def test_an_export_whose_network_says_its_size_while_built_loads(photos, tmp_path):
+    "torchvision's RegNets compute their widths with tensors, so an outline must keep those."
+    learn = make_learner(photos, "torchvision/regnet_x_400mf", 32)
+    loaded = load_model(learn.export(tmp_path/"m"), "cpu")
+    same(loaded.predict(picture(3)).probs, learn.predict(picture(3)).probs)
+
+def test_a_pipeline_that_would_enlarge_without_end_is_refused(copy):
+    edit(copy, lambda d: d["pipeline"].update(frame=dict(op="Resize", mode="crop", crop_pct=1e-7)))
+    damaged(copy, MANIFEST)
 
 def test_deeply_nested_json(copy):
     (copy/MANIFEST).write_text("["*100_000)

@@ -1,6 +1,7 @@
 "The data doctor: what it must find, what it must not invent, hostile names, edits and back, label issues."
 import io, json, os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -540,3 +541,41 @@ def test_without_the_internet_a_model_is_asked_for(turned, monkeypatch):
     def refuse(*args, **kwargs): raise OSError("no network")
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(ConfigError, match="cannot be had"): ImageDataModule(turned, val_split=0).check(embed=True)
+
+
+# ---- one background, two subjects
+
+def scene(subject, seed=0):
+    "Make a detailed picture with a small subject before it."
+    rng = np.random.default_rng(seed)
+    ground = np.asarray(Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).resize((240, 240), Image.Resampling.BICUBIC)).copy()
+    ground[100:118, 110:128] = dict(nut=(200, 40, 30), bolt=(30, 60, 200), none=(0, 0, 0))[subject]
+    return Image.fromarray(ground)
+
+
+@pytest.mark.parametrize("splits", [("train", "train"), ("train", "val")])
+def test_two_subjects_before_one_background_are_to_be_looked_at(tmp_path, splits):
+    for k, (subject, split) in enumerate(zip(("nut", "bolt"), splits)):
+        (tmp_path/split/subject).mkdir(parents=True)
+        scene(subject).save(tmp_path/split/subject/"1.jpg", quality=92)
+        for i in range(6):
+            (tmp_path/"train"/subject).mkdir(parents=True, exist_ok=True)
+            scene(subject, seed=10 + 10*k + i).save(tmp_path/"train"/subject/f"other{i}.jpg")
+    report = check(tmp_path, progress=False, workers=1)
+    found = report.frame.set_index("issue")
+    assert "near" in set(report.copies["kind"])
+    assert not {"two_labels", "leak"} & set(found.index) and found.loc["look_alike", "severity"] == "warning"
+    assert "here 'nut'" in found.loc["look_alike", "detail"] or "here 'bolt'" in found.loc["look_alike", "detail"]
+    assert not len(report.edits())
+
+
+@pytest.mark.parametrize("format", ["bmp", "png", "tif"])
+def test_the_same_pixels_in_another_file_have_one_label(tmp_path, format):
+    for label in ("nut", "bolt"):
+        (tmp_path/label).mkdir()
+        for i in range(5): scene(label, seed=20 + i + 10*(label == "nut")).save(tmp_path/label/f"{i}.png")
+    Image.open(tmp_path/"nut"/"0.png").save(tmp_path/"bolt"/f"copy.{format}", **(dict(compress_level=1) if format == "png" else {}))
+    report = check(tmp_path, progress=False, workers=1)
+    issue = report.frame[report.frame["issue"] == "two_labels"]
+    assert list(issue["severity"]) == ["error"] and "same pixels" in issue.iloc[0]["detail"]
+    assert {Path(o).name for o in report.edits()["path"]} == {"0.png", f"copy.{format}"} and not report.ok

@@ -235,7 +235,7 @@ def test_wrong_labels_come_first(by, several):
 def test_suspects_are_those_of_the_doctor():
     from visionlab.doctor import label_issues
     found, _ = doubts()
-    table, other = found.label_errors(), label_issues(found.targets.numpy(), found.probs.numpy())
+    table, other = found.label_errors("confident"), label_issues(found.targets.numpy(), found.probs.numpy())
     same = table[table.suspect]
     assert list(same.index) == [3*i for i in other["row"]] and [found.classes.index(o) for o in same.suggested] == list(other["value"])
 

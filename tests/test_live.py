@@ -14,11 +14,12 @@ from jupyter_client.manager import start_new_kernel
 from kernel import send_cell
 from torch import nn
 
-from visionlab import checks, deploy, transfer  # noqa: F401  add to Learner what a fit in the background refuses
+import visionlab.all  # noqa: F401  adds to Learner what a fit in the background refuses
 from visionlab.checkpoints import Checkpoint  # noqa: F401  adds resume to Learner
 from visionlab.core import ConfigError, DataError
 from visionlab.learner import Callback, Learner
 from visionlab.live import LiveChart
+from visionlab.metrics import MetricConfig
 from visionlab.runs import SaveCheckpoints
 from visionlab.stopping import KeepBest
 
@@ -123,6 +124,51 @@ def test_a_stop_between_two_fits_is_not_forgotten():
         def cleanup_fit(self, learn): learn.run.asked = "now"       # as a click just then
     learn.fine_tune(5, callbacks=[Between()], background=True).wait()
     assert learn.step == 20 and learn.interrupted
+
+
+class Pausing:
+    "Batches that wait, in the middle of each pass, until somebody lets them go on."
+    def __init__(self, batches): self.batches, self.reached, self.go_on = batches, threading.Semaphore(0), threading.Semaphore(0)
+    def __len__(self): return len(self.batches)
+    def __iter__(self):
+        for i, b in enumerate(self.batches):
+            if i == len(self.batches)//2:
+                self.reached.release()
+                self.go_on.acquire(timeout=60)
+            yield b
+
+
+# what works on a picture or a whole set needs a data module, which this learner has not; it is refused as well, before that is looked at
+REFUSED = dict(
+    fit=(1,), fit_one_cycle=(1,), fine_tune=(1,), lr_find=(), pick_lr=(), validate=(), get_preds=(), interpret=(), explore_confusion=(), freeze=(),
+    unfreeze=(), freeze_to=(-1,), initial_loss=(), overfit_one_batch=(), replay=(), find_batch_size=(), fastest_precision=(), linear_probe=(),
+    second_opinion=(), fold_opinion=(), clean_labels=(), save=("w",), load=("w",), resume=("w",), export=("w",), predict=("a.png",), predictor=(), grad_cam=([0],),
+    predict_pad=(), label_active=())
+
+
+def test_a_refused_call_leaves_the_fit_and_its_metrics_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    metrics = lambda: ["accuracy", MetricConfig("f1_macro", "visionlab")]
+    train, valid = Pausing(DATA), Pausing(DATA[:6])
+    learn, alone = learner(train, metrics=metrics()), learner(metrics=metrics())
+    learn.valid_dl, alone.valid_dl = valid, DATA[:6]
+    run = learn.fit(2, background=True)
+    for place in (train, valid, train, valid):
+        assert place.reached.acquire(timeout=60)
+        try:
+            for name, args in REFUSED.items():
+                with pytest.raises(ConfigError, match="training in the background"): getattr(learn, name)(*args)
+        finally: place.go_on.release()
+    run.wait()
+    alone.fit(2)
+    assert same(trained(learn), trained(alone)) and "f1_macro" in str(learn.history[0])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_every_verb_of_a_learner_is_tried_in_the_background():
+    quiet = {"alone", "together", "update", "batch_loss", "drop_gradients", "show_batch", "class_balance"}       # of a step, or of the data alone
+    verbs = {o for o in dir(Learner) if not o.startswith("_") and callable(getattr(Learner, o))}
+    assert verbs - quiet == set(REFUSED)
 
 
 def test_what_would_disturb_it_is_refused(tmp_path):

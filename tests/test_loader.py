@@ -104,6 +104,68 @@ def test_what_holds_the_lock_needs_processes(cat):
         return cut(image)
     assert road(cat, busy) == "processes"
 
+class Counted:
+    "Counts its calls in this process."
+    def __init__(self, seconds=0., result=cut): self.calls,self.seconds,self.result = [], seconds, result
+    def __call__(self, image):
+        self.calls.append(1)
+        time.sleep(self.seconds)
+        return self.result(image)
+    def __deepcopy__(self, memo):
+        new = Counted(self.seconds, self.result)
+        new.calls = self.calls
+        return new
+
+@pytest.mark.parametrize("numbers", [None, "bytes"])
+def test_a_transform_is_tried_three_times_at_most(cat, numbers):
+    f = Counted()
+    loader = Loader(cat, Pipeline(Custom(f, numbers=numbers), size=64), 8, workers=2)
+    assert len(f.calls) == (0 if numbers else 3)
+    choose_road(loader._samples(), loader.ids, loader._trial)
+    assert len(f.calls) == 3
+
+def test_a_module_tries_a_transform_three_times_for_all_that_comes_before_a_batch(tmp_path):
+    f = Counted()
+    dm = ImageDataModule("FashionSample", batch_size=8, train_transforms=f, num_workers=0, max_samples=64)
+    repr(dm), dm.summary()
+    batches = iter(dm.train_dataloader())
+    assert len(f.calls) <= 3
+    next(batches)
+    assert len(f.calls) <= 3 + 8
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_timeout_covers_the_trial(cat, workers):
+    start = time.monotonic()
+    with pytest.raises(DataError, match="not done with three images within 0.3 s") as e:
+        next(iter(Loader(cat, Pipeline(Custom(Counted(3.)), size=64), 8, workers=workers, timeout=.3)))
+    assert "timeout=" in e.value.fix and time.monotonic()-start < 3
+
+def test_the_trial_that_is_given_up_leaves_the_generators_alone(cat):
+    random.seed(3); state = random.getstate()
+    with pytest.raises(DataError): Loader(cat, Pipeline(Custom(Counted(2., noisy)), size=64), 8, timeout=.2)
+    assert random.getstate() == state
+
+def unfinite(at):
+    "Divides by zero for one picture."
+    def f(image):
+        x = torch.from_numpy(cut(image).copy()).permute(2, 0, 1).float()/255
+        return x/0 if x.sum() == at else x
+    return f
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pixels_that_are_not_finite_are_those_of_their_file(cat, workers):
+    third = torch.from_numpy(cut(Images(cat)[cat.frame.index[2]]).copy()).permute(2, 0, 1).float()/255
+    with pytest.raises(DataError, match="not finite") as e: list(Loader(cat, Pipeline(Custom(unfinite(third.sum())), size=64), 8, workers=workers))
+    assert e.value.where == str(Images(cat).name(cat.frame.index[2])) and "learning rate" not in str(e.value)
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sizes_that_differ_name_their_files(cat, workers):
+    wide = Images(cat)[cat.frame.index[5]]
+    def f(image): return cut(image)[:, :50] if np.array_equal(np.asarray(image), wide) else cut(image)
+    with pytest.raises(DataError, match="different sizes") as e: list(Loader(cat, own(f), 8, workers=workers))
+    name = Images(cat).name
+    assert f"(3, 64, 50) of {name(cat.frame.index[5])}" in e.value.where and f"(3, 64, 64) of {name(cat.frame.index[0])}" in e.value.where
+
 @pytest.mark.parametrize("f", [waits, noisy])
 def test_the_answer_does_not_depend_on_the_road(cat, f):
     want = pixels(Loader(cat, own(f), 8, shuffle=True))

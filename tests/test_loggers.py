@@ -14,13 +14,17 @@ import torch
 from torch import nn
 
 from visionlab import loggers
+from visionlab.averages import EMA
+from visionlab.batch_size import AutoBatch
+from visionlab.callbacks import Schedule
 from visionlab.checkpoints import Checkpoint
 from visionlab.core import ConfigError
 from visionlab.data import ImageDataModule
 from visionlab.gradients import ClipGrad
 from visionlab.learner import Callback, Learner
 from visionlab.loggers import Courier, Logger, MLflowLogger, TensorBoardLogger, WandbLogger, flat_names, logger_names, make_loggers, offline_rows, public
-from visionlab.runs import RunFolder
+from visionlab.runs import RunFolder, SaveCheckpoints
+from visionlab.stopping import EarlyStopping, KeepBest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TOKEN = "hf_0123456789abcdef"
@@ -131,6 +135,34 @@ def test_tensorboard_of_a_run_that_goes_on(tmp_path):
     assert "config/text_summary" in seen.Tags()["tensors"]
     logged(learner(), "run")                                # another training does not write into it
     assert sorted(o.name for o in tmp_path.iterdir()) == ["run", "run-2", "whole"]
+
+class AtTheEnd(Callback):
+    "Fail when all epochs are done, before the fit has ended."
+    order,aside = -999, True
+    def after_fit(self, learn): raise RuntimeError("the power went")
+
+
+def of_kind(kind, folder):
+    "Make a tracker that writes into a folder."
+    if kind == "tensorboard": return TensorBoardLogger(folder, every=2, images=4)
+    if kind == "mlflow": return MLflowLogger(folder, every=2, images=4)
+    return WandbLogger(folder=folder, every=2, images=4, offline=True)
+
+
+@pytest.mark.parametrize("kind", ["memory", "tensorboard", "wandb", "mlflow"])
+def test_a_run_killed_after_its_last_epoch_ends_when_it_goes_on(tmp_path, kind):
+    tracker = lambda name: Memory(every=2, images=4) if kind == "memory" else of_kind(kind, tmp_path/name)
+    others = lambda: [Schedule("one_cycle"), EMA(.9), KeepBest(), EarlyStopping(patience=9), AutoBatch(), ClipGrad(1.)]
+    whole = learner().fit(2, callbacks=[*others(), tracker("whole")])
+    save = SaveCheckpoints(tmp_path/"checkpoints", background=False)
+    with pytest.raises(RuntimeError): learner().fit(2, callbacks=[*others(), tracker("run"), save, AtTheEnd()])
+    log = tracker("run")
+    learn = learner().resume(tmp_path/"checkpoints").fit(2, callbacks=[*others(), log])
+    assert all(torch.equal(a, b) for a, b in zip(learn.model.state_dict().values(), whole.model.state_dict().values()))
+    without_time = lambda rows: [{k: v for k, v in o.items() if k != "time"} for o in rows]
+    assert without_time(learn.history) == without_time(whole.history) and learn.step == 20
+    if kind == "memory": assert log.states == ["finished"]
+
 
 def test_tensorboard_of_a_run_that_had_no_checkpoint(tmp_path):
     for resume in (False, True):

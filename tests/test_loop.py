@@ -17,6 +17,7 @@ from visionlab.batch_size import AutoBatch
 from visionlab.callbacks import Schedule, undone
 from visionlab.core import ConfigError, DataError, TrainingError
 from visionlab.gradients import Accumulate, ClipGrad, clip_adaptively
+from visionlab.items import ImageBatch
 from visionlab.learner import PRECISIONS, Callback, Learner, choose_precision, kept_pages, step_seed, to_device
 from visionlab.memory import is_oom, release
 from visionlab.optim import param_groups
@@ -441,3 +442,15 @@ def test_large_tensors_keep_their_pages_after_a_fit():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(200): torch.ones(100_000)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 2000        # each has 98 pages
+
+
+def test_pixels_that_are_not_finite_are_named_and_not_the_rate():
+    batches = []
+    for k in range(4):
+        x, y = torch.randn(6, 3, 8, 8), torch.arange(6) % 2
+        if k == 2: x[4, 1, 0, 0] = float("nan")
+        batches.append(ImageBatch(image=x, target=y, path=[f"{k}/{i}.png" for i in range(6)]))
+    learn = Learner((batches, batches[:1]), nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), device="cpu")
+    with pytest.raises(TrainingError, match="1 of the 6 images of a batch have pixels that are not finite") as e: learn.fit(1)
+    assert "2/4.png" in e.value.where and "2/0.png" not in str(e.value) and "learning rate" not in str(e.value)
+    assert e.value.context["paths"] == ["2/4.png"]

@@ -83,6 +83,59 @@ def test_two_classes(s):
     with pytest.raises(ConfigError, match="two classes"): score(f"{s}_binary", *answers())
 
 
+# --- which of two classes
+
+PAIR = ["good", "defective"]
+
+
+@pytest.mark.parametrize("positive,k", [(None, 1), ("good", 0), ("defective", 1), (0, 0), (1, 1)])
+def test_binary_metrics_name_their_class_and_score_it(positive, k):
+    z, y = answers(c=2)
+    z[:, 0] += 1                                             # the two classes score differently
+    ms = make_metrics(["accuracy", "f1_binary", "precision_binary", "recall_binary", "auroc", "average_precision", "BinaryF1Score", "BinaryRecall"], n=2, classes=PAIR, positive=positive)
+    for m in ms: m.reset()
+    for i in range(0, N, 8): update_all(ms, z[i:i+8], y[i:i+8])
+    got, is_k, said = computed(ms, PAIR), (y == k).numpy(), (z.argmax(1) == k).numpy()
+    want = {"accuracy": (z.argmax(1) == y).double().mean().item(), f"f1/{PAIR[k]}": sk.f1_score(is_k, said), f"precision/{PAIR[k]}": sk.precision_score(is_k, said), f"recall/{PAIR[k]}": sk.recall_score(is_k, said),
+            "auroc": sk.roc_auc_score(is_k, (z[:, k] - z[:, 1-k])), f"average_precision/{PAIR[k]}": sk.average_precision_score(is_k, (z[:, k] - z[:, 1-k]).double()),
+            f"f1score/{PAIR[k]}": sk.f1_score(is_k, said), f"recall/{PAIR[k]}_2": sk.recall_score(is_k, said)}
+    assert got == pytest.approx(want, abs=1e-6)
+
+
+def test_the_class_is_told_for_everything_that_makes_metrics():
+    manager = MetricManager(["autotrain_binary", MetricConfig("mine", "visionlab", "f1_binary"), MetricConfig("f1_binary", "visionlab"), tm.BinaryPrecision()])
+    assert [m.name for m in make_metrics(manager, classes=PAIR, positive="good")] == ["accuracy", "f1/good", "precision/good", "recall/good", "auroc", "mine", "f1/good_2", "precision/good_2"]
+    assert make_metrics(manager, classes=PAIR, positive="good")[5].positive == 0
+    assert [m.name for m in make_metrics("autotrain_binary")] == METRIC_SETS["autotrain"]["binary"]          # no names are known
+    assert [m.name for m in make_metrics("f1_binary", positive=0)] == ["f1/0"]
+    assert [m.name for m in make_metrics(["f1_macro", "f1_per_class"], classes=PAIR, positive="good")] == ["f1_macro", "f1_per_class"]
+    assert [m.name for m in make_metrics("f1_binary", classes=["1", "2"], positive=1)] == ["f1/1"]
+
+
+@pytest.mark.parametrize("positive,classes,text", [("godo", PAIR, "good"), ("a", list("abc"), "one of two classes"), ("good", None, "names are not known"), (2, PAIR, "2")])
+def test_a_positive_class_that_is_none(positive, classes, text):
+    with pytest.raises(ConfigError, match=text): make_metrics("f1_binary", classes=classes, positive=positive)
+
+
+def test_metrics_of_two_sides_share_no_sums():
+    z, y = answers(c=2)
+    ms = [FromTorchmetrics(tm.BinaryRecall()), FromTorchmetrics(tm.BinaryRecall())]
+    ms[0].about(0, "good"); ms[1].about(1, "defective")
+    for m in ms: m.reset()
+    for i in range(0, N, 8): update_all(ms, z[i:i+8], y[i:i+8])
+    want = [sk.recall_score(y == k, z.argmax(1) == k) for k in (0, 1)]
+    assert [m.compute() for m in ms] == pytest.approx(want, abs=1e-6) and want[0] != want[1]
+
+
+def test_the_direction_is_that_of_the_metric_not_of_the_class():
+    from visionlab.compare import higher_is_better
+    from visionlab.schedules import Plateau
+    assert higher_is_better("f1/loss of signal") and higher_is_better("f1_per_class/pieces") and not higher_is_better("valid_loss")
+    up = Plateau(patience=0, monitor="recall/error")
+    up.update(.5); up.update(.6)
+    assert up.now == 1
+
+
 def test_the_area_of_two_classes_needs_both_logits():
     g = torch.Generator().manual_seed(3)
     y = torch.randint(0, 2, (400,), generator=g)

@@ -4,10 +4,11 @@ Shell blocks (```sh): the `visionlab` commands of each line, a line being joined
 Python blocks (```python): all of them in order, in one process, showing each line's value as a notebook would.
 `<!-- test: skip (reason) -->` on the line above a block leaves it out: for what needs the reader's own data or a download.
 """
-import re, shlex
+import json, re, shlex
 from collections import namedtuple
 from pathlib import Path
 import pytest
+from visionlab.cli import _config, _parsed, _translated
 
 ROOT = Path(__file__).resolve().parents[1]
 Block = namedtuple("Block", "text line")      # `line`: number of the block's first line in the document
@@ -43,10 +44,10 @@ def fences(lines):
             start = None
     if start is not None: raise ValueError(f"line {start+1}: the block does not end")
 
-def blocks(text, lang):
-    "List a document's blocks in a language, without the skipped ones"
+def blocks(text, lang, skipped=False):
+    "List a document's blocks in a language, without the skipped ones unless they are asked for, too"
     lines = text.splitlines()
-    return [Block("\n".join(lines[a+1:b]), a+2) for a,b,o in fences(lines) if o == lang and not is_skipped(lines[:a], a+1)]
+    return [Block("\n".join(lines[a+1:b]), a+2) for a,b,o in fences(lines) if o == lang and (skipped or not is_skipped(lines[:a], a+1))]
 
 def split_at_and(words):
     "Split a line's words at `&&`"
@@ -88,6 +89,23 @@ def test_readme_commands_run(tmp_path, run_python):
 
 def test_readme_python_runs(tmp_path, run_python):
     assert run_session(ROOT/"README.md", tmp_path, run_python), "README.md shows no Python"
+
+def documents():
+    "List everything that shows commands: pages of text, and the text of notebooks"
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md")): yield path.name, path.read_text(encoding="utf-8")
+    for path in sorted(ROOT.glob("nbs/**/*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        yield path.name, "\n\n".join("".join(o["source"]) for o in cells if o["cell_type"] == "markdown")
+
+def test_every_command_that_is_shown_is_understood(capsys):
+    "Commands in skipped blocks cannot run here, but they are read by the parser as a user's would be"
+    seen = []
+    for name,text in documents():
+        for args in (o for block in blocks(text, "sh", skipped=True) for o in commands(block)):
+            seen.append(args)
+            try: _parsed(_translated(args))
+            except SystemExit as e: assert e.code == 0, f"{name}: visionlab {shlex.join(args)}\n{capsys.readouterr().err}"
+    assert ["evaluate", "runs/birds", "--data", "photos/", "--split", "test"] in seen and len(seen) >= 8
 
 # ---- the harness itself
 

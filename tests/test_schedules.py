@@ -11,6 +11,7 @@ from visionlab.callbacks import Schedule
 from visionlab.core import ConfigError, UnknownOptionError
 from visionlab.learner import Learner
 from visionlab.schedules import SCHEDULES, Plateau, chain, get_schedule, plot_schedule
+from visionlab.stopping import ValidateEvery
 
 
 def rates(make, steps, lr=1.):
@@ -242,9 +243,9 @@ def test_the_picture_is_the_schedule():
 def quiet(monkeypatch): monkeypatch.setenv("VISIONLAB_PROGRESS", "off")
 
 
-def fitted(epochs=6, **kw):
+def fitted(epochs=6, valid=True, also=(), **kw):
     data = [(torch.randn(4, 5, generator=torch.Generator().manual_seed(i)), torch.arange(4) % 3) for i in range(5)]
-    return Learner((data, data), torch.nn.Linear(5, 3), lr=.1, device="cpu").fit(epochs, callbacks=[Schedule(**kw)])
+    return Learner((data, data if valid else None), torch.nn.Linear(5, 3), lr=.1, device="cpu").fit(epochs, callbacks=[Schedule(**kw), *also])
 
 
 def test_times_in_epochs_are_known_when_a_fit_begins(quiet):
@@ -261,3 +262,24 @@ def test_a_plateau_in_a_fit(quiet):
     learn = fitted(schedule="plateau", patience=0, factor=.5, threshold=10., monitor="valid_loss")          # nothing is ten times better: every epoch after the first is a bad one
     assert np.allclose([r["lr"] for r in learn.history], .1*.5**np.array([0, 0, 1, 2, 3, 4]))
     with pytest.raises(UnknownOptionError, match="valid_loss"): fitted(schedule="plateau", monitor="valid_los")
+
+
+def test_a_plateau_passes_over_epochs_that_were_not_measured(quiet):
+    rates = {}
+    for every in (1, 2):
+        learn = fitted(schedule="plateau", epochs=7, also=[ValidateEvery(every)], patience=1, factor=.5, threshold=10.)
+        rates[every] = [learn.recorder.lrs[e*len(learn.recorder.lrs)//7] for e in range(7)]
+        assert [("valid_loss" in o) for o in learn.history] == [every == 1 or e % 2 == 1 or e == 6 for e in range(7)]
+    assert rates[1] == pytest.approx([.1, .1, .1, .05, .05, .025, .025])       # cut after the second bad measurement in a row
+    assert rates[2] == pytest.approx([.1]*6 + [.05])                                # measured after epochs 2, 4, 6
+
+
+@pytest.mark.parametrize("monitor,message", [("valid_loss", "no validation set"), ("accuracy", "no validation set")])
+def test_a_plateau_without_validation_is_refused_before_training(quiet, monitor, message):
+    with pytest.raises(ConfigError, match=message) as e: fitted(schedule="plateau", valid=False, monitor=monitor)
+    assert "plateau" in str(e.value)
+    assert fitted(schedule="plateau", valid=False, monitor="train_loss").epochs_done
+
+
+def test_a_plateau_on_an_unknown_column_is_refused_before_training(quiet):
+    with pytest.raises(UnknownOptionError, match="valid_loss"): fitted(schedule="plateau", monitor="val_loss")

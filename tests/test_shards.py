@@ -144,7 +144,7 @@ def labelled(path, labels, start=0): return foreign(path, [(f"{i:04}", {".jpg":j
 
 def test_labels_are_text_as_folders_are(tmp_path):
     cat = Catalog.from_shards(labelled(tmp_path/"a-0.tar", ["01", "1", "10", "2", "01"]))
-    assert cat.classes == ["01", "1", "10", "2"] and cat.frame["label"].tolist() == ["01", "1", "10", "2", "01"] and "class_ids" not in cat.info
+    assert cat.classes == ["01", "1", "2", "10"] and cat.frame["label"].tolist() == ["01", "1", "10", "2", "01"] and "class_ids" not in cat.info
     assert any("'01' and '1' are classes of their own" in o for o in cat.notes)
     for o in cat.classes: (tmp_path/"folders"/o).mkdir(parents=True); (tmp_path/"folders"/o/"0.jpg").write_bytes(jpeg())
     assert Catalog.from_folder(tmp_path/"folders").classes == cat.classes

@@ -163,7 +163,7 @@ def test_spaces_around_labels(pets): whole(Catalog.from_csv(table(pets, "image,l
 
 def test_ids(pets):
     path = table(pets, "image,label", *rows(cat="7", dog="10"))
-    assert Catalog.from_csv(path).classes == ["10", "7"]
+    assert Catalog.from_csv(path).classes == ["7", "10"]
     cat = Catalog.from_csv(path, classes={7:"cat", 10:"dog"})
     assert (whole(cat).info["class_ids"], cat.targets().tolist()) == ([7, 10], [0]*3 + [1]*3)
     cat = Catalog.from_csv(path, csv_label_type="id")

@@ -141,6 +141,7 @@ def predict_pad(self:Learner,
     topk:int=5 # classes shown
 )->PredictPad:
     "Drop pictures, and see what the model says of them"
+    self.alone()
     if self.data is None: raise ConfigError("Predicting from images needs a data module, which knows the pipeline", "", "Use get_preds with a loader of your own")
     return PredictPad(self, whole_number(topk, "topk"))
 
@@ -326,4 +327,5 @@ def label_active(self:Learner,
     path=None        # CSV file of the labels given; default: named after the source, in the current folder
 )->ActiveLabels:
     "Give labels to images that have none, the most useful first"
+    self.alone()
     return ActiveLabels(self, data, by, path)

@@ -40,7 +40,8 @@ def _tv_frame(o, size, v2):
     if isinstance(o, Custom): return [*o.transform.transforms] if hasattr(o.transform, "transforms") and not _is_albumentations(o.transform) else [o]
     how = InterpolationMode("nearest-exact" if o.interpolation == "nearest" else o.interpolation)
     if not isinstance(o, Resize): return [v2.RandomResizedCrop(size, o.scale, o.ratio, how, antialias=o.antialias)]
-    if o.mode == "squash": return [v2.Resize(size, how)]
+    if o.mode == "squash" and o.kept == 1: return [v2.Resize(size, how)]
+    if o.mode == "squash": return [v2.Resize([int(side/o.kept) for side in size], how), v2.CenterCrop(size)]
     return [v2.Resize(int(size[0]/o.crop_pct), how), v2.CenterCrop(size)] if o.mode == "crop" and size[0] == size[1] else [Frame(o, size)]
 
 _TV_OPS = {
@@ -107,7 +108,8 @@ def _al_frame(o, size, A):
     if isinstance(o, Custom): return [o.transform]
     how,(h,w) = _al_interpolation(o), size
     if not isinstance(o, Resize): return [A.RandomResizedCrop(size=size, scale=o.scale, ratio=o.ratio, **how)]
-    if o.mode == "squash": return [A.Resize(h, w, **how)]
+    if o.mode == "squash" and o.kept == 1: return [A.Resize(h, w, **how)]
+    if o.mode == "squash": return [A.Resize(int(h/o.kept), int(w/o.kept), **how), A.CenterCrop(h, w)]
     if o.mode == "pad": return [A.LongestMaxSize(max_size_hw=size, **how), A.PadIfNeeded(h, w, fill=o.fill)]
     return [A.SmallestMaxSize(max_size_hw=(int(h/o.crop_pct), int(w/o.crop_pct)), **how), A.CenterCrop(h, w)]
 

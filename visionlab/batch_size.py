@@ -67,6 +67,7 @@ class _Clock(Callback):
 
 def first_batch(learn):
     "Take the first batch of the training loader, on the device"
+    learn.alone()
     batches = learn.train_dl.batches(0) if isinstance(learn.train_dl, Loader) else iter(learn.train_dl)
     batch = next(iter(batches), None)
     if batch is None: raise TrainingError("There is no batch to train on", "", "Give at least one training image")

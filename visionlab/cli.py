@@ -74,16 +74,25 @@ def add_parameters(
     parser:argparse.ArgumentParser,
     f,         # a function with a comment beside each parameter
     places=(), # names of parameters that need no flag, besides those without a default
-    leave=()   # names of parameters that are not for the command line
+    leave=(),  # names of parameters that are not for the command line
+    data=None  # the parameter that also goes by the flag --data, as in `train`
 ):
     "Add a flag for every parameter of a function, and a place for those without a default"
     from fastcore.docments import docments
     said = docments(f)
     for p in inspect.signature(f).parameters.values():
         if p.kind is p.VAR_KEYWORD or p.name in leave: continue
-        if p.default is p.empty: parser.add_argument(p.name, metavar=p.name.upper(), nargs="+" if p.annotation is list else None, help=said[p.name])
+        if p.name == data: _add_data(parser, p, said[p.name])
+        elif p.default is p.empty: parser.add_argument(p.name, metavar=p.name.upper(), nargs="+" if p.annotation is list else None, help=said[p.name])
         elif p.name in places: parser.add_argument(p.name, metavar=p.name.upper(), nargs="?", default=p.default, help=said[p.name])
         else: _add_flag(parser, p.name, p.annotation, p.default, said[p.name])
+
+def _add_data(parser, p, said):
+    "Add a parameter that is given in its place or by the flag --data"
+    several,name = p.annotation is list, p.name.upper()
+    parser.add_argument(p.name, metavar=name, nargs="*" if several else "?", default=argparse.SUPPRESS, help=f"{said}; or --data {name}")
+    parser.add_argument("--data", dest=p.name, metavar=name, nargs="+" if several else None, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    if p.default is p.empty: parser.set_defaults(_needs=p.name)
 
 class _Help(argparse.RawDescriptionHelpFormatter):
     "Write help that fits 80 columns: flags to the left, what they mean to the right"
@@ -228,6 +237,7 @@ def evaluate(
     answers:str=None,    # write every answer as CSV
     require:dict=None,   # the least that scores must be, such as accuracy=.9; of loss, the most
     threshold:float=None,# where images have several classes: one is named above this probability; default: the model's
+    positive:str=None,   # of two classes the one that binary metrics are about; default: the model's, else the second
     on_bad:str="skip",   # unreadable files and rows of tables that cannot be used: skip or error
     batch_size:int=64,   # images at once
     device:str=None,     # default: the fastest here
@@ -236,7 +246,7 @@ def evaluate(
     "Score a model on labelled images: metrics, each class, and whether it is good enough"
     from visionlab.config import _as_dict
     from visionlab.evaluation import evaluate as look
-    found = look(model, data, split, which, device, batch_size, threshold=threshold, on_bad=on_bad, **(_source(options) if data else {}))
+    found = look(model, data, split, which, device, batch_size, threshold=threshold, positive=positive, on_bad=on_bad, **(_source(options) if data else {}))
     if json != "-": print(found)
     if json: _put(json, _json(found.to_dict()))
     if answers: found.save(answers)
@@ -302,13 +312,13 @@ def _text_table(found, table):
 
 # %% ../nbs/19_cli.ipynb #6df4cd35
 def _call(f):
-    own = {"_do", "command", "debug"}
+    own = {"_do", "_needs", "command", "debug"}
     def run(args): return f(**{k:v for k,v in vars(args).items() if k not in own})
     return run
 
-def _add_function(f, *places, also=None):
+def _add_function(f, *places, also=None, data=None):
     def make(parser):
-        add_parameters(parser, f, places)
+        add_parameters(parser, f, places, data=data)
         if also: also(parser)
     return make
 
@@ -324,10 +334,10 @@ def _add_lr_find(parser):
 # name → what runs, what adds its flags, what it is for
 _COMMANDS = dict(
     demo=(_call(demo), _add_function(demo), "Train on a small sample, to see everything once"),
-    check=(_call(check), _add_function(check, also=_add_source), "Report what is wrong with the data"),
+    check=(_call(check), _add_function(check, also=_add_source, data="data"), "Report what is wrong with the data"),
     train=(_train, _add_train, "Train a classifier; --dry-run says what would happen"),
-    evaluate=(_call(evaluate), _add_function(evaluate, "data", also=_add_source), "Score a model on labelled images"),
-    predict=(_call(predict), _add_function(predict), "Name what is in images"),
+    evaluate=(_call(evaluate), _add_function(evaluate, also=_add_source, data="data"), "Score a model on labelled images"),
+    predict=(_call(predict), _add_function(predict, data="images"), "Name what is in images"),
     export=(_call(export), _add_function(export), "Write a run's model for others to load"),
     **{"lr-find":(_lr_find, _add_lr_find, "Search a learning rate")},
     runs=(_call(runs), _add_function(runs, "folder"), "Compare the runs of a folder"))
@@ -367,7 +377,10 @@ def _parsed(argv):
     "Read the arguments, or end with what is wrong about them"
     parser = make_parser(next((o for o in argv if not o.startswith("-")), ""))
     args,strange = parser.parse_known_args(argv)
-    if strange: next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices[args.command].refuse(strange)
+    command = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices[args.command]
+    if strange: command.refuse(strange)
+    needed = getattr(args, "_needs", None)
+    if needed and not getattr(args, needed, None): command.error(f"the following arguments are required: {needed.upper()}, in its place or as --data")
     return args
 
 @contextlib.contextmanager
@@ -397,6 +410,9 @@ def main(
 
 def _run(argv):
     "Run a command, and say what went wrong"
+    if not argv:
+        make_parser("").print_help()
+        return 0
     args = _parsed(argv)
     try:
         with _one_line_warnings(): code = args._do(args)

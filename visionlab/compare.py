@@ -150,7 +150,7 @@ def higher_is_better(
     metric:str # a column of the history
 )->bool:
     "Say which way is up, by the name"
-    return not any(o in metric.lower().replace("-", "_") for o in _LOWER)
+    return not any(o in metric.split("/")[0].lower().replace("-", "_") for o in _LOWER)      # behind the stroke stands a class, whatever it is called
 
 # %% ../nbs/13c_compare.ipynb #0ed03dde
 _MARKS = ("train.log", "metrics.csv", "metrics.jsonl", "checkpoints", ".lock")

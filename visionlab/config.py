@@ -79,6 +79,7 @@ class TrainConfig:
     label_smoothing:float=0.    # share of each label spread over all classes
     metrics:list=None           # names, sets such as autotrain or lightly, or dicts for MetricConfig; default: accuracy and f1_macro
     threshold:float=.5          # where images have several classes: one is said to be there above this probability
+    positive:str|int=None       # of two classes the one that binary metrics are about, by name or number; default: the second
     monitor:str="valid_loss"    # column of the history that early stopping and the best weights go by
     early_stopping_patience:int=None # epochs without improvement after which training ends, with the best weights; default: never
     early_stopping_threshold:float=0. # smaller improvements don't count

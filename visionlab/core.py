@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['UNGUARDED', 'VisionlabError', 'DataError', 'EmptyDatasetError', 'ClassMismatchError', 'TooManyBadFilesError',
            'ConfigError', 'UnknownOptionError', 'CheckpointError', 'TrainingError', 'ExportError', 'PredictError',
-           'BadInputError', 'MissingDependencyError', 'ImageReadError', 'close_matches', 'one_of', 'whole_number',
-           'optional_import', 'default_device', 'usable_cpus', 'rank', 'world_size', 'is_main', 'unguarded_error',
-           'check_guarded', 'set_seed', 'key', 'uniforms', 'atomic_write', 'flush_to_disk', 'file_sha256', 'cache_dir',
-           'in_notebook', 'to_uint8', 'new_figure', 'show_images', 'show_image', 'finite', 'shorten', 'escape',
-           'html_table']
+           'BadInputError', 'MissingDependencyError', 'ImageReadError', 'short_traceback', 'close_matches', 'one_of',
+           'whole_number', 'optional_import', 'default_device', 'usable_cpus', 'rank', 'world_size', 'is_main',
+           'unguarded_error', 'check_guarded', 'set_seed', 'key', 'uniforms', 'atomic_write', 'flush_to_disk',
+           'file_sha256', 'cache_dir', 'in_notebook', 'to_uint8', 'new_figure', 'show_images', 'show_image', 'finite',
+           'shorten', 'escape', 'html_table']
 
 # %% ../nbs/00_core.ipynb #8356c32c
-import difflib, hashlib, html, importlib, math, multiprocessing, os, random, sys, tempfile
+import difflib, hashlib, html, importlib, math, multiprocessing, os, random, sys, sysconfig, tempfile, traceback
 from pathlib import Path
 import numpy as np
 
@@ -29,6 +29,7 @@ class VisionlabError(Exception):
         super().__init__("\n".join(o for o in lines if o))
         self.what,self.where,self.fix,self.context = what,where,fix,context
 
+    def _render_traceback_(self): return short_traceback(self)     # IPython asks for it
     def __reduce__(self): return _rebuild_error, (type(self), self.what, self.where, self.fix, self.context)
 
 def _rebuild_error(cls, what, where, fix, context): return cls(what, where, fix, **context)
@@ -52,6 +53,37 @@ class ImageReadError(DataError):
     def path(self): return self.context.get("path")
     @property
     def reason(self): return self.context.get("reason")
+
+# %% ../nbs/00_core.ipynb #c49aa129
+def _is_own(filename):
+    "Return whether a file is a person's: a cell or a script, not visionlab's and no library's"
+    if filename.startswith("<"): return filename.startswith("<ipython-input")
+    libraries = (Path(__file__).parent, *(Path(o) for k,o in sysconfig.get_paths().items() if k in ("stdlib", "platstdlib", "purelib", "platlib")))
+    return not any(Path(filename).is_relative_to(o) for o in libraries)
+
+def _place(frame):
+    "Write where a frame is, and its line"
+    ip = sys.modules.get("IPython")
+    shell = ip.get_ipython() if ip else None
+    name = getattr(getattr(shell, "compile", None), "format_code_name", lambda o: None)(frame.filename)
+    place = " ".join(name) if name else frame.filename
+    where = "" if frame.name == "<module>" else f", in {frame.name}"
+    return f"{place}, line {frame.lineno}{where}\n----> {frame.line}"
+
+def short_traceback(
+    error:BaseException
+)->list: # of lines
+    "Write the traceback of an error with a person's own lines only, what it was caused by first if that happened in theirs"
+    if os.environ.get("VISIONLAB_TRACEBACK") == "full":
+        return "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines()
+    lines,cause = [], error.__cause__
+    while cause is not None:
+        own = [o for o in traceback.extract_tb(cause.__traceback__) if _is_own(o.filename)]
+        if own: lines = [*map(_place, own), f"{type(cause).__name__}: {cause}", "", *lines]
+        cause = cause.__cause__
+    frames = traceback.extract_tb(error.__traceback__)
+    lines += map(_place, [o for o in frames if _is_own(o.filename)] or frames[-1:])
+    return [*lines, "", f"\x1b[31m{type(error).__name__}\x1b[39m: {error}"]
 
 # %% ../nbs/00_core.ipynb #55d63b16
 def close_matches(name:str, options, n:int=4)->list:

@@ -257,7 +257,11 @@ def eval_frame(self:ImageDataModule)->Resize:
     "Say how evaluation brings an image to the model's size; small images of that size stay as they are"
     config = self.model_config
     if self.is_small and self.image_size == self.catalog.pixels.shape[1:3]: return Resize(crop_pct=1.)
-    return Resize(self.given["resize"] or getattr(config, "crop_mode", "crop"), getattr(config, "crop_pct", .875), getattr(config, "interpolation", "bilinear"))
+    own,share = getattr(config, "crop_mode", "crop"), getattr(config, "crop_pct", .875)
+    mode = self.given["resize"] or own
+    squashed = share if mode == own == "squash" else 1.         # some weights want the middle of the squashed picture
+    beside = tuple(round(255*o) for o in self.stats[0]) if mode == "pad" else 128      # the mean, as timm has it
+    return Resize(mode, share, getattr(config, "interpolation", "bilinear"), beside, squashed)
 
 @patch(as_prop=True)
 def eval_pipeline(self:ImageDataModule)->Pipeline:
@@ -415,13 +419,27 @@ def test_dataloader(self:ImageDataModule)->Loader: return self.loader("test")
 
 @patch
 def predict_dataloader(self:ImageDataModule,
-    source=None # a folder, a list of files or a `Catalog`; default: the test split, or validation where there is none
+    source=None # a folder, a list of files or a `Catalog`; default: the test split, or validation where there is none. What cannot be read is left out, as `on_bad` says
 )->Loader:
     "Make a loader of images without labels, or of a held-out split"
     if source is None: return self.loader("test" if "test" in self.catalog.splits else "val")
-    rows = source if isinstance(source, Catalog) else Catalog.from_lists(list_images(source), classes=self.classes)
+    rows = source if isinstance(source, Catalog) else Catalog.from_lists(list_images(source), classes=self.classes, on_bad=self.on_bad)
     if limit := {k:v for k,v in self.catalog.info.items() if k == "max_pixels"}: rows = replace(rows, info=rows.info | limit)
-    return Loader(rows, self.eval_pipeline, self.eval_batch_size, seed=self.seed, workers=self.num_workers, images=Images(rows, self.in_chans), **self.loading)
+    images = Images(rows, self.in_chans)
+    known = len(rows.skipped) if isinstance(source, Catalog) else 0         # what its owner left out is no news
+    rows = _answerable(rows, audit(rows, images, self.num_workers), self.on_bad, known)
+    return Loader(rows, self.eval_pipeline, self.eval_batch_size, seed=self.seed, workers=self.num_workers, images=images, **self.loading)
+
+def _answerable(rows, bad, on_bad, known):
+    "Leave out images that cannot be read, aloud, so that the others are answered"
+    if bad and on_bad == "error": return remove_bad(rows, bad, on_bad)
+    for reason in sorted({r for _,r in bad}): rows = rows.drop([i for i,r in bad if r == reason], reason)
+    if not len(rows): raise EmptyDatasetError("No image can be read", rows.source, f"All {len(bad)} are unreadable", catalog=rows)
+    lost = rows.skipped.iloc[known:]
+    if len(lost):
+        listing = "; ".join(f"{p} ({r})" for p,r in zip(lost["path"][:5], lost["reason"]))
+        warnings.warn(f"{len(lost)} of {len(rows)+len(lost):,} files are left out: they cannot be read: {listing}", stacklevel=_outside())
+    return rows
 
 # %% ../nbs/06a_data.ipynb #c1fe397b
 def list_images(
@@ -488,7 +506,7 @@ class _Pretrained:
         import timm
         try: self.net = timm.create_model(name, pretrained=True, num_classes=0, in_chans=in_chans).eval()
         except (OSError, RuntimeError, ValueError) as e:
-            raise ConfigError(f"The weights of {name} cannot be had: {type(e).__name__}", "", "Connect to the internet once, or give a model of your own: embed=learn.model") from e
+            raise ConfigError(f"The weights of {name} cannot be had: {type(e).__name__}", "", "Connect to the internet once, or give a model of your own: embed=learn.model") from None
     def features(self, x): return self.net(x)
     def parameters(self): return self.net.parameters()
 

@@ -6,7 +6,7 @@
 __all__ = ['edits_path', 'Decisions', 'Review', 'LabelCleaner', 'DataDoctor']
 
 # %% ../nbs/17a_decisions.ipynb #303589e8
-import json, os, re
+import json, os, re, warnings
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from traitlets import Int, Unicode, link, observe, validate
 from .core import ConfigError, VisionlabError, atomic_write, escape, one_of, shorten, show_images
 from .catalog import Catalog, label_text
-from .doctor import ACTIONS, ISSUES, Report, _csv, _edit_table, _picture, _value_problem
+from .doctor import ACTIONS, EDIT, ISSUES, SIGNED, Report, _csv, _edit_table, _picture, _value_problem, find_images, lost_text, refuse_others, signed
 from .data import ImageDataModule
 from .learner import Learner
 from .interpret import ORDERS, Interpretation
@@ -30,8 +30,6 @@ def edits_path(
     name = re.sub(r"\W+", "-", Path(str(catalog.source) or "catalog").name).strip("-") or "catalog"
     return Path(f"{name[:60]}-edits.csv")
 
-_FIELDS = ("path", "action", "value", "note", "row")
-
 class Decisions:
     "Edits made by hand: one for an image, in a CSV file, and undone step by step"
     def __init__(self,
@@ -39,26 +37,37 @@ class Decisions:
         path=None # CSV file, read if it exists and written with the first decision; default: named after the source, in the current folder
     ):
         self.catalog,self.path = catalog, edits_path(catalog) if path is None else Path(path)
-        self._stamp,self._all,self._steps = None, {}, []
+        self._stamp,self._all,self._at,self._contents,self._steps,self.lost = None, {}, {}, {}, [], ""
         self._read()
-
-    def _key(self, row): return self.catalog.frame.at[row, "path"], str(row)
 
     def _read(self):
         "Take over what the file says, if someone else wrote it"
         try: stat = self.path.stat()
         except OSError: return
         if (stamp := (stat.st_mtime_ns, stat.st_size, stat.st_ino)) == self._stamp: return
-        self._all = {(o[0], o[4] or ""):(*o[:4], int(o[4]) if str(o[4]).isdecimal() else o[4]) for o in _edit_table(self.path).itertuples(index=False, name=None)}
+        self._all = {(o[0], str(o[4] or "")):o for o in _edit_table(self.path).itertuples(index=False, name=None)}
+        self._find(fresh=True)
         self._stamp = stamp
 
+    def _table(self): return pd.DataFrame(list(self._all.values()), columns=SIGNED, dtype=object)
+
+    def _find(self, fresh=False):
+        "Find the image that each line of the file is about, and say how many have none any more"
+        table = self._table()
+        rows,why = find_images(self.catalog, table, self.path.parent, self._contents)
+        if fresh: refuse_others(self.catalog, table, why, self.path)
+        lines = sorted(zip(self._all, rows), key=lambda o: o[0][1] != "")          # a line with a number has the last word
+        self._at = {i:key for key,part in lines for i in part}
+        self.lost = lost_text(table, why, "decision")
+        if fresh and self.lost: warnings.warn(f"{self.path.name}: {self.lost}. They stay in the file", stacklevel=4)
+
     def _write(self):
-        atomic_write(self.path, _csv(pd.DataFrame(list(self._all.values()), columns=_FIELDS, dtype=object)))
+        atomic_write(self.path, _csv(self._table()))
         stat = self.path.stat()
         self._stamp = stat.st_mtime_ns, stat.st_size, stat.st_ino
 
     def _set(self, changes):
-        "Write some decisions (None: forget it), and give what they replace"
+        "Write some lines (None: without them), and give what they replace"
         self._read()
         before,kept = {k:self._all.get(k) for k in changes}, dict(self._all)
         for k,o in changes.items():
@@ -68,22 +77,22 @@ class Decisions:
         except OSError as e:
             self._all = kept
             raise VisionlabError(f"The decision could not be written: {e.strerror or e}", str(self.path), "Give a path that can be written, as path=") from e
+        self._find()
         return before
 
     def __getitem__(self, row)->tuple: # (path, action, value, note, row) or None
         "Find the decision about an image"
         self._read()
-        path,number = self._key(row)
-        return self._all.get((path, number)) or self._all.get((path, ""))
+        line = self._all.get(self._at.get(int(row)))
+        return line and (self.catalog.frame.at[row, "path"], *line[1:4], int(row))
 
     def __contains__(self, row): return self[row] is not None
 
     def decided(self)->np.ndarray:
         "List the numbers of the images of this catalog that were decided on"
         self._read()
-        rows = self.catalog.frame["path"]
-        named = pd.MultiIndex.from_arrays([rows, rows.index.astype(str)]).isin(list(self._all)) if self._all else np.zeros(len(rows), bool)
-        return rows.index[named | rows.isin([p for p,n in self._all if not n])].to_numpy()
+        rows = self.catalog.frame.index
+        return rows[rows.isin(list(self._at))].to_numpy()
 
     def decide(self,
         rows,          # an image's number, or several: one step, undone together
@@ -98,35 +107,41 @@ class Decisions:
         several # (number, action, value, note) of each image
     ):
         "Decide on images one way or the other, as one step"
-        several = dict(self._entry(*o) for o in several)
-        self._step({(path, ""):None for path,_ in several if (path, "") in self._all} | several)      # a line that names no number gives way
+        entries = {o[4]:o for o in (self._entry(*o) for o in several)}
+        if not entries: return
+        self._read()
+        table = signed(self.catalog, pd.DataFrame(list(entries.values()), columns=EDIT, dtype=object), self.path.parent)
+        self._contents.update(zip(entries, table["content"]))
+        former = {self._at[i]:None for i in entries if i in self._at}
+        unnumbered = {(o[0], ""):None for o in entries.values()}         # a line that names no number gives way
+        lines = {(o[0], str(o[4])):o for o in table.itertuples(index=False, name=None)}
+        self._step(entries, former | unnumbered | lines)
 
     def _entry(self, row, action, value, note):
         "Check a decision, and write it as a line of the file"
         one_of(action, ACTIONS, "action")
         if action == "relabel" and self.catalog.task == "multilabel" and not isinstance(value, str): value = list(value)
         if problem := _value_problem(self.catalog, action, value): raise ConfigError(f"This decision cannot be made: {problem}")
-        return self._key(row), (self._key(row)[0], action, _text_of(value), note, int(row))
+        return self.catalog.frame.at[row, "path"], action, _text_of(value), note, int(row)
 
     def forget(self, row):
         "Take back what was decided on an image"
-        if row in self: self._step({self._key(row):None, (self._key(row)[0], ""):None})
+        if row in self: self._step([int(row)], {self._at[int(row)]:None, (self.catalog.frame.at[row, "path"], ""):None})
 
-    def _step(self, changes): self._steps.append(self._set(changes))
+    def _step(self, rows, changes): self._steps.append((list(rows), self._set(changes)))
 
     def undo(self)->list: # numbers of the images
         "Take back the last step made here"
         if not self._steps: return []
-        before = self._steps.pop()
+        rows,before = self._steps.pop()
         self._set(before)
-        return [int(number) for _,number in before if number]
+        return rows
 
     @property
     def frame(self)->pd.DataFrame:
         "Give the decisions on images of this catalog, as `apply_edits` takes them"
         self._read()
-        rows = [o for i in self.decided() if (o := self[i]) is not None]
-        return _edit_table(pd.DataFrame(rows, columns=_FIELDS, dtype=object))
+        return pd.DataFrame([self[i] for i in self.decided()], columns=EDIT, dtype=object)
 
     def apply(self)->Catalog:
         "Make a catalog with the decisions carried out; `revert_edits` takes them back"
@@ -135,7 +150,8 @@ class Decisions:
     def __len__(self): return len(self.decided())
     def __repr__(self):
         kinds = self.frame["action"].value_counts()
-        return f"Decisions on {len(self):,} of {len(self.catalog):,} images, in {self.path.name}" + "".join(f"; {k} {n:,}" for k,n in kinds.items())
+        counts = "".join(f"; {k} {n:,}" for k,n in kinds.items()) + (f"; {self.lost}" if self.lost else "")
+        return f"Decisions on {len(self):,} of {len(self.catalog):,} images, in {self.path.name}{counts}"
 
 def _text_of(value):
     "Write a value as the file holds it: several classes as JSON"
@@ -276,7 +292,8 @@ class Review(View):
 
     def _headline(self):
         done,n = self.progress
-        return f"{done:,} of {n:,} decided, kept in {self.decisions.path.name}; {len(self.rows):,} listed"
+        lost = f"; {self.decisions.lost}" if self.decisions.lost else ""
+        return f"{done:,} of {n:,} decided, kept in {self.decisions.path.name}; {len(self.rows):,} listed{lost}"
 
     def _strip(self, n=_NEXT):
         "Draw the image in front and those around it"
@@ -390,7 +407,7 @@ def _signed(name, before, after):
 
 class LabelCleaner(Review):
     "Go through labels that are likely wrong, and keep, change or leave them out"
-    by = Unicode("confident", help="order of an interpretation's images: \"confident\" learning, \"loss\", \"margin\", or of several opinions their \"disagreement\" with the label")
+    by = Unicode("loss", help="order of an interpretation's images: \"loss\", \"confident\" learning, \"margin\" of log probabilities, or of several opinions their \"disagreement\" with the label")
     label = Unicode("", help="only images with this label; empty: all")
     split = Unicode("", help="only images of this split; empty: all")
     suspects = Unicode("all", help="all images, or only the suspects of confident learning")
@@ -398,7 +415,7 @@ class LabelCleaner(Review):
     def __init__(self,
         data,                # a data module or a `Catalog`
         found,               # an `Interpretation`, several of them (opinions), or a table with `suggested`, `p_label` and `p_suggested`, indexed by the catalog's numbers, the most suspicious first
-        by:str=None,         # order of an interpretation: "confident", "loss" or "margin"; of several opinions also "disagreement", which is then the default
+        by:str=None,         # order of an interpretation: "loss", the default, "confident" or "margin"; of several opinions also "disagreement", which is then the default
         path=None            # CSV file of the decisions; default: named after the source, in the current folder
     ):
         catalog = getattr(data, "catalog", data)
@@ -407,7 +424,7 @@ class LabelCleaner(Review):
         self.found,self.several = found if known else None, catalog.task == "multilabel"
         self._place = {int(o):k for k,o in enumerate(found.ids)} if known else {}
         self.catalog = catalog
-        super().__init__(by=by or ("disagreement" if known and found.members is not None else "confident"))
+        super().__init__(by=by or ("disagreement" if known and found.members is not None else "loss"))
         self._take(_asked(catalog, found.label_errors(self.by) if known else found))
         self._start(data, path)
 
@@ -523,20 +540,26 @@ class LabelCleaner(Review):
         super()._sync()
         if self.several and self.current is not None: self._other.value = tuple(self.catalog.frame.at[self.current, "label"] or ())
 
+    def _headline(self):
+        wrong = f", {int(self.table['suspect'].sum()):,} look wrong" if "suspect" in self.table else ""
+        return f"{len(self.table):,} looked at{wrong}; {super()._headline()}"
+
     def __repr__(self): return f"LabelCleaner: {self._headline()}"
 
 @patch
 def clean_labels(self:Learner,
-    dl=None,             # "train", "val" or "test", best one the model has not trained on; default: validation
-    by:str="confident",  # order: "confident" learning, "loss", "margin", or the "disagreement" of several with the label
-    path=None,           # CSV file of the decisions; default: named after the source, in the current folder
-    others=()            # more learners to ask; for "disagreement" default: the neighbours in this one's feature space
+    dl=None,        # "train", "val" or "test": what the model itself says of that split; default: all labelled images, out of fold
+    by:str="loss",  # order: "loss", "confident" learning, "margin" of log probabilities, or the "disagreement" of several with the label
+    path=None,      # CSV file of the decisions; default: named after the source, in the current folder
+    others=()       # more learners to ask; for "disagreement" default: the neighbours in this one's feature space
 )->LabelCleaner:
     "Go through labels that are likely wrong"
+    self.alone()
     if self.data is None: raise ConfigError("Cleaning labels needs a data module, which knows the files", "", "LabelCleaner(catalog, interpretation) takes both")
     one_of(by, ORDERS, "order")
-    found = combine(*(o.interpret(dl) for o in (self, *others))) if others else self.second_opinion(dl) if by == "disagreement" else self.interpret(dl)
-    return LabelCleaner(self.data, found, by, path)
+    if by == "disagreement" and not others: return LabelCleaner(self.data, self.second_opinion(dl), by, path)
+    found = [o.fold_opinion() if dl is None else o.interpret(dl) for o in (self, *others)]
+    return LabelCleaner(self.data, combine(*found) if others else found[0], by, path)
 
 # %% ../nbs/17a_decisions.ipynb #5bd8a485
 class DataDoctor(Review):

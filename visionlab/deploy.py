@@ -6,23 +6,24 @@
 __all__ = ['FORMAT', 'WEIGHTS', 'CONFIG', 'MANIFEST', 'FILES', 'NewerFormatError', 'load_model']
 
 # %% ../nbs/15_deploy.ipynb #57617e03
-import hashlib, json, os, secrets, shutil
+import hashlib, json, os, secrets, shutil, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from .core import CheckpointError, ConfigError, ExportError, VisionlabError, atomic_write, default_device, file_sha256, finite, flush_to_disk
 from .catalog import TASKS
-from .transforms import Pipeline
-from .models import ImageClassifier, ModelConfig, as_trained, misfits, unwrap
+from .transforms import Pipeline, Resize
+from .models import ImageClassifier, ModelConfig, as_trained, check_finite, misfits, outline, read_shapes, unwrap
 from .predict import Predictor
+from .metrics import positive_class
 from .learner import Learner
 
 # %% ../nbs/15_deploy.ipynb #5d7026f5
 FORMAT = 1                                           # of visionlab.json; raised when an older visionlab could not read it
 WEIGHTS,CONFIG,MANIFEST = FILES = "model.safetensors", "config.json", "visionlab.json"
 _KIND = "visionlab classifier"
-_MANIFEST_LIMIT,_LARGEST = 64*2**20, 2**14           # bytes; pixels a side
+_MANIFEST_LIMIT,_LARGEST,_LEAST_KEPT = 64*2**20, 2**14, .01    # bytes; pixels a side; share of a picture
 
 class NewerFormatError(CheckpointError): "An export was written by a visionlab newer than this one"
 
@@ -64,10 +65,18 @@ def _check_pipeline(p, config):
     "Frame one pixel, so that no surprise is left for the first picture"
     n,why = config.in_chans, "its size, mean or std do not suit the network"
     try:
-        fits = max(p.size) <= _LARGEST and p.frame(np.zeros((1, 1, n), np.uint8), p.size).shape == (*p.size, n)
+        small = tuple(min(o, 64) for o in p.size)          # as telling as the whole size, in no memory
+        fits = max(p.size) <= _LARGEST and min(p.size) > 0 and getattr(p.frame, "kept", 1) >= _LEAST_KEPT
+        fits = fits and p.frame(np.zeros((1, 1, n), np.uint8), small).shape == (*small, n)
         fits = fits and len(p.mean) == len(p.std) == n and np.isfinite([*p.mean, *p.std]).all()
     except Exception as e: fits,why = False, f"{type(e).__name__}: {e}"      # wrong values may lead to any
     if not fits: raise ConfigError(f"The evaluation pipeline cannot prepare an image: {why}", p.name, "Use one whose frame is a Resize, as eval_pipeline makes it")
+
+def _check_fill(p):
+    "Say where timm and transformers pad with another level than this pipeline"
+    frame,mean = p.frame, [round(255*o) for o in p.mean]
+    if not isinstance(frame, Resize) or frame.mode != "pad" or np.array_equal(np.broadcast_to(frame.fill, len(mean)), mean): return
+    warnings.warn(f"This pipeline pads with {frame.fill}; timm and transformers pad with the mean, {mean}, so their answers from this export differ a little", stacklevel=3)
 
 def _tensors(net, config):
     "Copy the network's tensors to the CPU, after checking that they are worth keeping"
@@ -158,11 +167,17 @@ def _versions():
     import timm, torchvision, visionlab
     return dict(visionlab=visionlab.__version__, torch=str(torch.__version__), torchvision=torchvision.__version__, timm=timm.__version__)
 
+def _said_of(learn):
+    "Say of a model of several classes to an image how it answers, of others which class its binary metrics are about"
+    if learn.task == "multilabel": return dict(task=learn.task, threshold=learn.threshold)
+    if learn.positive is None: return {}
+    return dict(positive=learn.classes[positive_class(learn.positive, learn.classes)])
+
 def _manifest(learn, config, pipeline, folder):
     "Describe an export whose other files are written"
     ids = learn.data.catalog.info.get("class_ids")
     files = {o:dict(bytes=(folder/o).stat().st_size, sha256=file_sha256(folder/o)) for o in (WEIGHTS, CONFIG)}
-    several = dict(task=learn.task, threshold=learn.threshold) if learn.task == "multilabel" else {}
+    several = _said_of(learn)
     d = dict(kind=_KIND, format=FORMAT, classes=list(learn.classes), **(dict(class_ids=list(ids)) if ids else {}), **several, model=config.to_dict(), pipeline=pipeline,
              metrics=finite(learn.scores), versions=_versions(), files=files)
     return dict(d, sha256=_seal(d))
@@ -177,6 +192,7 @@ def export(self:Learner,
     (net,config),pipeline,folder = _exportable(self), self.data.eval_pipeline, Path(folder).expanduser()
     plain,config,target = pipeline.to_dict(), as_trained(config, pipeline), folder.resolve()
     _check_pipeline(pipeline, config)
+    _check_fill(pipeline)
     _check_target(target)
     tensors = _tensors(net, config)
     try:
@@ -243,15 +259,21 @@ def _answering(d):
     if task not in TASKS or isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1: raise ValueError(f"the task is {task!r} with threshold {threshold!r}")
     return dict(task=task, threshold=threshold)
 
+def _check_fits(found, wanted, path):
+    "Refuse tensors that are not those of the network"
+    if bad := misfits(found, wanted): raise CheckpointError(f"The weights do not fit the network: {'; '.join(bad[:3])}", str(path), "Export the model again", problems=bad)
+
 def _filled(config, path):
-    "Rebuild the model of a configuration and fill it with the tensors of a file"
+    "Rebuild the model of a configuration and fill it with the tensors of a file, once its header says that they fit"
     from safetensors import SafetensorError, safe_open
-    model = _rebuilt(config)
+    try: found = read_shapes(path)
+    except CheckpointError as e: raise _damaged(path, "is damaged or no safetensors file") from e
+    _check_fits(found, outline(config, found).state_dict(), path)
     try:
         with safe_open(path, framework="pt") as f: tensors = {k:f.get_tensor(k) for k in f.keys()}
     except (SafetensorError, OSError) as e: raise _damaged(path, f"is damaged: {e}") from e
-    if bad := misfits(tensors, model.net.state_dict()):
-        raise CheckpointError(f"The weights do not fit the network: {'; '.join(bad[:3])}", str(path), "Export the model again", problems=bad)
+    check_finite(tensors, path)
+    model = _rebuilt(config)
     model.net.load_state_dict(tensors)
     return model.to(memory_format=torch.channels_last) if any(p.ndim == 4 for p in model.parameters()) else model
 
@@ -266,5 +288,5 @@ def load_model(
     with _understood(folder/MANIFEST):
         config,pipeline,classes = _described(d, folder)
         answering,model = _answering(d), _filled(config, folder/WEIGHTS)
-    info = {k:d[k] for k in ("format", "model", "metrics", "versions", "class_ids") if k in d}
+    info = {k:d[k] for k in ("format", "model", "metrics", "versions", "class_ids", "positive") if k in d}
     return Predictor(model, pipeline, classes, device or default_device(), info, **answering)

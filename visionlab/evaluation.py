@@ -17,7 +17,7 @@ from .doctor import Counting
 from .loader import Images, Loader
 from .data import audit, remove_bad
 from .losses import make_loss
-from .metrics import computed, make_metrics, to_probs, update_all
+from .metrics import column_of, computed, make_metrics, to_probs, update_all
 from .predict import Predictor
 from .learner import Learner
 from .checkpoints import Checkpoint, resolve
@@ -96,7 +96,7 @@ class Evaluation:
     )->list: # of texts
         "List the requirements that are not met"
         if odd := [k for k,v in require.items() if isinstance(v, bool) or not isinstance(v, (int, float))]: raise ConfigError(f"What {odd[0]} must be is no number: {require[odd[0]]!r}", "require", f"Write {odd[0]}=.9")
-        value = lambda k: self.scores[one_of(k, list(self.scores), "score")]
+        value = lambda k: self.scores[one_of(column_of(k, self.scores), list(self.scores), "score")]
         met = lambda k, want: value(k) >= want if higher_is_better(k) else value(k) <= want
         return [f"{k} is {value(k):.4f}, and should be at {'least' if higher_is_better(k) else 'most'} {want:g}" for k,want in require.items() if not met(k, want)]
 
@@ -133,10 +133,10 @@ class Evaluation:
         return html_table([(k, f"{v:.4f}") for k,v in self.scores.items()], caption=self._title()) + f"<p>{escape(note)}</p>" + table.to_html(float_format="{:.3f}".format, na_rep="–")
 
 # %% ../nbs/18d_evaluate.ipynb #7c9e3663
-def _metrics(task, n, threshold):
+def _metrics(task, n, threshold, classes, positive):
     "Make all metrics there is a use for"
     names = ["autotrain", *(["mAP", "auroc"] if task == "multilabel" else ["top5"]*(n > 5) + ["auroc"]*(n > 2))]
-    return make_metrics(names, task, threshold, n)
+    return make_metrics(names, task, threshold, n, classes, positive)
 
 def _answer(model, loader):
     "Run a model over a loader: outputs and targets, on the CPU"
@@ -148,9 +148,9 @@ def _answer(model, loader):
     line.close()
     return torch.cat(outs), torch.cat(targets)
 
-def _scores(outs, targets, losses, task, threshold):
+def _scores(outs, targets, losses, task, threshold, classes, positive):
     "Compute the loss and the metrics"
-    metrics = _metrics(task, outs.shape[1], threshold)
+    metrics = _metrics(task, outs.shape[1], threshold, classes, positive)
     for m in metrics: m.reset()
     update_all(metrics, outs, targets)
     return dict(loss=float(losses.double().mean()), **computed(metrics))
@@ -166,11 +166,13 @@ def evaluate(
     threshold:float=None, # where images have several classes: one is named above this probability; default: the model's
     on_bad:str="skip",  # unreadable files and rows of tables that cannot be used: "skip" lists them, "error" raises
     max_bad:float=.05,  # largest share of files that may be skipped
+    positive=None,      # of two classes the one that binary metrics are about, by name or number; default: the model's, else the second
     **source            # how to open the data, as for `open_data`: valid, ignore_classes, tables
 )->Evaluation:
     "Score a model on labelled images"
     predictor = open_model(model, which, device)
     threshold = predictor.threshold if threshold is None else threshold
+    if positive is None: positive = model.positive if isinstance(model, Learner) else predictor.info.get("positive")
     catalog = _named_alike(_opened(model, data, on_bad, source), predictor.classes, predictor.info.get("class_ids"))
     if catalog.task != predictor.task: raise ClassMismatchError(f"The model is {predictor.task}, the labels are {catalog.task}", catalog.source, "Give labels of the kind the model was trained on")
     split,rows = _chosen(catalog, split)
@@ -181,7 +183,7 @@ def evaluate(
     outs,targets = _answer(predictor, loader)
     losses,(ids,paths) = make_loss(task=predictor.task)(outs, targets, reduction="none"), _order(loader, len(targets))
     found = Interpretation(to_probs(outs, predictor.task), targets, losses, predictor.classes, paths, ids, _picture_of(loader), predictor.task, threshold)
-    return Evaluation(_scores(outs, targets, losses, predictor.task, threshold), found, rows, split, str(exported(model, which)) if isinstance(model, (str, Path)) else "")
+    return Evaluation(_scores(outs, targets, losses, predictor.task, threshold, predictor.classes, positive), found, rows, split, str(exported(model, which)) if isinstance(model, (str, Path)) else "")
 
 # %% ../nbs/18d_evaluate.ipynb #c54ca124
 def _copied(found, out):

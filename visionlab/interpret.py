@@ -331,7 +331,7 @@ def outcomes(self:Interpretation): # a DataFrame with a row for each class
     return pd.DataFrame(dict(zip(_WHAT, (hit, true-hit, said-hit))), index=pd.Index(self.classes, name="class"))
 
 # %% ../nbs/16_interpret.ipynb #6fedb152
-ORDERS = ("confident", "loss", "margin", "disagreement")
+ORDERS = ("loss", "confident", "margin", "disagreement")
 
 def _against(found):
     "Give for each image the share of opinions that contradict its label"
@@ -367,13 +367,13 @@ def _doubts_of_several(found):
 
 @patch
 def label_errors(self:Interpretation,
-    by:str="confident", # what makes a label suspicious: "confident" learning, the "loss", the "margin" by which another class is likelier, or the "disagreement" of several opinions with it
+    by:str="loss", # what makes a label suspicious: the "loss", "confident" learning, the "margin" of log probabilities by which another class is likelier, or the "disagreement" of several opinions with it
 ): # a DataFrame: path, label, suggested, p_label, p_suggested, loss, suspect, and of several opinions the share against; the most suspicious first; indexed by the catalog's numbers
     "Order images by how likely their label is wrong"
     import pandas as pd
     one_of(by, ORDERS, "order")
     suggested,p_label,p_better,place = (_doubts_of_several if self.task == "multilabel" else _doubts)(self)
-    margin,losses = p_better - p_label, self.losses.numpy()
+    margin,losses = np.log(np.maximum(p_better, 1e-12)) - np.log(np.maximum(p_label, 1e-12)), self.losses.numpy()
     against = _against(self) if by == "disagreement" or self.members is not None else None
     order = np.lexsort({"loss":(-losses,), "margin":(-margin,), "confident":(-margin, np.where(place < 0, len(place), place)), "disagreement":(-margin, 0 if against is None else -against)}[by])
     label = [tuple(self.classes[i] for i in np.flatnonzero(o > .5)) for o in self.targets.numpy()] if self.task == "multilabel" else [self.classes[i] for i in self.targets.tolist()]

@@ -219,6 +219,11 @@ class Progress(Callback):
     def cleanup_fit(self, learn):
         if (table := self.__dict__.pop("table", None)) is not None: table.close("Interrupted: the learner is as it was after the last whole step." if learn.interrupted else "")
 
+def _not_finite(x)->list:
+    "List the positions of a batch's images whose pixels are not all finite"
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point(): return []
+    return (~x.flatten(1).isfinite().all(1)).nonzero().ravel().tolist()
+
 class StopOnNaN(Callback):
     "Stop when the loss is no longer finite and keep the batch: at once on a CPU, on a GPU within a second or so, never waiting for it"
     order,keeps = -5, ("started",)        # after the recorder has read the losses
@@ -251,6 +256,10 @@ class StopOnNaN(Callback):
         paths = list(getattr(batch, "path", None) or [])
         if batch is not None: learn.bad_batch = dict(zip("xy", to_device(batch, "cpu")), step=step, seed=learn.seed, paths=paths)
         if found := _of_images(learn, learn.xb) if learn.xb is not None else None: raise DataError(found[0], f"step {step}", found[1])
+        if batch is not None and (bad := _not_finite(learn.bad_batch["x"])):
+            named = ", ".join(paths[i] if paths else f"image {i} of the batch" for i in bad[:5])
+            raise TrainingError(f"{len(bad)} of the {len(learn.bad_batch['x'])} images of a batch have pixels that are not finite numbers", f"step {step}: {named}",
+                            "Look at the transform that makes them: a division by 0 or a logarithm of 0 does. They are in learn.bad_batch", step=step, paths=[paths[i] for i in bad] if paths else bad)
         fix = f"Train with a lower learning rate than {learn.opt.param_groups[-1]['lr']:.1e} (learn.lr_find() suggests one), in precision='fp32', and look at the inputs: they are in learn.bad_batch"
         raise TrainingError("The loss is no longer a finite number", f"epoch {learn.epoch}, step {step}" + (f", a batch with {paths[0]}" if paths else ""),
                             fix + ("; the weights took harm" if harmed else ""), step=step, paths=paths)
@@ -269,7 +278,7 @@ class Advisor(Callback):
 
     def before_fit(self, learn):
         if learn.valid_dl is None: self._say(learn, "There is no validation set, so nothing will tell how good the model is on new images: give val_split=.1, a folder named val, or (train, valid) loaders")
-        self._say(learn, *_rate_notes(learn), *_step_notes(learn))
+        self._say(learn, *_rate_notes(learn), *_step_notes(learn), *_positive_notes(learn))
 
     def after_epoch(self, learn):
         losses = [r["train_loss"] for r in learn.history[-3:]]
@@ -285,6 +294,13 @@ def _rate_notes(learn):
     if learn.opt_name != "sgd" and getattr(getattr(learn.model, "config", None), "pretrained", False): high = 20*default_lr(learn.model)
     far = "high" if lr > high else "low" if lr < low else None
     return [f"A learning rate of {lr:.1e} is very {far} for {learn.opt_name} and this model; learn.lr_find() suggests one"] if far else []
+
+def _positive_notes(learn):
+    "Say which of two classes binary metrics are about, where nobody chose it"
+    names = [m.name for m in learn.metrics if m.one_sided]
+    if not names or learn.positive is not None or learn.classes is None or len(learn.classes) != 2: return []
+    other,one = learn.classes
+    return [f"{', '.join(names)}: of the two classes {one!r} is scored, the second; positive={other!r} scores the other"]
 
 def _step_notes(learn):
     "Say so if there are hardly any steps"
@@ -348,7 +364,8 @@ class Learner:
         precision="auto",         # "auto", "fp32", "bf16" or "fp16"
         pretrained:bool=True,     # for a model given by name: start from its published weights
         seed:int=0,               # of a new head's weights, the order of images, augmentation and dropout
-        threshold:float=.5        # where images have several classes: one is said to be there above this probability
+        threshold:float=.5,       # where images have several classes: one is said to be there above this probability
+        positive=None             # of two classes the one that binary metrics are about, by name or number; default: the second
     ):
         self.device,self.seed,self.opt_name,self.weight_decay,self.named_loss = _usable_device(device), seed, opt, weight_decay, isinstance(loss, str)
         if world_size() > 1 and self.group is None: raise ConfigError(f"This is one of {world_size()} processes that do not know of each other", "", "Put the training into `with Distributed():` (visionlab.distributed), or start it with launch(f, n)")
@@ -357,11 +374,12 @@ class Learner:
         self._connect(data)
         self.channels_last = _has_convs(self.model)
         if self.channels_last: self.model.to(memory_format=torch.channels_last)
-        self.task,self.threshold = _task_of(self.data, loss), threshold
+        self.task,self.threshold,self.positive = _task_of(self.data, loss), threshold, positive
         self.layer_decay,self.gather = layer_decay, None         # gather: for metrics over several processes, as `Metric.sync` takes it
         self.loss_func = self._make_loss(loss, label_smoothing, class_weights)
         self.valid_loss_func = plain_loss(self.loss_func, self.task)
-        self.metrics = make_metrics(metrics, self.task, threshold, len(self.classes) if self.classes is not None else None)
+        if getattr(self.data, "balanced_sampling", False) and _weighs(self.loss_func): warnings.warn(_TWICE, stacklevel=2)
+        self.metrics = make_metrics(metrics, self.task, threshold, len(self.classes) if self.classes is not None else None, self.classes, positive)
         self.dtype = choose_precision(precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
         self.lr = lr if lr is not None else default_lr(self.model, opt)
@@ -699,9 +717,10 @@ class Learner:
     )->dict: # valid_loss and the metrics
         "Compute the plain loss and the metrics"
         stage = dl if isinstance(dl, str) and dl == "test" else "val"
+        dl = self._loader(dl)
         metrics = [Mean("valid_loss", per_sample(self.valid_loss_func), False), *[m for m in self.metrics if stage in m.stages]]
         for m in metrics: m.reset()
-        n,dl = 0, self._loader(dl)
+        n = 0
         for out,y in self._outputs(dl if self.peers is None else self.peers.part(dl)):
             if y is None: raise ConfigError("These images have no labels to compare with", "", "Use get_preds, or data with labels")
             try:
@@ -723,7 +742,8 @@ class Learner:
         return torch.cat(outs), None if ys[0] is None else torch.cat(ys)
 
     def _loader(self, dl):
-        "Find a loader by name; images come in order and without augmentation"
+        "Find a loader by name; images come in order and without augmentation. Called before anything else is touched"
+        self.alone()
         if dl is None: dl = self.valid_dl
         if isinstance(dl, str): dl = self.data.loader(dl) if self.data is not None else {"train":self.train_dl, "val":self.valid_dl}[one_of(dl, ("train", "val"), "split")]
         if dl is None: raise ConfigError("There is no validation set", "", "Give a loader, or data with a validation split")
@@ -791,6 +811,13 @@ def check_loader(dl, none=False):
     "Refuse what gives no batches"
     if not (none and dl is None or hasattr(dl, "__iter__") or hasattr(dl, "__getitem__")):
         raise ConfigError(f"No batches can be read from a {type(dl).__name__}: {str(dl)[:60]}", "", "Give 'train', 'val' or 'test', or anything that yields (images, targets), such as a DataLoader")
+
+_TWICE = "Balanced sampling and class weights both even out the classes: together they count rare classes too much. Use one of them"
+
+def _weighs(loss)->bool:
+    "Say whether a loss counts some classes more than others"
+    weights = [w for k in ("weight", "pos_weight") if isinstance(w := getattr(loss, k, None), torch.Tensor)]
+    return any(bool(w.min() < w.max()) for w in weights if w.numel())
 
 _GENTLE = ("vit", "deit", "beit", "swin", "eva", "dino", "cait", "xcit", "coat", "maxvit")
 

@@ -189,6 +189,7 @@ class Logger(Callback):
         self._send("the numbers of an epoch", self._scalars, "epoch", row, learn.step)
 
     def after_fit(self, learn):
+        if self.on and self.courier is None: self._begin(learn)         # all epochs were done before: only the end is left to tell
         if self.on and self.whole and self.images and learn.valid_dl is not None: self._draw("the picture of mistakes", lambda: mistake_pictures(learn, self.images), learn.step)
 
     def cleanup_fit(self, learn):

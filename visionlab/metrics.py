@@ -6,7 +6,7 @@
 __all__ = ['AVERAGES', 'METRICS', 'MULTILABEL_METRICS', 'DEFAULT_METRICS', 'METRIC_SETS', 'Metric', 'update_all', 'Mean',
            'Counted', 'Counts', 'auroc', 'average_precision', 'to_probs', 'Kept', 'Ranked', 'LabelCounts',
            'FromFunction', 'FromTorchmetrics', 'NamedTorchmetric', 'make_metric', 'distinct', 'make_metrics',
-           'MetricConfig', 'MetricManager', 'for_stage', 'computed', 'TrainMetrics']
+           'positive_class', 'column_of', 'MetricConfig', 'MetricManager', 'for_stage', 'computed', 'TrainMetrics']
 
 # %% ../nbs/10_metrics.ipynb #fd483168
 import copy, inspect, math, re, warnings
@@ -19,6 +19,7 @@ from .core import ConfigError, UnknownOptionError, close_matches, one_of, whole_
 class Metric:
     "Sum something over batches; `update` never waits for the device"
     higher_is_better = True
+    one_sided = False      # about one of two classes, which `about` chooses
     stages,show,on_step,on_epoch = ("val", "test"), True, False, True      # when it is computed, whether progress shows it, and whether each step or each epoch records it
     def __init__(self, name:str): self.name = name
     def reset(self): raise NotImplementedError
@@ -32,6 +33,12 @@ class Metric:
         "Say what is summed, and from where on: metrics that say the same have the same sums; None: nobody else's"
     def follow(self, other:"Metric"):
         "Take over the sums of a metric that counts the same, until they are read"
+
+    def about(self,
+        positive:int, # number of the class
+        name:str      # of the class, which the metric's own name tells then
+    ):
+        "Choose which of two classes a one-sided metric is about"
 
     def values(self,
         classes=None # names, for metrics that score each class
@@ -92,9 +99,9 @@ def _scores(score, hit, true, said):
     "Score classes by how many images were rightly called so, are so, and were called so"
     return {"precision":hit/said.clamp_min(1e-12), "recall":hit/true.clamp_min(1e-12), "f1":2*hit/(true+said).clamp_min(1e-12)}[score]
 
-def _averaged(score, average, hit, true, said):
+def _averaged(score, average, hit, true, said, positive=1):
     "Score classes and average them"
-    if average == "binary": return float(_scores(score, hit, true, said)[1]) if len(hit) == 2 else _not_two(len(hit))
+    if average == "binary": return float(_scores(score, hit, true, said)[positive]) if len(hit) == 2 else _not_two(len(hit))
     if average == "micro": hit,true,said = (o.sum()[None] for o in (hit, true, said))
     value = _scores(score, hit, true, said)
     seen = (true+said) > 0                       # a class neither met nor predicted has no score
@@ -103,11 +110,18 @@ def _averaged(score, average, hit, true, said):
 
 def _not_two(n): raise ConfigError(f"A binary score is for two classes, and these are {n}", "", "Use the macro, micro or weighted one")
 
+def _named_after(name, short, usual, positive):
+    "Put the class that a metric is about into its name, unless it has a name of somebody's choice"
+    return f"{short}/{positive}" if name == usual or name.startswith(f"{short}/") else name
+
 class Counted(Metric):
     "Score classes from three counts of each"
     def __init__(self, score, average):
         super().__init__(f"{score}_{average}")
-        self.score,self.average = one_of(score, ("precision", "recall", "f1"), "score"), one_of(average, AVERAGES, "average")
+        self.score,self.average,self.positive = one_of(score, ("precision", "recall", "f1"), "score"), one_of(average, AVERAGES, "average"), 1
+    @property
+    def one_sided(self): return self.average == "binary"
+    def about(self, positive, name): self.positive,self.name = positive, _named_after(self.name, self.score, f"{self.score}_binary", name)
     def counts(self): raise NotImplementedError
     def reset(self): self.sums,self.following = None, False
     def counting(self, logits): return type(self), id(self.sums)
@@ -116,7 +130,7 @@ class Counted(Metric):
     def merge(self, states):
         seen = [o for o in states if o is not None]
         self.sums = sum(seen[1:], seen[0]) if seen else None
-    def compute(self): return float("nan") if self.sums is None else _averaged(self.score, self.average, *self.counts())
+    def compute(self): return float("nan") if self.sums is None else _averaged(self.score, self.average, *self.counts(), self.positive)
     def values(self, classes=None):
         if self.following: self.sums,self.following = self.sums.clone(), False        # its own again, whoever goes on
         if self.average != "per_class" or self.sums is None: return {self.name:self.compute()}
@@ -127,7 +141,7 @@ class Counts(Counted):
     "Score from the matrix of true against predicted classes"
     def __init__(self,
         score:str="f1",         # "precision", "recall" or "f1"
-        average:str="macro",    # "macro": classes alike; "weighted": by size; "micro": images alike; "binary": the second of two; "per_class": macro, and each class
+        average:str="macro",    # "macro": classes alike; "weighted": by size; "micro": images alike; "binary": one of two, by default the second; "per_class": macro, and each class
     ): super().__init__(score, average)
 
     def update(self, logits, target):
@@ -200,17 +214,20 @@ def _say_left_out(m):
 
 class Ranked(Kept):
     "Score how well each class is ranked"
-    def __init__(self, name:str, f, task="multiclass", average="macro"): super().__init__(name, task); self.f,self.average = f, average
+    def __init__(self, name:str, f, task="multiclass", average="macro"): super().__init__(name, task); self.f,self.average,self.positive = f, average, 1
+    @property
+    def one_sided(self): return self.task == "multiclass" and self.f is not auroc        # the area under the ROC curve is the same for both
+    def about(self, positive, name): self.positive,self.name = positive, _named_after(self.name, self.f.__name__, self.f.__name__, name)
     def outputs(self, logits):
         if self.task == "multilabel": return logits.float()           # the order is that of the probabilities
-        return (logits[:,1].float()-logits[:,0].float())[:,None] if logits.shape[1] == 2 else logits.float().softmax(1)
+        return (logits[:,self.positive].float()-logits[:,1-self.positive].float())[:,None] if logits.shape[1] == 2 else logits.float().softmax(1)
 
     def each(self):
         "Compute the score of each class"
         kept = self.all()
         if kept is None: return np.array([np.nan])
         score,target = (o.numpy() for o in kept)
-        hit = (target > .5) if target.ndim > 1 else target[:,None] == (np.arange(score.shape[1]) if score.shape[1] > 1 else np.array([1]))
+        hit = (target > .5) if target.ndim > 1 else target[:,None] == (np.arange(score.shape[1]) if score.shape[1] > 1 else np.array([self.positive]))
         return np.array([self.f(score[:,c], hit[:,c]) for c in range(score.shape[1])])
 
     def compute(self):
@@ -295,6 +312,13 @@ class FromTorchmetrics(Metric):
         super().__init__(name or re.sub("^(Multiclass|Multilabel|Binary)", "", type(m).__name__).lower())
         self.task,self.higher_is_better,self.m = task, getattr(m, "higher_is_better", True) is not False, self._adopt(m)
 
+    positive = 1
+    @property
+    def one_sided(self): return self.binary
+    def about(self, positive, name):
+        usual = re.sub("^Binary", "", self.cls.__name__ if self.m is None else type(self.m).__name__).lower()
+        self.positive,self.name = positive, _named_after(self.name, usual, usual, name)
+
     def _adopt(self, m):
         "Leave the gathering between processes to `sync`"
         for o in _inside(m): o.sync_on_compute = o._to_sync = False
@@ -306,7 +330,7 @@ class FromTorchmetrics(Metric):
     def counting(self, logits):
         m = self._ready(logits)
         if self.on_step or self.counted is None: return None
-        return self.counted, self.task, tuple(id(getattr(m, k)) for k in m._defaults) if m._update_count else None
+        return self.counted, self.task, self.positive, tuple(id(getattr(m, k)) for k in m._defaults) if m._update_count else None
     def follow(self, other):
         for k in self.m._defaults: setattr(self.m, k, getattr(other.m, k))
         self.m._update_count,self.m._computed,self.left_out,self.following = other.m._update_count, None, other.left_out, True
@@ -332,7 +356,8 @@ class FromTorchmetrics(Metric):
 
     def _second(self, p, target):
         if p.shape[1] > 2: _not_two(p.shape[1])
-        return p[:,-1], target if target.ndim == 1 else target[:,-1]
+        k = self.positive if p.shape[1] == 2 else -1
+        return p[:,k], target[:,k] if target.ndim > 1 else (target == 0).long() if k == 0 else target
 
     def compute(self): return self.values()[self.name]
     def values(self, classes=None):
@@ -448,13 +473,47 @@ def make_metrics(
     metrics,               # one, a list of them as `make_metric` takes them, sets by name, or a `MetricManager`
     task:str="multiclass", # or "multilabel"
     threshold:float=.5,    # for multilabel metrics by name
-    n:int=None             # classes, where they are known
+    n:int=None,            # classes, where they are known
+    classes=None,          # their names
+    positive=None          # of two, the class that binary metrics are about: its name or number; default: the second
 )->list: # of `Metric`
     "Turn whatever names metrics into a list of them"
     if metrics is None: metrics = DEFAULT_METRICS[task]
-    if isinstance(metrics, MetricManager): return metrics.build(task, threshold, n)
+    if isinstance(metrics, MetricManager): return metrics.build(task, threshold, n, classes, positive)
     if isinstance(metrics, (str, Metric, MetricConfig)) or callable(metrics): metrics = [metrics]
-    return distinct([make_metric(o, task, threshold) for m in metrics for o in _expanded(m, task, n)])
+    return _with_positive([make_metric(o, task, threshold) for m in metrics for o in _expanded(m, task, n)], classes, positive)
+
+def positive_class(
+    positive,    # its name or number; None: the second
+    classes=None # names of both, where they are known
+)->int:
+    "Find the number of the class that binary metrics are about"
+    if positive is None: return 1
+    if classes is not None and str(positive) in classes and len(classes) == 2: return list(classes).index(str(positive))
+    if classes is not None and len(classes) != 2:
+        raise ConfigError(f"positive={positive!r} chooses one of two classes, and these are {len(classes)}", "",
+                          "Leave it out; f1_per_class scores each class")
+    if isinstance(positive, int) and positive in (0, 1): return int(positive)
+    if classes is None:
+        raise ConfigError(f"positive={positive!r} names a class, and the names are not known", "", "Give its number, 0 or 1")
+    return list(classes).index(one_of(str(positive), list(classes), "positive class"))
+
+def _with_positive(metrics, classes, positive):
+    "Tell binary metrics which of two classes they are about, and name them after it"
+    k = positive_class(positive, classes)
+    if positive is not None or classes is not None and len(classes) == 2:
+        for m in metrics:
+            if m.one_sided: m.about(k, str(k) if classes is None else classes[k])
+    return distinct(metrics)
+
+def column_of(
+    name:str, # of a metric
+    columns
+)->str:
+    "Find the column that a metric fills: of f1_binary or average_precision the one that names the class, such as f1/cat"
+    if name in columns: return name
+    found = [o for o in columns if o.startswith(f"{name.removesuffix('_binary')}/")]
+    return found[0] if len(found) == 1 else name
 
 # %% ../nbs/10_metrics.ipynb #6c9d635f
 _STAGES = ("train", "val", "test")
@@ -511,10 +570,12 @@ class MetricManager:
         self.configs,self.num_classes,self.task,self.threshold = [configs] if isinstance(configs, (str, MetricConfig)) else list(configs), num_classes, task, threshold
         self.metrics,self._stages = self.build(task, threshold), {}
 
-    def build(self, task=None, threshold=None, n=None)->list:
-        "Make the metrics anew"
+    def build(self, task=None, threshold=None, n=None, classes=None, positive=None)->list:
+        "Make the metrics anew, as `make_metrics` does"
         task,threshold,n = task or self.task, threshold if threshold is not None else self.threshold, self.num_classes or n
-        return distinct([o.make(task, threshold, self.num_classes) if isinstance(o, MetricConfig) else make_metric(o, task, threshold) for c in self.configs for o in _expanded(c, task, n)])
+        make = lambda o: o.make(task, threshold, self.num_classes) if isinstance(o, MetricConfig) else make_metric(o, task, threshold)
+        made = [make(o) for c in self.configs for o in _expanded(c, task, n)]
+        return _with_positive(made, classes, positive)
 
     def __iter__(self): return iter(self.metrics)
     def __len__(self): return len(self.metrics)

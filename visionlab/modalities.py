@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import TiffImagePlugin
 from .core import ConfigError, DataError, EmptyDatasetError, ImageReadError, close_matches, file_sha256, key, one_of, optional_import
 from .items import decode, image_size as read_size, read_bytes
-from .catalog import Catalog, _clashes, _existing_folder, _first, _listed, _objects, _plural, _read_splits, _Scan, _settle_bad, _shown, _skips, _under
+from .catalog import Catalog, _clashes, _existing_folder, _first, _listed, _objects, _plural, _read_splits, _Scan, _settle_bad, _shown, _skips, _under, sorted_classes
 from .tables import CsvError, _file, _name_columns, _read_sheet, _row_problem
 from .transforms import Custom, HorizontalFlip, PadCrop, Pipeline, Resize, VerticalFlip, _flat, _is_albumentations, resize
 from .loader import Images, Loader, _Samples
@@ -92,7 +92,7 @@ def _lots(cat, rows, ratio, seed):
     if len(rows) < 2 or (len(rows) == len(rows["defect"].unique()) and "video" not in rows):
         raise EmptyDatasetError(f"{_plural(len(rows), 'image')} cannot be divided: each kind of defect must keep one", cat.source, "Add images, take a larger split ratio, or choose another split mode, such as 'none'")
     kinds = rows.assign(split="train", label=rows["defect"])
-    pool = Catalog(kinds, sorted(kinds["label"].unique()), cat.root, cat.source)
+    pool = Catalog(kinds, sorted_classes(kinds["label"]), cat.root, cat.source)
     return pool.split(ratio, seed=seed, group_col="video" if "video" in rows else None).subset("val").frame.index      # clips of one video overlap
 
 def _of(cat, split, label=None):
@@ -497,7 +497,7 @@ def fetch(
         if found != archive.sha256.lower(): raise DataError("The download is not the file it should be", archive.url, f"SHA-256 is {found}, expected {archive.sha256}; try again, or get it from {archive.homepage}")
         os.replace(part, path)
     except OSError as e:
-        raise DataError(f"The download failed: {e}", archive.url, f"Get it from {archive.homepage} and unpack it to {str(folder)!r}") from e
+        raise DataError(f"The download failed: {e}", archive.url, f"Get it from {archive.homepage} and unpack it to {str(folder)!r}") from None
     finally: part.unlink(missing_ok=True)
     return path
 
@@ -778,7 +778,7 @@ def classification_catalog(
     _check_both(rows, catalog)
     rows["label"] = rows["defect"] if kinds else rows["label"].map({NORMAL:"normal", ANOMALOUS:"defect"})
     first = _GOOD if kinds else "normal"
-    classes = [first, *sorted(set(rows["label"]) - {first})]
+    classes = [first, *sorted_classes(set(rows["label"]) - {first})]
     return replace(catalog, frame=rows, classes=classes, source=f"{catalog.source}, as classes", info=catalog.info | dict(split=dict(val_split=val_split, test_split=test_split, seed=int(seed))))
 
 def _check_both(rows, catalog):

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CROP_MODES', 'ALIASES', 'PREFIXES', 'PATIENCE', 'SUGGESTIONS', 'Residual', 'resnet9', 'image_hw', 'default_stats',
            'fit_channels', 'ModelConfig', 'list_models', 'resolve_name', 'config_for', 'as_trained', 'head_names',
-           'start_head', 'build_net', 'read_weights', 'strip_prefixes', 'misfits', 'match_weights', 'load_weights',
-           'fetch_hub', 'ImageClassifier', 'create_model', 'unwrap', 'join_parts', 'split_like', 'layer_groups',
-           'freeze_to', 'frozen_norms', 'Suggestion', 'suggest_model']
+           'start_head', 'build_net', 'read_weights', 'read_shapes', 'strip_prefixes', 'misfits', 'check_finite',
+           'match_weights', 'load_weights', 'outline', 'fetch_hub', 'ImageClassifier', 'create_model', 'unwrap',
+           'join_parts', 'split_like', 'layer_groups', 'freeze_to', 'frozen_norms', 'Suggestion', 'suggest_model']
 
 # %% ../nbs/08_models.ipynb #82cefb10
 import argparse, contextlib, fnmatch, inspect, json, numbers, re, sys, threading
@@ -16,8 +16,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 from fastcore.basics import patch
-from .core import CheckpointError, ConfigError, UnknownOptionError, close_matches, file_sha256, is_main, one_of
+from .core import CheckpointError, ConfigError, UnknownOptionError, VisionlabError, close_matches, file_sha256, is_main, one_of
 from .transforms import IMAGENET_MEAN, IMAGENET_STD, Resize
 
 # %% ../nbs/08_models.ipynb #cce990ba
@@ -91,7 +93,9 @@ class ModelConfig:
     kwargs:dict=field(default_factory=dict)   # further arguments of the architecture, plain values only
 
     def __post_init__(self):
+        if not isinstance(self.architecture, str): raise ConfigError(f"architecture is {self.architecture!r:.60}", "", "Give a name, as 'timm/resnet18'")
         _check_classes(self.num_classes)
+        _check_channels(self.in_chans)
         self.num_classes,self.in_chans,self.image_size = int(self.num_classes),int(self.in_chans),image_hw(self.image_size)
         mean,std = default_stats(self.in_chans)
         self.mean,self.std = tuple(self.mean or mean),tuple(self.std or std)
@@ -128,8 +132,24 @@ def _check_classes(n):
     "Refuse a number of classes that is none"
     if n is not None and (not isinstance(n, numbers.Integral) or n < 1): raise ConfigError(f"num_classes is {n!r}", "", "Give a whole number from 1 up")
 
+_MOST_CHANNELS,_LARGEST_ARGUMENT = 2**14, 2**20
+
+def _check_channels(n):
+    "Refuse a number of channels that no image has"
+    if isinstance(n, bool) or not isinstance(n, numbers.Integral) or not 0 < n <= _MOST_CHANNELS:
+        raise ConfigError(f"in_chans is {n!r}", "", f"Give a whole number from 1 to {_MOST_CHANNELS:,}: 3, or 1 for grey images")
+
+def _numbers_in(v):
+    "List all numbers in nested plain values"
+    if isinstance(v, dict): v = list(v.values())
+    if isinstance(v, (list, tuple)): return [n for o in v for n in _numbers_in(o)]
+    return [v] if isinstance(v, numbers.Real) else []
+
 def _check_plain(kwargs, where):
-    "Refuse arguments that JSON cannot hold, or that would make a configuration fetch or read something"
+    "Refuse arguments that JSON cannot hold, that are no sizes, or that would make a configuration fetch or read something"
+    if not isinstance(kwargs, dict): raise ConfigError(f"The arguments of the architecture are no dict: {kwargs!r:.60}", where)
+    if odd := [n for n in _numbers_in(kwargs) if not abs(n) <= _LARGEST_ARGUMENT]:
+        raise ConfigError(f"{odd[0]} is too large for an argument of the architecture", where, f"Give numbers up to {_LARGEST_ARGUMENT:,}")
     if bad := sorted(_NOT_PLAIN & set(kwargs)): raise ConfigError(f"{bad[0]!r} cannot be an argument of the architecture", where)
     try: json.dumps(kwargs)
     except TypeError as e:
@@ -282,7 +302,7 @@ def as_trained(
     local = not config.pretrained or str(config.pretrained).startswith(("file:", "folder:"))
     changes = dict(pretrained=True if local else config.pretrained, mean=pipeline.mean, std=pipeline.std)
     if not config.fixed_size: changes.update(image_size=pipeline.size)
-    if isinstance(f := pipeline.frame, Resize): changes.update(crop_mode=f.mode, crop_pct=f.crop_pct, interpolation=f.interpolation)
+    if isinstance(f := pipeline.frame, Resize): changes.update(crop_mode=f.mode, crop_pct=f.kept, interpolation=f.interpolation)
     return replace(config, **changes)
 
 def _sized(config, image_size): return config if image_size is None else replace(config, image_size=image_hw(image_size))
@@ -333,6 +353,17 @@ def _like(head, n):
     raise ConfigError(f"The last layer, {type(head).__name__}, is not one whose size can be changed", "", "Replace it in your own code")
 
 # %% ../nbs/08_models.ipynb #a52a669f
+def _check_known(config):
+    "Refuse an architecture that is none of a library's own, before that library is asked: some names would make it fetch"
+    library,_,arch = config.architecture.partition("/")
+    one_of(library, list(_BUILDERS), "library of models")
+    if library == "timm":
+        import timm
+        known = "." not in arch and timm.models.is_model(arch)
+    elif library == "torchvision": known = config.architecture in list_models(config.architecture)
+    else: known = arch == "resnet9"
+    if not known: raise _unknown_model(config.architecture)
+
 def build_net(
     config:ModelConfig
 )->nn.Module:
@@ -341,7 +372,8 @@ def build_net(
     if library == "custom":
         raise ConfigError(f"{arch} is a network of your own, which a configuration cannot rebuild", "", f"Make it with your code and "
                           f"give it as backbone: ImageClassifier({arch}(...), {config.num_classes}, weights=...)")
-    with _explained(config): return start_head(_BUILDERS[one_of(library, list(_BUILDERS), "library of models")](arch, config))
+    _check_known(config)
+    with _explained(config): return start_head(_BUILDERS[library](arch, config))
 
 def _build_timm(arch, config, name=None, **kwargs):
     import timm
@@ -452,6 +484,21 @@ def _read_torch(path):
     with torch.serialization.safe_globals([argparse.Namespace]):    # timm's own checkpoints carry one, and it is a plain record
         return torch.load(path, map_location="cpu", weights_only=True)
 
+def read_shapes(
+    path # a weights file
+)->dict: # name → tensor without content: whole numbers are int64, floats float32
+    "Read names, shapes and kinds of the tensors, of a .safetensors file from its header alone"
+    path = Path(path)
+    if path.suffix != ".safetensors": return {k:_outline_of(v.shape, v.is_floating_point()) for k,v in read_weights(path).items()}
+    from safetensors import safe_open
+    if not path.is_file(): raise CheckpointError("There is no such weights file", str(path), "Check the path", path=str(path))
+    try:
+        with safe_open(path, framework="pt") as f: parts = {k:f.get_slice(k) for k in f.keys()}
+        return {k:_outline_of(o.get_shape(), o.get_dtype().startswith(("F", "BF"))) for k,o in parts.items()}
+    except Exception as e: raise _unreadable(path, e) from e
+
+def _outline_of(shape, floats): return torch.empty(tuple(shape), dtype=torch.float32 if floats else torch.int64, device="meta")
+
 def _no_tensors(path): raise CheckpointError("The file holds no named tensors", path.name, "Save the network's state_dict()", path=str(path))
 
 def _unreadable(path, e):
@@ -489,8 +536,20 @@ def misfits(
 )->list: # sentences
     "List what keeps tensors from filling a network"
     shape = lambda o: "×".join(map(str, o.shape)) or "a number"
+    kind = lambda o: "of floats" if o.is_floating_point() else "not of floats"
+    both = [(k, found[k], v) for k,v in wanted.items() if k in found and not k.endswith(_LEFTOVERS)]
     return [*(f"{k} is missing" for k in wanted if k not in found and not missing(k)), *(f"{k} has no place" for k in found if k not in wanted and not spare(k)),
-            *(f"{k} is {shape(found[k])}, not {shape(v)}" for k,v in wanted.items() if k in found and found[k].shape != v.shape and not sized(k))]
+            *(f"{k} is {shape(found[k])}, not {shape(v)}" for k,v in wanted.items() if k in found and found[k].shape != v.shape and not sized(k)),
+            *(f"{k} is {kind(a)}" for k,a,b in both if a.is_floating_point() != b.is_floating_point())]
+
+def check_finite(
+    tensors:dict, # name → tensor
+    source        # what to call them in the message
+):
+    "Refuse weights that are NaN or infinite, or become so in single precision"
+    odd = [k for k,v in tensors.items() if v.is_floating_point() and not k.endswith(_LEFTOVERS) and not v.float().isfinite().all()]
+    if odd: raise CheckpointError(f"The weights are not finite: {', '.join(odd[:3])}{f' and {len(odd)-3} more' if len(odd) > 3 else ''}", str(source),
+                                  "Take another checkpoint: training diverged, or the file was tampered with", problems=odd)
 
 def _problems(sd, own, heads):
     "List what keeps the tensors `sd` from filling a network with the tensors `own`; the head may be missing or of another size"
@@ -501,7 +560,7 @@ def _by_order(sd, own, heads):
     "Give the tensors of `sd` the names of `own` one by one, or None if any differs in shape or kind"
     if len(sd) != len(own): return None
     kind = lambda k: k.rpartition(".")[2]
-    fits = lambda a, va, b, vb: kind(a) == kind(b) and va.shape[_is_head(b, heads):] == vb.shape[_is_head(b, heads):]
+    fits = lambda a, va, b, vb: kind(a) == kind(b) and va.shape[_is_head(b, heads):] == vb.shape[_is_head(b, heads):] and va.is_floating_point() == vb.is_floating_point()
     if not all(fits(a, va, b, vb) for (a,va),(b,vb) in zip(sd.items(), own.items())): return None
     return dict(zip(own, sd.values()))
 
@@ -551,8 +610,37 @@ def load_weights(
     other = [k for k in sd if k in own and sd[k].shape != own[k].shape]
     if other: notes.append(f"{source}: its head for {len(sd[other[0]])} classes is left out; the new one for {len(own[other[0]])} starts untrained.")
     elif heads and not any(_is_head(k, heads) for k in sd): notes.append(f"{source}: it has no head; the new one starts untrained.")
-    net.load_state_dict({k:v for k,v in sd.items() if k in own and k not in other}, strict=False)
+    used = {k:v for k,v in sd.items() if k in own and k not in other}
+    check_finite(used, source)
+    net.load_state_dict(used, strict=False)
     return notes
+
+class _OnlyParameters(TorchFunctionMode):
+    "Make no tensor of a size, and compute with those that count, as torchvision's RegNets do while they are built"
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn): kwargs = kwargs | dict(device="meta")
+        return func(*args, **kwargs)
+
+@contextlib.contextmanager
+def _at_most(n, config):
+    "Stop building a network that has more tensors than `n`"
+    mine,count = threading.get_ident(), [0]
+    def noted(module, name, param):
+        if threading.get_ident() != mine or param is None: return
+        count[0] += 1
+        if count[0] > n: raise ConfigError("The network has far more tensors than the file of its weights", config.architecture, "Use the configuration the weights were written with")
+    hook = register_module_parameter_registration_hook(noted)
+    try: yield
+    finally: hook.remove()
+
+def outline(
+    config:ModelConfig,
+    found:dict # name → tensor: the weights it is meant for
+)->nn.Module:
+    "Build a network without content, in no memory, to compare its tensors with those of a file"
+    content = _OnlyParameters() if config.architecture.startswith("torchvision/") else torch.device("meta")
+    with _at_most(4*len(found) + 1000, config), content: return build_net(config)
 
 # %% ../nbs/08_models.ipynb #9a963e8f
 PATIENCE = 8. # seconds to wait for the first answer of a server
@@ -577,9 +665,9 @@ def _fetching(name):
     except Exception as e:
         if type(e).__name__ in ("GatedRepoError", "RepositoryNotFoundError"):
             raise CheckpointError(f"The weights of {name} are not open to you", "the Hugging Face Hub",
-                                  "Check the name; if its page asks you to accept a licence, do so and log in with: hf auth login") from e
+                                  "Check the name; if its page asks you to accept a licence, do so and log in with: hf auth login") from None
         raise CheckpointError(f"The pretrained weights of {name} could not be fetched: {_first_line(e)}", "",
-            "Run it once with a network (they are then cached); or give weights='file.safetensors'; or pretrained=False to start untrained") from e
+            "Run it once with a network (they are then cached); or give weights='file.safetensors'; or pretrained=False to start untrained") from None
 
 def fetch_hub(
     repo:str,                         # "org/name", or "org/name@revision"
@@ -801,13 +889,21 @@ def _from_checkpoint(folder):
     _check_sealed(folder, "state.json")
     if not (found := _read_json(folder/"state.json", folder.name).get("network")):
         raise CheckpointError("The checkpoint is of a network of your own", str(folder), "Make the network, and give its weights: ImageClassifier(net, …, weights='model.safetensors')")
-    return replace(ModelConfig.from_dict(found["config"]), pretrained=f"folder:{folder.name}"), found["classes"]
+    with _understood(folder.name): return replace(ModelConfig.from_dict(found["config"]), pretrained=f"folder:{folder.name}"), found["classes"]
 
 def _read_config(path, source, num_classes):
     "Read a `config.json` in timm's layout as a `ModelConfig` and, where they are known, the names of its classes"
     d = _read_json(path, source)
     names = d.get("label_names")
-    return _described(d, source, num_classes), [str(o) for o in names] if isinstance(names, list) else None
+    with _understood(source): return _described(d, source, num_classes), [str(o) for o in names] if isinstance(names, list) else None
+
+@contextlib.contextmanager
+def _understood(source):
+    "Turn whatever a stranger's values lead to into a `CheckpointError`"
+    try: yield
+    except VisionlabError: raise
+    except Exception as e:
+        raise CheckpointError(f"The configuration describes no network: {type(e).__name__}: {_first_line(e)}", source, "Save the model again") from e
 
 def _described(d, source, num_classes):
     if "visionlab" in d: return ModelConfig.from_dict(d["visionlab"])
@@ -854,9 +950,22 @@ def _hub_weights(repo):
     try: return fetch_hub(repo, _WEIGHT_FILES[0])
     except EntryNotFoundError: return fetch_hub(repo, _WEIGHT_FILES[1])
 
+def _check_saved(config, file, source, own_head):
+    "Compare a saved configuration with the header of its weights, before anything is built"
+    found = read_shapes(file)
+    own = (net := outline(config, found)).state_dict()
+    first,named = next((k for k,v in own.items() if v.ndim == 4), None), strip_prefixes(found, own)
+    if first in named and named[first].shape[1:2] != own[first].shape[1:2]:
+        raise CheckpointError(f"The weights are not of {config.in_chans:,} channels", source, f"Mend config.json: {first} says how many", problems=[first])
+    found,_ = match_weights(net, found, source)
+    if own_head: return
+    if bad := [k for k,v in found.items() if k in own and v.shape != own[k].shape]:
+        raise CheckpointError(f"The weights are not of {config.num_classes:,} classes", source, f"Give num_classes, or mend config.json. Among them: {', '.join(bad[:4])}", problems=bad)
+
 def _saved(config, file, source, ask, classes=None):
     "Build a saved configuration as asked, with its weights unless others or none are wanted"
     if classes is not None and len(classes) != config.num_classes: classes = None
+    if ask.pretrained and ask.weights is None and file is not None: _check_saved(config, file, source, ask.num_classes is not None)
     config = _adjusted(config, ask)
     if not ask.pretrained and ask.weights is None: return build_net(c := _from_scratch(config)), c, []
     file = ask.weights if ask.weights is not None else file

@@ -9,9 +9,11 @@ __all__ = ['combine', 'neighbours']
 from dataclasses import replace
 import numpy as np, torch
 from fastcore.basics import patch
-from .core import ConfigError, DataError, whole_number
-from .catalog import Catalog
+from .core import ConfigError, DataError, one_of, whole_number
+from .catalog import SPLITS, Catalog
 from .learner import Learner
+from .splits import deal_folds
+from .transfer import BelowHead, fold_probs
 from .interpret import Interpretation, _loss_of, interpret_folds, interpret_probs
 
 # %% ../nbs/16c_opinions.ipynb #f532c260
@@ -65,12 +67,75 @@ def neighbours(
         probs[part.cpu()] = ((said*k + .5)/(k + .5*(2 if targets.ndim == 2 else len(catalog.classes)))).cpu()      # ten votes never make certain
     return interpret_probs(catalog, probs)
 
+# %% ../nbs/16c_opinions.ipynb #103225a9
+def _labelled_features(learn):
+    "Compute the features of every labelled image once; zeros for the others, and for those that cannot be read"
+    learn.alone()
+    if learn.data is None:
+        raise ConfigError("An opinion on labels needs a data module, which knows the images", type(learn.model).__name__,
+                          "Give vectors of your own to neighbours(), or probabilities to interpret_probs()")
+    dm,catalog = learn.data.copy(), learn.data.catalog
+    known = catalog.frame["label"].notna().to_numpy()
+    dm.catalog,dm._images = replace(catalog, frame=catalog.frame[known]), None
+    if not known.any(): raise DataError("No image has a label", catalog.source, "Give labels")
+    found = dm.embed(learn.model if callable(getattr(learn.model, "features", None)) else BelowHead(learn.model))
+    vectors = np.zeros((len(catalog), found.shape[1]), np.float32)
+    vectors[known] = found
+    return vectors
+
+def _grouped(catalog, group_col):
+    "Make an image without a group a group of its own"
+    column = catalog.frame[group_col]
+    own = column.where(column.notna(), catalog.frame["path"])
+    return replace(catalog, frame=catalog.frame.assign(**{group_col:own}))
+
+def _group_column(catalog):
+    "Find the column whose groups were kept together when the images were split"
+    return next((o for k in ("split", "kfold") if (o := (catalog.info.get(k) or {}).get("group_col"))), None)
+
+def _dealt(catalog, n, seed, group_col):
+    "Deal images into folds; as many as there are groups, where those are fewer"
+    if group_col is not None: one_of(group_col, list(catalog.frame.columns), "column")
+    catalog = catalog if group_col is None else _grouped(catalog, group_col)
+    units = catalog.frame[group_col or "path"].nunique()
+    return deal_folds(catalog, min(whole_number(n, "n"), units), seed, group_col, SPLITS)
+
+def _seen_elsewhere(targets, fold):
+    "Mark the images whose class has an image in another fold: of the others nothing can be said"
+    if targets.ndim == 2: return np.ones(len(targets), bool)
+    counts = np.zeros((fold.max()+1, targets.max()+1), np.int64)
+    np.add.at(counts, (fold, targets), 1)
+    return (counts.sum(0) - counts)[fold, targets] > 0
+
+@patch
+def fold_opinion(self:Learner,
+    n:int=5,            # folds
+    seed:int=42,        # of the folds
+    group_col:str=None, # column whose groups must not be torn apart; default: the one that was so when val was split off
+    features=None       # (rows, d) of the catalog's images; default: those of this learner's network
+)->Interpretation:
+    "Ask of each labelled image a linear classifier on the network's features that has not seen its label"
+    self.alone()
+    vectors = _labelled_features(self) if features is None else np.asarray(features, np.float32)
+    catalog = self.data.catalog
+    known = catalog.frame["label"].notna().to_numpy() & vectors.any(1)
+    rows = replace(catalog, frame=catalog.frame[known])
+    fold = _dealt(rows, n, seed, group_col or _group_column(catalog)).loc[rows.frame.index].to_numpy(copy=True)
+    targets = rows.targets()
+    x = torch.as_tensor(vectors[known], device=self.device)
+    found = fold_probs(x, torch.as_tensor(targets), fold, len(catalog.classes)).cpu().numpy()
+    found[~_seen_elsewhere(targets, fold)] = np.nan
+    probs = np.full((len(catalog), len(catalog.classes)), np.nan, np.float32)
+    probs[known] = found
+    return interpret_probs(catalog, probs)
+
 @patch
 def second_opinion(self:Learner,
-    dl=None,   # "train", "val" or "test", best one the model has not trained on; default: validation
+    dl=None,   # "train", "val" or "test": what the model itself says of that split; default: all labelled images, by `fold_opinion`
     k:int=10   # neighbours asked
 )->Interpretation:
-    "Ask the model, and the neighbours in its feature space, about the images of a split"
-    if self.data is None or not callable(getattr(self.model, "features", None)):
-        raise ConfigError("Neighbours are found by the features of an ImageClassifier on a data module", type(self.model).__name__, "Give vectors of your own to neighbours(), or a second learner to combine()")
-    return combine(self.interpret(dl), neighbours(self.data.catalog, self.data.embed(self.model), k, self.device))
+    "Ask the model, and the neighbours in its feature space, about the labels of images"
+    self.alone()
+    vectors = _labelled_features(self)
+    first = self.fold_opinion(features=vectors) if dl is None else self.interpret(dl)
+    return combine(first, neighbours(self.data.catalog, vectors, k, self.device))

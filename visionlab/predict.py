@@ -65,6 +65,14 @@ def _read(source, channels, max_pixels=MAX_PIXELS):
     except Exception as e:
         raise BadInputError(f"No image can be made of {type(source).__name__}: {e}", "", "Give a path, bytes, a PIL image, an array (H, W, 3) or a tensor (3, H, W)") from e
 
+def _batch(images, sources):
+    "Stack prepared images; of sizes that differ a file each is named"
+    shapes = {tuple(x.shape):k for k,x in reversed(images.items())}       # the first of each size
+    if len(shapes) == 1: return torch.stack(list(images.values()))
+    names = {shape: str(sources[k]) if isinstance(sources[k], (str, Path)) else f"image {k}" for shape,k in shapes.items()}
+    raise BadInputError(f"The transform returned different sizes: {sorted(shapes)}", ", ".join(f"{shape} of {name}" for shape,name in names.items()),
+                        "End it with a resize or a crop to one size")
+
 class Predictor:
     "Answer with class names for images of any kind"
     def __init__(self,
@@ -86,7 +94,6 @@ class Predictor:
         x = self.pipeline.frame(_read(source, len(self.pipeline.mean), self.max_pixels), self.pipeline.size, None)
         return x if isinstance(x, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)
 
-    @torch.inference_mode()
     def probabilities(self,
         sources,          # a list of images of any kind
         batch_size:int=64 # images at once
@@ -99,8 +106,13 @@ class Predictor:
         for i in range(0, len(sources), batch_size):
             x = {i+k:self._prepare(o, i+k, errors) for k,o in enumerate(sources[i:i+batch_size])}
             x = {k:v for k,v in x.items() if v is not None}
-            if x: out[list(x)] = to_probs(self.model(self._finish(torch.stack(list(x.values())).to(self.device))), self.task).cpu()
+            if x: out[list(x)] = self._of_batch(_batch(x, sources))
         return out
+
+    @torch.inference_mode()
+    def _of_batch(self, x):
+        "Compute the probabilities of prepared images, without keeping what a backward pass would need"
+        return to_probs(self.model(self._finish(x.to(self.device))), self.task).cpu()
 
     def _prepare(self, source, at, errors):
         "Prepare one image of many, noting why if it cannot be read"

@@ -39,6 +39,7 @@ class SaveCheckpoints(Watcher):
             asked,self.monitor = self.monitor, self.watched
             try: super().before_fit(learn)
             finally: self.monitor = asked
+            self.watched = self.column
         self.best,self.best_epoch,self.waited = best
         self.writes = learn.peers is None or learn.peers.group.rank == 0
         if self.writes: self._make_folder()

@@ -166,7 +166,7 @@ class Plateau:
     "Multiply the rate by `factor` when a number has not got better for more than `patience` epochs; call it for the factor now"
     def __init__(self,
         factor:float=.1,
-        patience:int=10,         # epochs without improvement that are let pass
+        patience:int=10,         # measured epochs without improvement that are let pass
         monitor:str="valid_loss",# what to watch, a column of the history
         mode:str="auto",         # "min", "max"; "auto": by what is watched
         threshold:float=1e-4,    # how much better counts, as a share of the best so far
@@ -188,7 +188,7 @@ class Plateau:
 
     def _better(self, value):
         if self.best is None: return math.isfinite(value)
-        up = self.mode == "max" or self.mode == "auto" and not any(o in self.monitor for o in ("loss", "error", "distance"))
+        up = self.mode == "max" or self.mode == "auto" and not any(o in self.monitor.split("/")[0] for o in ("loss", "error", "distance"))
         margin = self.threshold*(abs(self.best) if self.relative else 1)
         return value > self.best+margin if up else value < self.best-margin
 

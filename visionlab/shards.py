@@ -20,7 +20,7 @@ from .core import ConfigError, DataError, EmptyDatasetError, ImageReadError, Mis
 from .paths import PathArray, RowNumbers
 from .items import IMAGE_EXTENSIONS, _reading, _Refused, read_bytes
 from .catalog import (SPLITS, TASKS, Catalog, _SPLIT_OF, _check_single, _check_splits, _class_list, _facts, _listed, _objects, _plural,
-                               _shown, _skips, label_names)
+                               _shown, _skips, label_names, sorted_classes)
 from .transforms import Custom
 from .loader import Images, Loader, cut
 from .data import ImageDataModule, audit
@@ -526,7 +526,7 @@ def _shard_catalog(cls, urls, frame, problems, indexes, names, ids, on_bad, allo
     rows = frame.assign(label=_objects(labels, frame.index))[[b is None for b in bad]]
     skipped = _settle(rows, problems, on_bad)
     if not len(rows): raise EmptyDatasetError("There is no image in the shards", _listed(urls), "Images end in .jpg, .jpeg, .png or .webp, and their classes in .cls, .txt or .json")
-    found = names or sorted(label_names(rows["label"]))
+    found = names or sorted_classes(label_names(rows["label"]))
     numbers = [int(o) for o in found] if not names and all(re.fullmatch(r"0|[1-9]\d*", o) for o in found) else None
     info = (indexes[0]["info"] if own else {}) | _facts(class_ids=ids or numbers, notes=notes + _repeated_samples(rows, reader)) | dict(shards=urls)
     cat = cls(rows[["path", "label", "split"]], found, source=f"{_plural(len(urls), 'shard')} in {os.path.basename(os.path.dirname(urls[0])) or urls[0]}", skipped=skipped, info=info, reader=reader, task=task)

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from .core import ClassMismatchError, ConfigError, DataError, EmptyDatasetError, cache_dir, one_of, optional_import
 from .paths import PathArray, pack_table, remember, unpack_table
 from .catalog import (BUILTINS, SPLIT_NAMES, SPLITS, Catalog, _as_numbers, _check_single, _check_splits, _class_list, _class_tree, _existing_folder, _facts, _is_several,
-                               _listed, _nothing, _only, _objects, _plural, _read_labels, _Scan, _settle_bad, _shown, _skips, _undressed, plain_labels)
+                               _listed, _nothing, _only, _objects, _plural, _read_labels, _Scan, _settle_bad, _shown, _skips, _undressed, plain_labels, sorted_classes)
 from .tables import _LABEL_NAMES, _PATH_NAMES, _RESERVED, _Sheet, is_csv
 
 # %% ../nbs/02b_sources.ipynb #47bbd7fb
@@ -99,7 +99,7 @@ def _load_hf(datasets, source, name, split):
     try: return datasets.load_dataset(source, name, split=split)
     except Exception as e:
         raise DataError(f"The dataset {_shown(source, 80)!r} cannot be loaded", _shown(f"{type(e).__name__}: {e}", 300),
-                        "Check the name, the configuration ('name:configuration') and the split; without network, give a folder that save_to_disk wrote", dataset=source) from e
+                        "Check the name, the configuration ('name:configuration') and the split; without network, give a folder that save_to_disk wrote", dataset=source) from None
 
 def _named_split(data, ours, given):
     "Find the split that serves as ours: the one given, or the one with a usual name"
@@ -185,7 +185,7 @@ def from_hf(cls:Catalog,
     bad = [None if s == "predict" else b for b,s in zip(bad, frame["split"])]
     kept,skipped = _settle_bad(frame.assign(label=_objects(labels)), bad, given, on_bad)
     counted = chosen is None and known is None and numbers.dtype != object
-    found = known or chosen or sorted(set(kept["label"].dropna()), key=int if counted else None)
+    found = known or chosen or sorted_classes(kept["label"].dropna())
     info = _facts(class_ids=[int(o) for o in found] if counted else ids, hf=_hf_again(source, name, split, image, dict(parts.values())))
     rest = _skips([*skipped.to_numpy().tolist(), *((o, None, "split not used") for o in unused)])
     cat = cls(kept, found, None, _hf_title(source), rest, info=info, reader=HFImages(dict(parts.values()), image))
@@ -292,7 +292,7 @@ def from_lightly(cls:Catalog,
     scan.read(_only(scan, tree, names) if names else tree)
     if not scan.rows: raise _nothing(scan.root, [], scan)
     frame = pd.DataFrame(sorted(scan.rows, key=lambda o: (SPLITS.index(o[2]), o[0])), columns=["path", "label", "split"], dtype=object)
-    cat = cls(frame, names or sorted(set(frame["label"])), scan.root, f"folder {scan.root.name}", _skips(scan.skipped), info=_facts(hidden=dict(scan.hidden), class_ids=ids))
+    cat = cls(frame, names or sorted_classes(frame["label"]), scan.root, f"folder {scan.root.name}", _skips(scan.skipped), info=_facts(hidden=dict(scan.hidden), class_ids=ids))
     if "train" not in cat.splits: raise EmptyDatasetError("The training folder has no image", str(folders["train"]), "Put the images into <train>/<class>/")
     _check_splits(cat, "Add images to train, or put the class on ignore_classes")
     _check_single(cat, allow_single)

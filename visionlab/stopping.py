@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 import torch
 from fastcore.basics import patch
-from .core import CheckpointError, ConfigError, atomic_write, one_of, whole_number
+from .core import CheckpointError, atomic_write, whole_number
 from .models import join_parts, misfits, split_like
 from .learner import Callback, CancelFit, CancelValid, Learner
+from .callbacks import check_monitor
 from .averages import EMA
 
 # %% ../nbs/12g_stopping.ipynb #ea7bcd07
@@ -63,15 +64,15 @@ class Watcher(Callback):
     ): self.monitor,self.threshold = monitor, threshold
 
     def before_fit(self, learn):
-        if self.monitor != "train_loss" and learn.valid_dl is None: raise ConfigError(f"{type(self).__name__} watches {self.monitor!r}, and there is no validation set", "", "Give one, or watch 'train_loss'")
+        self.column = check_monitor(learn, self.monitor, type(self).__name__)
+        name = self.column.removeprefix("raw_")
         better = {m.name:getattr(m, "higher_is_better", True) for m in learn.metrics}
-        name = one_of(self.monitor, ["valid_loss", "train_loss", *better, *(f"raw_{k}" for k in ("valid_loss", *better))], "number to watch").removeprefix("raw_")
         self.sign = 1 if better.get(name, False) else -1
         self.best,self.best_epoch,self.waited = None, None, 0
 
     def value(self, learn)->float:
         "Give this epoch's number, or None where it was not measured"
-        return (learn.recorder.rows[-1] if learn.recorder.rows else {}).get(self.monitor)
+        return (learn.recorder.rows[-1] if learn.recorder.rows else {}).get(self.column)
 
     def improved(self, learn)->bool:
         "Note this epoch's number, and say whether it is the best so far"

@@ -162,7 +162,10 @@ def crop_box(
     (h,w),(th,tw) = shape, size
     if isinstance(frame, RandomResizedCrop): return frame.box(h, w, u)
     if not isinstance(frame, Resize): return None
-    if frame.mode != "crop": return 0, 0, h, w
+    if frame.kept == 1 and frame.mode != "crop": return 0, 0, h, w
+    if frame.mode == "squash":
+        sh,sw = int(th/frame.kept), int(tw/frame.kept)
+        return round((sh-th)/2)*h/sh, round((sw-tw)/2)*w/sw, th*h/sh, tw*w/sw
     by_height = th*w >= tw*h
     new = int(th/frame.crop_pct) if by_height else int(tw/frame.crop_pct)
     sh,sw = (new, max(tw, int(new*w/h))) if by_height else (max(th, int(new*h/w)), new)      # what `Resize` makes of it, before it cuts

@@ -16,7 +16,7 @@ import pandas as pd
 from fastcore.basics import patch
 from .core import ClassMismatchError, ConfigError, DataError, EmptyDatasetError, TooManyBadFilesError, close_matches, one_of
 from .catalog import (TASKS, Catalog, _check_single, _check_splits, _clashes, _class_list, _common_folder, _existing_folder, _extension_problem, _facts,
-                               _file_problem, _listed, _objects, _plural, _read_splits, _shown, _skips, _under, label_names)
+                               _file_problem, _listed, _objects, _plural, _read_splits, _shown, _skips, _under, label_names, sorted_classes)
 
 # %% ../nbs/02a_tables.ipynb #7c13e25e
 class CsvError(DataError):
@@ -406,10 +406,10 @@ def _rooted(frame, base):
     return frame.assign(path=_objects(found, frame.index)), root
 
 def _order_classes(frame, layout, vocabulary):
-    "Give the classes in their order: as asked, as the columns stand, by number, or sorted as text"
+    "Give the classes in their order: as asked, as the columns stand, or sorted"
     if vocabulary.names is not None: return vocabulary.names
     if layout.onehot: return layout.labels
-    return sorted(label_names(frame["label"]), key=int if vocabulary.label_type == "id" else None)
+    return sorted_classes(label_names(frame["label"]))
 
 def _in_class_order(labels, classes):
     "Write the names of each row in the order of the classes"
@@ -448,7 +448,7 @@ def from_csv(cls:Catalog,
     label_column=None,           # likewise of labels; default: the only other column
     label_columns:list=None,     # columns of 0 and 1, one a class; default: all others, if they are such
     label_delimiter:str=None,    # what stands between the labels of a cell; giving it means several to an image; default then: , ; or |, whichever is there
-    classes=None,                # names in the order of the outputs, or {id: name}; default: sorted as text, columns of 0 and 1 as they stand
+    classes=None,                # names in the order of the outputs, or {id: name}; default: sorted, whole numbers by their value, columns of 0 and 1 as they stand
     task:str=None,               # "multiclass" or "multilabel"; default: multiclass, unless columns or `label_delimiter` say otherwise
     label_type:str=None,         # "name", "id", or default "auto": ids where `classes` has ids and all labels are numbers
     split_column:str=None,       # column that says train, val or test; default: `split`, or `is_valid`

@@ -22,6 +22,7 @@ from .schedules import _find
 from .losses import make_loss, plain_loss
 from .metrics import Metric, MetricConfig, make_metrics
 from .learner import Learner, choose_precision, has_bf16, length
+from .precision import gains_by_bf16
 from .callbacks import Schedule, Steps, _few_images, _kept_statistics
 from .mixing import Mix
 from .transfer import Distill
@@ -124,7 +125,7 @@ def _optimizer(config):
 def make_learner(config:TrainConfig, dm:ImageDataModule)->Learner:
     "Make the learner of a configuration"
     learn = Learner(dm, make_model(config, dm), loss=config.loss, metrics=_metrics(config), opt=_optimizer(config), lr=config.lr, weight_decay=config.weight_decay, label_smoothing=config.label_smoothing,
-                    class_weights=_weights_of(config, dm), layer_decay=config.layer_decay, device=config.device, precision=config.precision, seed=config.seed, threshold=config.threshold)
+                    class_weights=_weights_of(config, dm), layer_decay=config.layer_decay, device=config.device, precision=config.precision, seed=config.seed, threshold=config.threshold, positive=config.positive)
     if config.loss_args:
         learn.loss_func = make_loss(config.loss, learn.task, learn.loss_func.weight, label_smoothing=config.label_smoothing, **config.loss_args)
         learn.valid_loss_func = plain_loss(learn.loss_func, learn.task)
@@ -405,19 +406,20 @@ def _told_and_logged(run, say):
     def both(o): say(o); run.log(o)
     return both
 
-_WORTH_TIMING = 200       # batches of a training, below which timing would not pay
+_SHORT = 200       # batches of a training, below which bfloat16 gains too little to give digits up
 
 def _settled(learn, config, goes_on, say):
-    "Decide the arithmetic where that is left open and the processor has a choice: as before, or by timing a few steps"
-    if config.precision != "auto" or learn.device.type == "cuda" or not has_bf16(learn.device): return config
+    "Decide the arithmetic where that is left open and the processor has a choice: as before, or by what the network computes"
+    if config.precision != "auto" or learn.device.type != "cpu" or not has_bf16(learn.device): return config
     if goes_on:
         before = goes_on.state["settings"]
         if before.get("device") != learn.device.type or before.get("precision") not in ("fp32", "torch.bfloat16"): return config
         learn.dtype = choose_precision(before["precision"], learn.device)
-    elif Learner.group is not None or sum(o.batches or o.epochs*(length(learn.train_dl) or 0) for o in planned_fits(learn, config)) < _WORTH_TIMING: return config
+    elif sum(o.batches or o.epochs*(length(learn.train_dl) or 0) for o in planned_fits(learn, config)) < _SHORT: return config
     else:
-        took = learn.fastest_precision()
-        say("Arithmetic: " + ("float32" if learn.dtype is None else "bfloat16, with fewer digits") + f", by timing: a step takes {took['fp32']:.0f} ms in float32 and {took['bf16']:.0f} ms in bfloat16. precision=fp32 or bf16 decides it beforehand")
+        learn.dtype = torch.bfloat16 if gains_by_bf16(learn) else None
+        used = "float32" if learn.dtype is None else "bfloat16, with fewer digits,"
+        say(f"Arithmetic: {used} by what this network computes and this processor can do. precision=fp32 or bf16 decides it")
     return config.but(precision="fp32" if learn.dtype is None else "bf16")
 
 def _go_on(learn, config, checkpoint, say):

@@ -6,8 +6,8 @@
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'resize', 'RandomResizedCrop', 'Resize', 'PadCrop', 'HorizontalFlip', 'VerticalFlip',
            'Rotate90', 'Affine', 'Perspective', 'ColorJitter', 'BrightnessContrast', 'Grayscale', 'ChannelDrop',
            'GaussianBlur', 'MotionBlur', 'GaussNoise', 'RandomErasing', 'CoarseDropout', 'OneOf', 'AutoAugment',
-           'RandAugment', 'TrivialAugmentWide', 'AugMix', 'Custom', 'seed_all', 'kept_randomness', 'Pipeline', 'Rows',
-           'Plan']
+           'RandAugment', 'TrivialAugmentWide', 'AugMix', 'kind_of_numbers', 'Custom', 'seed_all', 'kept_randomness',
+           'Pipeline', 'Rows', 'Plan']
 
 # %% ../nbs/04_transforms.ipynb #538ff640
 import math, random
@@ -19,7 +19,7 @@ from types import CellType, FunctionType, MethodType, ModuleType
 import numpy as np, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from .core import ConfigError, html_table, one_of
+from .core import ConfigError, html_table, key, one_of
 
 # %% ../nbs/04_transforms.ipynb #93169c13
 def resize(
@@ -88,15 +88,26 @@ class Resize:
     mode:str = "crop"            # "crop", "squash" or "pad"
     crop_pct:float = .875        # share of the scaled shorter side that the centre crop keeps; 1 keeps all of it
     interpolation:str = "bilinear"
-    fill:int = 128               # grey level beside the picture for "pad"
+    fill:int|tuple = 128         # level beside the picture for "pad": one for all channels, or one for each
+    squash_pct:float = 1.        # for "squash": share of the squashed picture that the centre crop keeps, as some of timm's weights want it
     n_random = 0
     def __post_init__(self): one_of(self.mode, ("crop", "squash", "pad"), "resize mode")
 
+    @property
+    def kept(self)->float:
+        "Return the share of the scaled picture that the centre crop keeps: timm's crop_pct"
+        return dict(crop=self.crop_pct, squash=self.squash_pct, pad=1.)[self.mode]
+
     def __call__(self, image, size, u=None):
-        if image.shape[:2] == tuple(size) and (self.mode != "crop" or self.crop_pct == 1): return image
+        if image.shape[:2] == tuple(size) and self.kept == 1: return image
         return getattr(self, f"_{self.mode}")(image, size)
 
-    def _squash(self, image, size): return resize(image, size, self.interpolation)
+    def _squash(self, image, size):
+        if self.squash_pct == 1: return resize(image, size, self.interpolation)
+        th,tw = size
+        x = resize(image, (int(th/self.squash_pct), int(tw/self.squash_pct)), self.interpolation)
+        top,left = round((x.shape[0]-th)/2), round((x.shape[1]-tw)/2)
+        return x[top:top+th, left:left+tw]
 
     def _crop(self, image, size):
         (h,w),(th,tw) = image.shape[:2], size
@@ -310,7 +321,9 @@ def _flat(t):
 
 def _is_albumentations(t): return type(t).__module__.split(".")[0] == "albumentations"
 
-def _judge(x)->str:
+def kind_of_numbers(
+    x:torch.Tensor # what a transform returned
+)->str:
     "Name what a transform's numbers are: bytes, floats up to 1, levels up to 255, or normalised"
     if x.dtype == torch.uint8: return "bytes"
     low,high = float(x.min()), float(x.max())
@@ -337,7 +350,7 @@ class Custom:
         if self.numbers or self.normalises: return self
         with kept_randomness(*self.generators):
             self.seed(0)
-            found = {_judge(self(o, size)) for o in images}
+            found = {kind_of_numbers(self(o, size)) for o in images}
         return replace(self, numbers=next((o for o in ("normalised", "levels", "unit") if o in found), None))
 
     def __call__(self, image, size=None, u=None)->torch.Tensor:
@@ -355,7 +368,7 @@ class Custom:
     def seed(self, seed:int, everything:bool=True): # without `everything` the global generators are left alone
         "Seed the global generators and every generator the transform holds"
         if everything: seed_all(seed)
-        for i,g in enumerate(self.generators): _reseed(g, (seed+i) % 2**32)
+        for i,g in enumerate(self.generators): _reseed(g, key("generator", seed, i) % 2**32)       # of its own: not the global ones' numbers again
 
 def _chw(out, transform)->torch.Tensor:
     "Turn what a transform returned into a (C, H, W) tensor"
@@ -382,8 +395,14 @@ def kept_randomness(*generators):
         random.setstate(states[0]); np.random.set_state(states[1]); torch.default_generator.set_state(states[2])
         for g,state in zip(generators, own): _reseed(g, state)
 
+def _parts(transform)->list:
+    "List an albumentations transform and all that it is composed of"
+    return [transform, *(p for o in getattr(transform, "transforms", ()) for p in _parts(o))]
+
 def _state(g):
-    "Read a generator's state; albumentations' transforms keep theirs to themselves"
+    "Read a generator's state; of an albumentations transform, the generators of all its parts"
+    if hasattr(g, "set_random_state"):
+        return [(o, o.random_generator, o.py_random) for o in _parts(g) if hasattr(o, "set_random_state")]
     for name in ("getstate", "get_state"):
         if hasattr(g, name): return getattr(g, name)()
     return g.bit_generator.state if isinstance(g, np.random.Generator) else None
@@ -395,7 +414,9 @@ def _reseed(g, seed):
     elif isinstance(g, np.random.RandomState): g.seed(seed) if fresh else g.set_state(seed)
     elif isinstance(g, random.Random): g.seed(seed) if fresh else g.setstate(seed)
     elif isinstance(g, torch.Generator): g.manual_seed(seed) if fresh else g.set_state(seed)
-    elif fresh: g.set_random_seed(seed)
+    elif fresh: g.set_random_state(np.random.default_rng(seed), random.Random(seed))      # all parts draw in turn; set_random_seed would give each the same numbers
+    else:
+        for part,numpy_generator,python_generator in seed: part.random_generator,part.py_random = numpy_generator, python_generator
 
 _LIBRARIES = {"builtins", "functools", "torch", "torchvision", "albumentations", "numpy", "PIL"}        # whose methods hold no generator of the user's
 _RANDOM = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
@@ -419,7 +440,12 @@ def _generators(transform)->list:
         o = todo.pop()
         if id(o) in seen or isinstance(o, (str, bytes, int, float, type(None))): continue
         seen[id(o)] = o                  # kept, so that no other object gets its id meanwhile
-        if isinstance(o, _RANDOM) or (hasattr(o, "set_random_seed") and not isinstance(o, type)): found.append(o)
+        if isinstance(o, _RANDOM): found.append(o)
+        elif hasattr(o, "set_random_state") and not isinstance(o, type):
+            found.append(o)
+            for part in _parts(o):          # seeded with the whole; what else they hold is not
+                seen[id(part)] = part
+                todo += [v for k,v in getattr(part, "__dict__", {}).items() if k not in ("random_generator", "py_random", "transforms")]
         else: todo += _held(o)
     return found
 
