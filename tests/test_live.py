@@ -104,8 +104,8 @@ def test_stop_ends_after_the_current_step_and_the_learner_goes_on():
 def test_stop_after_epoch_validates_and_ends_as_a_whole_fit(tmp_path):
     learn, best = learner(), KeepBest(restore=False)
     learn.fit(50, callbacks=[At(27, lambda o: o.run.stop_after_epoch()), best, SaveCheckpoints(tmp_path)], background=True).wait()
-    assert learn.step == 40 and [r["epoch"] for r in learn.history] == [0, 1] and "valid_loss" in learn.history[1] and not learn.interrupted
-    assert learn.fits == [50] and best.best_epoch in (0, 1)        # `after_fit` ran
+    assert learn.step == 40 and [r["epoch"] for r in learn.history] == [1, 2] and "valid_loss" in learn.history[1] and not learn.interrupted
+    assert learn.fits == [50] and best.best_epoch in (1, 2)        # `after_fit` ran
     again = learner().resume(tmp_path)
     assert again.step == 40 and not again.pending.at["running"] if hasattr(again.pending, "at") else again.step == 40
 
@@ -166,7 +166,7 @@ def test_a_refused_call_leaves_the_fit_and_its_metrics_alone(tmp_path, monkeypat
 
 
 def test_every_verb_of_a_learner_is_tried_in_the_background():
-    quiet = {"alone", "together", "update", "batch_loss", "drop_gradients", "show_batch", "class_balance"}       # of a step, or of the data alone
+    quiet = {"alone", "together", "update", "batch_loss", "drop_gradients", "show_batch", "class_balance", "describe_model"}       # of a step, the data, or the network
     verbs = {o for o in dir(Learner) if not o.startswith("_") and callable(getattr(Learner, o))}
     assert verbs - quiet == set(REFUSED)
 
@@ -449,7 +449,7 @@ def test_widgets_are_let_go(kernel):
 def test_several_processes_print_the_table_of_the_first(kernel):
     shown = kernel.run("import os; from visionlab.distributed import launch\nasked = os.environ.pop('VISIONLAB_PROGRESS')\ndef work(): Learner((tens, tens), nn.Linear(20, 3), device='cpu').fit(2)\nlaunch(work, 2); os.environ['VISIONLAB_PROGRESS'] = asked")
     said = "".join(m["content"]["text"] for m in shown if m["msg_type"] == "stream")
-    assert [o.split()[0] for o in said.splitlines()] == ["epoch", "0", "1"]
+    assert [o.split()[0] for o in said.splitlines()] == ["epoch", "1", "2"]
 
 
 def test_the_fit_ends_with_the_kernel(kernel):

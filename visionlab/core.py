@@ -8,11 +8,11 @@ __all__ = ['UNGUARDED', 'VisionlabError', 'DataError', 'EmptyDatasetError', 'Cla
            'BadInputError', 'MissingDependencyError', 'ImageReadError', 'short_traceback', 'close_matches', 'one_of',
            'whole_number', 'optional_import', 'default_device', 'usable_cpus', 'rank', 'world_size', 'is_main',
            'unguarded_error', 'check_guarded', 'set_seed', 'key', 'uniforms', 'atomic_write', 'flush_to_disk',
-           'file_sha256', 'cache_dir', 'in_notebook', 'progress_mode', 'to_uint8', 'new_figure', 'show_images',
-           'show_image', 'finite', 'shorten', 'escape', 'html_table']
+           'file_sha256', 'cache_dir', 'in_notebook', 'running_cell', 'progress_mode', 'to_uint8', 'new_figure',
+           'show_images', 'show_image', 'finite', 'shorten', 'escape', 'html_table']
 
 # %% ../nbs/00_core.ipynb #8356c32c
-import difflib, hashlib, html, importlib, math, multiprocessing, os, random, sys, sysconfig, tempfile, traceback
+import difflib, hashlib, html, importlib, math, multiprocessing, os, random, sys, sysconfig, tempfile, threading, traceback
 from pathlib import Path
 import numpy as np
 
@@ -240,6 +240,12 @@ def in_notebook()->bool:
     ip = sys.modules.get("IPython")
     shell = ip.get_ipython() if ip else None
     return shell is not None and (type(shell).__name__ == "ZMQInteractiveShell" or "google.colab" in type(shell).__module__)
+
+def running_cell():
+    "Number the cell that is running in this thread, the main one; None elsewhere"
+    ip = sys.modules.get("IPython")
+    shell = ip.get_ipython() if ip and threading.current_thread() is threading.main_thread() else None
+    return getattr(shell, "execution_count", None)
 
 _MODES = ("html", "text", "plain", "off")
 

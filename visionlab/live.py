@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial, wraps
 from pathlib import Path
 import torch
-from .core import ConfigError, escape, in_notebook, new_figure
+from .core import ConfigError, escape, in_notebook, new_figure, running_cell
 from .progress import ProgressTable, clock, progress_mode
 from .learner import Advisor, Callback, CancelFit, Learner, Progress
 from .checks import StepTimer
@@ -72,8 +72,8 @@ class Panel:
     def _frame(self, x, y, low, high):
         "Draw the axes; the end of a row of the table is marked with the row's number"
         lines = "".join(_rule(_LEFT, _W-_RIGHT, y(v), y(v), "opacity='.15'") + _text(_LEFT-5, y(v)+4, f"{v:.4g}", "end") for v in ticks(low, high))
-        ends = (k for k in ticks(self.first-1, self.last-1, 6) if k == int(k) and k+1 > self.first)
-        return lines + _rule(_LEFT, _W-_RIGHT, _H-_BOTTOM, _H-_BOTTOM, "opacity='.5'") + "".join(_text(x(k+1), _H-_BOTTOM+14, int(k)) for k in ends)
+        ends = (k for k in ticks(self.first, self.last, 6) if k == int(k) and k > self.first)
+        return lines + _rule(_LEFT, _W-_RIGHT, _H-_BOTTOM, _H-_BOTTOM, "opacity='.5'") + "".join(_text(x(k), _H-_BOTTOM+14, int(k)) for k in ends)
 
     def _curve(self, c, x, y):
         at = [(f"{x(a):.1f}", f"{y(b):.1f}") for a,b in c.finite()]
@@ -93,7 +93,7 @@ class Panel:
         return f"<circle cx='{x(self.best[0]+1):.1f}' cy='{y(self.best[1]):.1f}' r='6' fill='none' stroke='currentColor' stroke-width='1.5'/>" if self.best else ""
 
     @property
-    def headline(self): return f"{self.title}: best {self.best[1]:.4g}, epoch {self.best[0]}" if self.best else self.title
+    def headline(self): return f"{self.title}: best {self.best[1]:.4g}, epoch {self.best[0]+1}" if self.best else self.title
 
     @property
     def alt(self):
@@ -249,7 +249,7 @@ class LiveChart(View):
 
     def _bests(self):
         names = [o for o in ("valid_loss", *self.directions) if self.best(o)]
-        return [f"best {o} {self.best(o)[1]:.4g} in epoch {self.best(o)[0]}" for o in dict.fromkeys(names)]
+        return [f"best {o} {self.best(o)[1]:.4g} in epoch {self.best(o)[0]+1}" for o in dict.fromkeys(names)]
 
     def _table(self, most):
         rows,columns = list(self.rows), [o for o in self.columns if any(o in r for r in self.rows)]
@@ -467,7 +467,7 @@ class Run:
 
     def _ipython_display_(self):
         "Show the chart, unless the cell that began it does"
-        if self._cell != _cell(): self._cell = 0; _display(self.chart)
+        if self._cell != running_cell(): self._cell = 0; _display(self.chart)
     def _repr_mimebundle_(self, include=None, exclude=None): return self.chart._repr_mimebundle_() | {"text/plain":repr(self)}
     def __repr__(self): return f"{'Running' if self.running else 'Over'}: {self.chart.headline}"
 
@@ -484,10 +484,6 @@ def _display(o):
     from IPython.display import display
     display(o)
 
-def _cell():
-    "Number the cell that runs, if one does"
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return getattr(shell, "execution_count", None)
 
 # %% ../nbs/17e_live.ipynb #8f26ccc8
 _RUNS = weakref.WeakSet()
@@ -529,7 +525,7 @@ def _in_background(learn, work):
     chart.run = run = Run(learn, work, chart)
     for o in list(_RUNS):
         if o.over: o.chart.forget()
-    if progress_mode() == "html": run._cell = _cell(); chart.show()
+    if progress_mode() == "html": run._cell = running_cell(); chart.show()
     return run.begin()
 
 def _with_background(name):

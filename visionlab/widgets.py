@@ -743,9 +743,9 @@ class BatchGrid(Grid):
         if not shown: return f"{self.split}: no image is like this"
         epoch,start = self._place()
         what = "as decoded" if self.raw else f"as the model sees them, {' × '.join(map(str, dl.pipeline.size))} px"
-        if self._whole: return f"{self.split}, epoch {epoch}, batch {start+1:,} of {len(dl):,}, {shown} of its {min(dl.batch_size, len(dl.ids)):,} images as the loss gets them, by {', '.join(map(repr, self.mixes))}"
+        if self._whole: return f"{self.split}, epoch {epoch+1}, batch {start+1:,} of {len(dl):,}, {shown} of its {min(dl.batch_size, len(dl.ids)):,} images as the loss gets them, by {', '.join(map(repr, self.mixes))}"
         which = "".join(f", {o}" for o in (self.label, self.query.strip()) if o)
-        return f"{self.split}{which}, epoch {epoch}, images {start*self.n+1:,}–{start*self.n+shown:,} of {len(dl.ids):,}, {what}"
+        return f"{self.split}{which}, epoch {epoch+1}, images {start*self.n+1:,}–{start*self.n+shown:,} of {len(dl.ids):,}, {what}"
 
     def _more(self, W):
         raw = W.ToggleButtons(options=[("what the model sees", False), ("raw images", True)], style=dict(button_width="auto"))

@@ -73,7 +73,7 @@ def test_batch_grid(seen):
     seen.changes(lambda: seen.button("next").click())
     assert "images 17–32" in seen.text() and not set(first) & set(seen.images())
     seen.changes(lambda: seen.find("select").first.select_option("val"))
-    assert seen.text().startswith("val, epoch 0, images 1–16")
+    assert seen.text().startswith("val, epoch 1, images 1–16")
     seen.changes(lambda: seen.button("raw images").press("Enter"))       # from the keyboard
     assert "as decoded" in seen.text()
     seen.shot("grid")
