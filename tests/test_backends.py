@@ -1,5 +1,6 @@
 "The same presets through visionlab, torchvision and albumentations; users' pipelines read, refused or run as they are."
 import importlib.metadata
+import itertools
 import random
 import warnings
 from functools import partial
@@ -22,7 +23,7 @@ from visionlab.data import ImageDataModule
 from visionlab.presets import PRESETS, eval_pipeline, list_presets, preset
 from visionlab.reading import read_transform
 from visionlab.transforms import (Affine, AugMix, AutoAugment, BrightnessContrast, CoarseDropout, ColorJitter, Custom, GaussianBlur, GaussNoise, Grayscale, HorizontalFlip, MotionBlur, OneOf, PadCrop,
-                                  Perspective, Pipeline, RandAugment, RandomErasing, RandomResizedCrop, Resize, Rotate90, TrivialAugmentWide, VerticalFlip, resize)
+                                  Perspective, Pipeline, RandAugment, RandomErasing, RandomResizedCrop, Resize, Rotate90, TrivialAugmentWide, VerticalFlip, resize, seed_all)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 IN = (.485, .456, .406), (.229, .224, .225)
@@ -53,7 +54,7 @@ def by_torchvision(p, n, photo=PHOTO):
 
 def by_albumentations(p, n, photo=PHOTO):
     t = to_albumentations(p)
-    t.set_random_seed(5)
+    t.set_random_state(np.random.default_rng(5), random.Random(5))
     return [t(image=photo)["image"] for _ in range(n)]
 
 def alike(a, b, rough=.05):
@@ -381,7 +382,7 @@ def test_words_of_albumentations_are_read_and_keep_their_law(theirs, op):
     t = A.Compose([A.RandomResizedCrop((32, 32), (.5, 1.), area_for_downscale="image"), theirs, A.Normalize(), ToTensorV2()])
     p = read_transform(t)
     assert (p.frame, p.ops, (p.mean, p.std)) == (RandomResizedCrop((.5, 1.)), (op,), IN)
-    t.set_random_seed(1)
+    t.set_random_state(np.random.default_rng(1), random.Random(1))
     alike(ours(p, 200), [t(image=PHOTO)["image"] for _ in range(200)], rough=.12)
 
 
@@ -533,3 +534,94 @@ def test_policies_after_a_function_on_floats(folder):
     t = v2.Compose([v2.Resize((32, 32)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), lambda x: x.clamp(.1, .9), v2.RandAugment(), v2.Normalize(*IN)])
     x = batches(folder, 1, train_transforms=t, num_workers=0)
     assert x.isfinite().all() and -2.2 < x.min() and x.max() < 2.7 and x.std() > .3
+
+
+# ---- draws of one image: each operation's its own
+
+MARK = np.zeros((8, 8, 3), np.uint8)
+MARK[0, 0] = 200        # where this corner goes tells which flips were made
+
+def drawn(t, n=1500):
+    "Run a transform on one image as a loader does, under `n` different seeds"
+    own = Custom(t, numbers="bytes")
+    out = []
+    for i in range(n):
+        own.seed(key("custom", 3, 0, i), everything=False)
+        out.append(own(MARK).numpy())
+    return out
+
+def alone(t, n=1500):
+    "The package itself, with one pair of independent generators for all draws"
+    t.set_random_state(np.random.default_rng(11), random.Random(12))
+    return [np.asarray(t(image=MARK)["image"]).transpose(2, 0, 1) for _ in range(n)]
+
+def shares(images):
+    "Count how often each picture comes out"
+    found = {}
+    for o in images: found[o.tobytes()] = found.get(o.tobytes(), 0) + 1/len(images)
+    return found
+
+def invert(p): return A.InvertImg(p=p)
+
+PAIRS = list(itertools.combinations([A.HorizontalFlip(p=.5), A.VerticalFlip(p=.5), A.Transpose(p=.5), invert(.5), A.ChannelShuffle(p=.5), A.CenterCrop(8, 8, p=.5)], 2))
+NESTS = [A.Compose([A.OneOf([A.HorizontalFlip(p=1), invert(1.)], p=.5), A.VerticalFlip(p=.5)]),
+         A.Compose([A.OneOf([A.HorizontalFlip(p=1), A.VerticalFlip(p=1)], p=.5), A.OneOf([invert(1.), A.Transpose(p=1)], p=.5)]),
+         A.Compose([A.Sequential([A.HorizontalFlip(p=.5), A.Sequential([A.VerticalFlip(p=.5)], p=.5)], p=.5), invert(.5)]),
+         A.Compose([A.Compose([A.HorizontalFlip(p=.5), A.VerticalFlip(p=.5)], p=.7), A.SomeOf([invert(1.), A.Transpose(p=1)], n=1, p=.5)]),
+         A.Compose([A.RandomOrder([A.HorizontalFlip(p=.5), A.VerticalFlip(p=.5), A.Transpose(p=.5)], n=2, p=1.)])]
+
+@pytest.mark.parametrize("t", [A.Compose(list(o)) for o in PAIRS] + NESTS, ids=[f"{type(a).__name__}-{type(b).__name__}" for a,b in PAIRS] + [f"nest{i}" for i in range(len(NESTS))])
+def test_operations_of_albumentations_draw_independently(t):
+    "The joint law of what comes out is that of the package with independent generators"
+    a,b = shares(drawn(t)), shares(alone(t))
+    for o in {*a, *b}: assert abs(a.get(o, 0) - b.get(o, 0)) < 4.5*(2*.25/1500)**.5
+
+def test_separate_transforms_of_albumentations_draw_independently():
+    class Two:
+        def __init__(self): self.flip,self.turn,self.chance = A.HorizontalFlip(p=.5), A.VerticalFlip(p=.5), random.Random(0)
+        def __call__(self, image):
+            x = self.turn(image=self.flip(image=np.asarray(image))["image"])["image"]
+            return 255-x if self.chance.random() < .5 else x
+    found = shares(drawn(Two()))
+    assert len(found) == 8 and all(abs(o-1/8) < .04 for o in found.values())
+
+def test_the_global_generators_draw_independently():
+    def draws(i):
+        seed_all(key("custom", 3, 0, i))
+        return random.random() < .5, np.random.randint(2), int(torch.randint(2, (1,)))
+    found = [draws(i) for i in range(1000)]
+    for o in itertools.product((0, 1), repeat=3): assert abs(found.count(o)/1000 - 1/8) < .05
+
+def test_a_draw_depends_on_the_seed_the_epoch_and_the_image_alone(folder):
+    make = lambda workers: ImageDataModule(folder, image_size=32, batch_size=4, num_workers=workers, transform_backend="albumentations", augmentation_preset="strong", seed=5, cache=None).train_dataloader()
+    def by_image(batches): return {int(i):x for b in batches for i,x in zip(b.index, b.image)}
+    first,again = by_image(make(0).batches(1)), by_image(make(2).batches(1))
+    other = by_image(make(0).batches(2))
+    for i in first: assert torch.equal(first[i], again[i])
+    assert any(not torch.equal(first[i], other[i]) for i in first)
+
+def test_preset_light_draws_flip_and_crop_independently():
+    p = preset("light", 32, (0.,)*3, (1.,)*3)
+    own = Custom(to_albumentations(p.edit(ops=tuple(o for o in p.ops if isinstance(o, HorizontalFlip))), normalize=False))
+    ramp = np.repeat(np.arange(0, 250, dtype=np.uint8)[None,:,None], 250, 0).repeat(3, 2)
+    flipped,width = [], []
+    for i in range(800):
+        own.seed(key("custom", 1, 0, i), everything=False)
+        x = own(ramp).float()[0].mean(0)
+        flipped.append(float(x[0] > x[-1])); width.append(float((x[0]-x[-1]).abs()))
+    assert abs(np.corrcoef(flipped, width)[0, 1]) < .13
+
+@pytest.mark.parametrize("name", ["light", "strong"])
+def test_presets_leave_as_many_images_untouched_through_both_backends(name):
+    p = preset(name, 32, (0.,)*3, (1.,)*3).edit(frame=Resize("squash"))
+    image,n = resize(PHOTO, (32, 32)), 500
+    own = Custom(to_albumentations(p, normalize=False))
+    def through(i):
+        own.seed(key("custom", 7, 0, i), everything=False)
+        return own(image)
+    run = BatchAugment(p, 7)
+    mine = (run(torch.from_numpy(np.stack([image]*n)).permute(0, 3, 1, 2), np.arange(n), 0)*255).round()
+    plain = torch.from_numpy(image).permute(2, 0, 1)
+    theirs = sum(torch.equal(through(i), plain) for i in range(n))/n
+    assert abs(theirs - float((mine == plain).flatten(1).all(1).float().mean())) < 4.5*(2*.25*.5/n)**.5
+    if name == "strong": assert theirs < .09

@@ -515,12 +515,14 @@ def test_taking_over_many_rows(tmp_path):
 ONE = dict(sizes=[(500, 400)]*3 + [(400, 500)], n=100_000, channels=3, side=224)      # 56 GB whole, 23 GB at 256 px
 
 @pytest.mark.parametrize("asked,free,tier,keep", [
-    ("auto", Free(300*GB, 200*GB, 900*GB), "device", True), ("auto", Free(300*GB, 80*GB, 900*GB), "device", 256), ("auto", Free(300*GB, 20*GB, 900*GB), "ram", True),
-    ("auto", Free(100*GB, None, 900*GB), "ram", 256), ("auto", Free(80*GB, None, 900*GB), "disk", 256), ("auto", Free(16*GB, None, 900*GB), "disk", 256),
-    ("auto", Free(16*GB, None, 20*GB), "stream", False), ("auto", Free(16*GB), "stream", False),
-    ("ram", Free(80*GB), "ram", True), ("ram", Free(40*GB), "ram", 256), ("ram", Free(10*GB, 900*GB, 900*GB), "stream", False),
-    ("disk", Free(GB, None, 60*GB), "disk", True), ("disk", Free(GB, None, 40*GB), "disk", 256), ("disk", Free(900*GB, None, None), "stream", False),
-    ("device", Free(GB, 80*GB), "device", True), ("device", Free(GB, None), "stream", False), (30*GB, Free(GB), "ram", 256), (60*GB, Free(GB), "ram", True),
+    ("auto", Free(300*GB, 200*GB, 900*GB), "ram", True), ("auto", Free(300*GB, 20*GB, 900*GB), "ram", True), ("auto", Free(150*GB, None, 900*GB), "disk", True),
+    ("auto", Free(100*GB, None, 900*GB), "stream", False), ("auto", Free(16*GB, None, 900*GB), "stream", False), ("auto", Free(16*GB, None, 20*GB), "stream", False), ("auto", Free(16*GB), "stream", False),
+    ("ram", Free(80*GB), "ram", True), ("ram", Free(40*GB), "stream", False), ("ram", Free(10*GB, 900*GB, 900*GB), "stream", False),
+    ("disk", Free(GB, None, 60*GB), "disk", True), ("disk", Free(GB, None, 40*GB), "stream", False), ("disk", Free(900*GB, None, None), "stream", False),
+    ("device", Free(GB, 80*GB), "stream", False), ("device", Free(GB, None), "stream", False), (30*GB, Free(GB), "stream", False), (60*GB, Free(GB), "ram", True),
+    ("small", Free(300*GB, 80*GB, 900*GB), "device", 256), ("small", Free(300*GB, 20*GB, 900*GB), "ram", True), ("small", Free(100*GB, None, 900*GB), "ram", 256), ("small", Free(80*GB, None, 900*GB), "disk", 256),
+    ("small", Free(16*GB, None, 20*GB), "stream", False), ("small-ram", Free(80*GB), "ram", True), ("small-ram", Free(40*GB), "ram", 256), ("small-ram", Free(10*GB, 900*GB, 900*GB), "stream", False),
+    ("small-disk", Free(GB, None, 40*GB), "disk", 256), ("small-device", Free(GB, 80*GB), "device", 256),
     (10, Free(900*GB), "stream", False), (0, Free(900*GB), "stream", False), (None, Free(900*GB, 900*GB, 900*GB), "stream", False)])
 def test_plan(asked, free, tier, keep):
     plan = plan_cache(asked, **ONE, free=free)
@@ -532,7 +534,15 @@ def test_small_images_on_a_small_machine_go_to_a_file_whole():
     assert plan_cache("auto", [(28, 28)], 60_000, 1, 28, Free(100*2**20, None, GB)).keep is True
     assert plan_cache("auto", [(28, 28)]*4, 60_000, 1, 28, Free(100*2**20, None, GB)).shape == (28, 28)
     assert plan_cache("auto", [(28, 28), (29, 28)], 60_000, 1, 28, Free(GB)).shape is None
-    assert plan_cache("auto", [(400, 800), (500, 1000)], 600_000, 3, 224, Free(GB, None, 900*GB)).shape == (256, 512)
+    assert plan_cache("small", [(400, 800), (500, 1000)], 600_000, 3, 224, Free(GB, None, 900*GB)).shape == (256, 512)
+    assert plan_cache("auto", [(400, 800)], 600, 3, 224, Free(GB, 900*GB)).tier == "device"        # all of one size
+
+
+def test_a_smaller_copy_says_what_it_costs_and_streaming_says_how_to_ask_for_it():
+    small,stream = plan_cache("small", **ONE, free=Free(100*GB)), plan_cache("auto", **ONE, free=Free(100*GB))
+    assert "as asked" in small.reason and "less sharp" in small.reason and "256 px" in small.reason
+    assert "cache='small'" in stream.reason and "other pixels" in stream.reason and cache.show_bytes(56*GB)[-2:] in stream.reason
+    assert "small-device" in plan_cache("device", **ONE, free=Free(GB, 900*GB)).reason
 
 
 def test_an_estimate_is_what_is_kept(photos):

@@ -9,6 +9,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from photos import photo_folder
+from visionlab.cache import Free
 from visionlab.catalog import Catalog
 from visionlab.core import ConfigError, DataError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, UnknownOptionError
 from visionlab.data import ImageDataModule, audit
@@ -150,13 +151,14 @@ def test_a_file_that_vanishes_later_is_named(folder, tmp_path):
     del dl
 
 
-@pytest.mark.parametrize("budget,keep", [("ram", True), (10**9, True), (230_000, 37), (1000, False), (None, False)])
+@pytest.mark.parametrize("budget,keep", [("ram", True), (10**9, True), (230_000, False), (1000, False), (None, False)])
 def test_where_pixels_are_kept(folder, budget, keep):
     assert ImageDataModule(folder, image_size=32, cache=budget)._plan_cache().keep == keep
 
 
-def test_kept_pixels_stay_within_the_estimate(folder):
-    dm = ImageDataModule(folder, image_size=32, cache=400_000).setup()
+def test_kept_pixels_stay_within_the_estimate(folder, monkeypatch):
+    monkeypatch.setattr("visionlab.data.free_space", lambda **kw: Free(500_000))
+    dm = ImageDataModule(folder, image_size=32, cache="small-ram").setup()
     list(dm.train_dataloader()); list(dm.val_dataloader())
     assert 0 < dm._images.nbytes <= 400_000
 
@@ -259,12 +261,13 @@ def test_a_model_gives_its_size_and_statistics_to_a_given_pipeline_too(folder):
     assert dm.train_pipeline.mean == dm.eval_pipeline.mean == (.5, .5, .5)
 
 
-def test_shrunk_pixels_in_memory_do_not_change_an_answer(tmp_path):
+def test_shrunk_pixels_in_memory_do_not_change_an_answer(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         (tmp_path/"d"/name).mkdir(parents=True)
         for i in range(8): Image.fromarray(rng.integers(0, 255, (300, 400, 3), dtype=np.uint8)).resize((800, 600), Image.BICUBIC).save(tmp_path/"d"/name/f"{i}.jpg")
-    dm = ImageDataModule(tmp_path/"d", image_size=64, cache=2_000_000, val_split=.5)
+    dm = ImageDataModule(tmp_path/"d", image_size=64, cache="small-ram", val_split=.5)
+    monkeypatch.setattr("visionlab.data.free_space", lambda **kw: Free(2_500_000))
     dm.setup()
     assert "shorter side" in dm.cache_plan.reason
     from visionlab.predict import Predictor
@@ -336,3 +339,9 @@ def test_one_bad_file_does_not_cost_the_answers_to_the_others(folder, tmp_path, 
     for name in files: name.write_bytes(b"no image")
     with pytest.raises(EmptyDatasetError): dm.predict_dataloader(files)
     with pytest.raises(TooManyBadFilesError): ImageDataModule(folder, image_size=32, num_workers=0, on_bad="error").predict_dataloader(files)
+
+
+def test_random_evaluation_and_two_normalisations_are_said(folder):
+    turn = v2.Compose([v2.Resize((32, 32)), v2.RandomHorizontalFlip(), v2.ToTensor(), v2.Normalize((.5,)*3, (.5,)*3)])
+    with pytest.warns(UserWarning, match="HorizontalFlip") as said: ImageDataModule(folder, image_size=32, eval_transforms=turn, cache=None).setup()
+    assert any("evaluation by mean (0.5, 0.5, 0.5)" in str(o.message) for o in said)

@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 from photos import photo_folder
-from visionlab.cache import caches
+from skimage import data as photos
+
+from visionlab.cache import Free, caches
 from visionlab.catalog import Catalog
 from visionlab.core import DataError
 from visionlab.data import ImageDataModule
@@ -225,15 +227,44 @@ def test_a_cache_can_be_cleared_while_the_next_epoch_is_begun(cat, own_cache, mo
     assert len(caches()) == 0
 
 
-def test_evaluation_frames_are_kept_when_pictures_are_kept_small(cat, own_cache):
+def test_evaluation_frames_are_kept_when_pictures_are_kept_small(cat, own_cache, monkeypatch):
     "The second evaluation decodes nothing, and its pixels are those of the plain road"
     want = pixels(ImageDataModule(cat, image_size=64, val_split=.25, cache=None).val_dataloader(), 1)
-    dm = ImageDataModule(cat, image_size=64, val_split=.25, cache=36*3*75*110)
+    dm = ImageDataModule(cat, image_size=64, val_split=.25, cache="small-ram")
+    monkeypatch.setattr("visionlab.data.free_space", lambda **kw: Free(36*3*75*110*5//4))
     assert isinstance(dm.setup().cache_plan.keep, int) and dm.cache_plan.keep is not True
     loader = dm.val_dataloader()
     first = pixels(loader, 1)
     loader.images._decode = None                       # whoever decodes now fails
     assert torch.equal(first, want) and torch.equal(pixels(loader, 1), want)
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    "Photographs much larger than the model's size, of several sizes"
+    folder = tmp_path_factory.mktemp("large")
+    for i in range(8): Image.fromarray(photos.chelsea()[:300-9*i].repeat(2, 0).repeat(2, 1) if i % 2 else photos.astronaut()[:, :512-11*i]).save(folder/f"{i}.jpg", quality=92)
+    return Catalog.from_lists(sorted(folder.glob("*.jpg")), ["a", "b"]*4)
+
+@pytest.mark.parametrize("cache", ["auto", "ram", "disk", 4_000_000])
+@pytest.mark.parametrize("free", [2**20, 2**24, 2**33], ids=["little", "some", "much"])
+def test_the_same_seed_trains_on_the_same_pixels_whatever_is_free(large, own_cache, monkeypatch, cache, free):
+    "95 of 100 crops differ by less than a level from those of the whole file, also in the second epoch"
+    monkeypatch.setattr("visionlab.data.free_space", lambda **kw: Free(free, None, free))
+    make = lambda cache: ImageDataModule(large, image_size=64, augmentation_preset="default", batch_size=4, val_split=0, num_workers=2, cache=cache, normalize=((0.,)*3, (1.,)*3)).train_dataloader()
+    want,got = make(None), make(cache)
+    far = torch.cat([(a.image-b.image).abs().mean((1, 2, 3))*255 for _ in range(6) for a,b in zip(want, got)])
+    assert (far <= 1).float().mean() >= .95
+
+def test_whole_pictures_on_the_device_give_the_crops_of_the_files(cat):
+    plain,held = Loader(cat, preset("light", 64), 8, shuffle=True, seed=3), Loader(cat, preset("light", 64), 8, shuffle=True, seed=3, on_device=True)
+    assert held.tier == "resident"
+    far = torch.cat([(a.image-b.image).abs().mean((1, 2, 3))*255*.229 for _ in range(3) for a,b in zip(plain, held)])
+    assert (far <= 1).float().mean() >= .95
+
+def test_pictures_of_several_sizes_are_not_brought_to_one_on_the_device(large):
+    with pytest.warns(UserWarning, match="several sizes"): held = Loader(large, preset("light", 64), 4, shuffle=True, seed=3, on_device=True)
+    assert held.tier == "files"
+    assert torch.equal(pixels(held), pixels(Loader(large, preset("light", 64), 4, shuffle=True, seed=3)))
 
 def test_small_pictures_are_gathered_at_once(tmp_path, own_cache):
     for i in range(40): Image.fromarray(np.full((28, 28), 6*i, np.uint8)).save(tmp_path/f"{i:02}.png")

@@ -83,3 +83,18 @@ def test_sizes_that_differ_name_their_files(learn, tmp_path):
     predictor = Learner(dm, learn.model, device="cpu").predictor()
     with pytest.raises(BadInputError, match="different sizes") as e: predictor.predict([tmp_path/"a.png", tmp_path/"b.png"])
     assert "a.png" in e.value.where and "b.png" in e.value.where
+
+
+@pytest.mark.parametrize("door", ["command", "pad"])
+def test_memory_does_not_grow_by_the_command_or_the_pad(exported, picture, door, capsys):
+    pad = PredictPad(exported)
+
+    def ask(n):
+        if door == "command": assert not cli.main(["predict", str(exported), *[str(picture)]*n])
+        else:
+            for _ in range(n): pad.ask(picture)
+        capsys.readouterr()
+    ask(64)
+    before = resident()
+    ask(2000)
+    assert resident() - before <= 100

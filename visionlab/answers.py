@@ -13,7 +13,7 @@ import numpy as np, torch
 import pandas as pd
 from fastcore.basics import patch
 from traitlets import Int, Unicode, link, observe, validate
-from .core import ConfigError, VisionlabError, atomic_write, escape, one_of, show_images, whole_number
+from .core import ConfigError, VisionlabError, atomic_write, check_own, escape, one_of, show_images, starts_as, whole_number
 from .catalog import Catalog, label_text
 from .predict import Predictor
 from .data import ImageDataModule, list_images
@@ -295,6 +295,7 @@ class ActiveLabels(Review):
     )->Path:
         "Write the labelled images as a table that `Catalog.from_csv` and `ImageDataModule` read"
         files = self.labels.assign(path=lambda o: [os.path.join(self.catalog.root or "", p) for p in o["path"]])
+        check_own(path, starts_as("image_path,label"))
         return atomic_write(path, files.rename(columns=dict(path="image_path")).to_csv(index=False))
 
     def _headline(self):

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from .core import (ClassMismatchError, ConfigError, DataError, EmptyDatasetError, TooManyBadFilesError, atomic_write, cache_dir, close_matches,
-                            escape, html_table, one_of, shorten)
+                            check_own, escape, guarded, html_table, one_of, printable, shorten, starts_as, unguarded)
 from .items import IMAGE_EXTENSIONS
 from .paths import Files, PathArray, Repeated, pack_table, remember, unpack_table
 
@@ -171,8 +171,7 @@ def _plural(n, one, many=None): return f"{n:,} {one if n == 1 else many or one +
 
 def _shown(text, width=40):
     "Make a name safe to print: odd characters spelled out, long names cut"
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
-    return shorten(text, width)
+    return shorten(printable(text), width)
 
 def _listed(names, n=5):
     "Write the first names of a list"
@@ -977,17 +976,12 @@ def split(self:Catalog,
 
 # %% ../nbs/02_catalog.ipynb #0465e5d4
 _FORMAT = 1
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
-
-def _guarded(text): return f"'{text}" if isinstance(text, str) and _FORMULA.match(text) else text # a spreadsheet would run it
-def _unguarded(text): return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
-
 def _is_text(column): return not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column))
 
 def _csv_bytes(frame):
     "Write the table as CSV; file names that are not valid text keep their bytes"
     plain = lambda values: pd.Series(values, index=frame.index, dtype=object)     # Arrow's strings cannot hold names that are no text
-    safe = frame.assign(**{c: plain([_guarded(json.dumps(o, ensure_ascii=False) if isinstance(o, tuple) else o) for o in frame[c]]) for c in frame if _is_text(frame[c])})
+    safe = frame.assign(**{c: plain([guarded(json.dumps(o, ensure_ascii=False) if isinstance(o, tuple) else o) for o in frame[c]]) for c in frame if _is_text(frame[c])})
     return safe.to_csv(index_label="#").encode("utf-8", "surrogateescape")
 
 def _extras(frame): return {c: str(frame[c].dtype) for c in frame if c not in ("path", "label", "split")}
@@ -1010,6 +1004,8 @@ def save(self:Catalog,
     folder = Path(os.path.abspath(folder))
     meta = dict(format=_FORMAT, source=self.source, task=self.task, classes=self.classes, root=_saved_root(self.root, folder), in_memory=self.pixels is not None,
                 info=self.info, columns=_extras(self.frame), skipped=self.skipped[["path", "split", "reason"]].to_numpy().tolist())
+    check_own(folder/"catalog.json", starts_as('{\n "format": '))
+    if not os.path.lexists(folder/"catalog.json"): check_own(folder/"catalog.csv", starts_as("#,path,label,split"))     # beside catalog.json it may have been edited
     atomic_write(folder/"catalog.csv", _csv_bytes(self.frame))
     atomic_write(folder/"catalog.json", json.dumps(meta, indent=1, default=lambda o: o.item()) + "\n")
     return folder
@@ -1018,11 +1014,12 @@ def save(self:Catalog,
 def _read_json(path):
     "Read catalog.json"
     try: meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e: raise DataError("There is no readable catalog.json", str(path), "Give the folder that Catalog.save wrote") from e
+    except (OSError, ValueError, RecursionError) as e: raise DataError("There is no readable catalog.json", str(path), "Give the folder that Catalog.save wrote") from e
     wanted = dict(format=int, source=str, classes=list, in_memory=bool, info=dict, columns=dict, skipped=list)
     wrong = [k for k,kind in wanted.items() if not isinstance(meta, dict) or not isinstance(meta.get(k), kind)]
     if not wrong and not all(isinstance(o, str) for o in meta["classes"]): wrong = ["classes"]
     if not wrong and not all(isinstance(o, list) and len(o) == 3 for o in meta["skipped"]): wrong = ["skipped"]
+    if not wrong and not isinstance(meta.get("root"), (str, type(None))): wrong = ["root"]
     if not wrong and meta.setdefault("task", "multiclass") not in TASKS: wrong = ["task"]
     if wrong: raise DataError(f"catalog.json has no proper {_listed(wrong)}", str(path), "Give the folder that Catalog.save wrote")
     if meta["format"] > _FORMAT: raise DataError(f"catalog.json has format {meta['format']}, newer than {_FORMAT}", str(path), "Update visionlab")
@@ -1033,7 +1030,7 @@ def _restored(column, dtype):
     if dtype == "bool": return column == "True"
     if dtype.startswith("datetime"): return pd.to_datetime(column)
     if re.match("u?int|float", dtype, re.I): return pd.to_numeric(column).astype(dtype)
-    return _objects([_unguarded(o) or None for o in column], column.index)
+    return _objects([unguarded(o) or None for o in column], column.index)
 
 def _read_table(path, columns):
     "Read catalog.csv, as written or as a spreadsheet saved it"
@@ -1047,13 +1044,13 @@ def _read_table(path, columns):
         fresh = number.isna()
         number[fresh] = np.arange(fresh.sum()) + (0 if fresh.all() else number.max()+1)
         found = {c: _restored(raw[c], str(dtype)) for c,dtype in {"path":"text", "label":"text", "split":"text", **columns}.items()}
-    except (KeyError, ValueError) as e: raise DataError(f"catalog.csv cannot be read: {e}", str(path), "Keep its columns, and numbers in columns of numbers") from e
+    except (KeyError, ValueError, TypeError, OverflowError) as e: raise DataError(f"catalog.csv cannot be read: {e}", str(path), "Keep its columns, and numbers in columns of numbers") from e
     return pd.DataFrame(found).set_axis(number.astype(int).to_numpy(), axis=0)
 
 def _read_tuples(frame, path):
     "Read labels that are lists of names"
     try: found = [o if o is None else tuple(map(str, [] + json.loads(o))) for o in frame["label"]]
-    except (ValueError, TypeError) as e: raise DataError(f"A label in catalog.csv is no list of names: {e}", str(path), 'Write labels as ["cat", "dog"], or [] for none') from e
+    except (ValueError, TypeError, RecursionError) as e: raise DataError(f"A label in catalog.csv is no list of names: {e}", str(path), 'Write labels as ["cat", "dog"], or [] for none') from e
     return frame.assign(label=_objects(found, frame.index))
 
 _LARGE = 2**22 # bytes of a catalog.csv from which what it says is remembered in a form that opens at once

@@ -119,7 +119,18 @@ def sweep(
     folder # where checkpoints are
 ):
     "Remove what writing or removing a checkpoint left behind when its process was killed"
-    for o in [p for kind in (".tmp-*", ".trash-*", ".*.tmp") for p in Path(folder).glob(kind)]: shutil.rmtree(o, ignore_errors=True) if o.is_dir() else o.unlink(missing_ok=True)
+    folder = Path(folder)
+    for o in list(folder.iterdir()) if folder.is_dir() else ():
+        if o.is_symlink(): continue
+        if _LEFT_FOLDER.fullmatch(o.name) and o.is_dir() and _is_part(o): shutil.rmtree(o, ignore_errors=True)
+        elif _LEFT_FILE.fullmatch(o.name) and o.is_file(): o.unlink(missing_ok=True)
+
+_LEFT_FOLDER = re.compile(r"\.(tmp|trash)-[0-9a-f]{8}")
+_LEFT_FILE = re.compile(r"\.(last|best)\.[a-z0-9_]{8}\.tmp")           # as `atomic_write` names them
+
+def _is_part(folder):
+    "Say whether a folder holds nothing but files of a checkpoint"
+    return {o.name for o in folder.iterdir()} <= {*FILES, MANIFEST}
 
 def remove(
     path # of a checkpoint

@@ -12,6 +12,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from . import __version__
 from .core import ConfigError, VisionlabError, atomic_write, close_matches, is_main, one_of, rank, usable_cpus, world_size
+from .core import check_own, csv_bytes, printable, starts_as
 
 # %% ../nbs/19_cli.ipynb #ad089f1e
 def _kinds(annotation)->list:
@@ -185,20 +186,25 @@ def predict(
     from visionlab.data import list_images
     found = open_model(model, which, device).predict(list_images(images), topk=topk, threshold=threshold)
     for p in found: _tell(p, quiet=json == "-")
-    if json: _put(json, _json([dict(path=p.path, **(dict(error=p.error) if p.error else dict(top=[dict(label=k, score=v) for k,v in p.top]))) for p in found]))
+    if json: _put(json, own=('[\n {\n  "path": ', "[]"), text=_json([dict(path=p.path, **(dict(error=p.error) if p.error else dict(top=[dict(label=k, score=v) for k,v in p.top]))) for p in found]))
     return int(any(p.error for p in found))
 
 def _tell(p, quiet):
     "Write one prediction as a line"
-    if p.error: print(f"visionlab: {p.path}: {p.error}", file=sys.stderr)
-    elif not quiet: print("\t".join([p.path, *[f"{name}\t{score:.4f}" for name,score in p.top]] if p.top else [p.path, "none" if p.task == "multilabel" else "unsure", ""]))
+    if p.error: print(f"visionlab: {printable(p.path)}: {printable(p.error)}", file=sys.stderr)
+    elif not quiet: print("\t".join(map(printable, [p.path, *[part for name,score in p.top for part in (name, f"{score:.4f}")]] if p.top else [p.path, "none" if p.task == "multilabel" else "unsure", ""])))
 
 def _json(o): return json.dumps(o, indent=1, allow_nan=False) + "\n"
 
-def _put(path, text):
-    "Write a text into a file, or where the output goes"
-    if path == "-": sys.stdout.write(text)
-    else: atomic_write(path, text)
+def _put(path, text, own):
+    "Write a text into a file, or where the output goes; only a file that begins like one of `own` is replaced"
+    if path == "-": return sys.stdout.write(text if isinstance(text, str) else text.decode("utf-8", "backslashreplace"))
+    check_own(path, starts_as(*own))
+    atomic_write(path, text)
+
+def _say(text):
+    "Print lines in which nothing can command the terminal"
+    print(printable(text, "\n\t"))
 
 _SOURCE = ("valid", "classes", "ignore_classes")              # what `check` and `evaluate` take of `train`: how to open the data …
 _TABLES = ("val_csv", "test_csv", "image_dir", "image_column", "label_column", "label_columns", "label_delimiter", "label_type")    # … and a table
@@ -225,7 +231,7 @@ def check(
     from visionlab.doctor import check as look
     report = look(data, max_pixels=max_pixels, **_source(options))
     for path in filter(None, (html, json)): report.save(path)
-    print(report)
+    _say(report)
     return int(not report.ok)
 
 def evaluate(
@@ -247,8 +253,8 @@ def evaluate(
     from visionlab.config import _as_dict
     from visionlab.evaluation import evaluate as look
     found = look(model, data, split, which, device, batch_size, threshold=threshold, positive=positive, on_bad=on_bad, **(_source(options) if data else {}))
-    if json != "-": print(found)
-    if json: _put(json, _json(found.to_dict()))
+    if json != "-": _say(found)
+    if json: _put(json, _json(found.to_dict()), ['{\n "model": '])
     if answers: found.save(answers)
     missed = found.misses(_as_dict(require or {}))
     for o in missed: print(f"visionlab: {o}", file=sys.stderr)
@@ -272,6 +278,8 @@ def lr_find(
     "Search a learning rate for a training: print what is suggested, and write the curve as a figure and as JSON"
     from visionlab.train import make_data, make_learner
     found,out = make_learner(config, make_data(config)).lr_find(start, end, rates), Path(config.out or "lr_find")
+    check_own(out/"lr_find.json", starts_as('{\n "best": '))
+    check_own(out/"lr_find.png", lambda head: b"Matplotlib" in head)
     atomic_write(out/"lr_find.json", _json(dict(best=found.best, suggestions=found.suggestions, lrs=found.lrs, losses=[_finite(o) for o in found.losses])))
     atomic_write(out/"lr_find.png", found.plot()._repr_png_())
     for name,lr in found.suggestions.items(): print(f"{name:<10} {lr:.2e}")
@@ -291,9 +299,9 @@ def runs(
     from visionlab.compare import runs as find
     found = find(folder, metric)
     table = _sorted(found, sort) if sort else found.frame
-    if json: _put(json, table.reset_index().to_json(orient="records", date_format="iso", indent=1, default_handler=str) + "\n")
-    if csv: _put(csv, table.to_csv())
-    if "-" not in (json, csv): print(f"{found!r}\n{_text_table(found, table)}" if len(found) else found)
+    if json: _put(json, table.reset_index().to_json(orient="records", date_format="iso", indent=1, default_handler=str) + "\n", ['[\n {\n  "run":', "[]", "[\n\n]"])
+    if csv: _put(csv, csv_bytes(table, "run"), ["run,"])
+    if "-" not in (json, csv): _say(f"{found!r}\n{_text_table(found, table)}" if len(found) else found)
 
 def _sorted(found, column):
     "Order the table by a column, the better or the larger first"
@@ -386,7 +394,7 @@ def _parsed(argv):
 @contextlib.contextmanager
 def _one_line_warnings():
     "Write warnings as the errors are written, without the line of code"
-    def show(message, category, filename, line, file=None, text=None): print(f"visionlab: warning: {message}", file=file or sys.stderr)
+    def show(message, category, filename, line, file=None, text=None): print(f"visionlab: warning: {printable(message, keep=chr(10))}", file=file or sys.stderr)
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
@@ -394,7 +402,8 @@ def _one_line_warnings():
 def _failed(e, debug):
     "Say what went wrong: what, where, how to fix it"
     if debug: traceback.print_exception(e)
-    print(f"visionlab: {e}" if is_main() else f"visionlab, process {rank()}: {e}", file=sys.stderr)
+    who = "visionlab" if is_main() else f"visionlab, process {rank()}"
+    print(f"{who}: {printable(e, keep=chr(10))}", file=sys.stderr)
     return 2 if isinstance(e, UsageError) else 1
 
 def main(

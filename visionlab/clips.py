@@ -50,7 +50,7 @@ def frame_times(
     s = os.stat(path)
     note = cache_dir()/"frames"/f"{hashlib.sha256(json.dumps([os.path.abspath(path), s.st_size, s.st_mtime_ns]).encode()).hexdigest()[:32]}.json"
     try: return [float(o) for o in json.loads(note.read_text())]
-    except (OSError, ValueError, TypeError): pass
+    except (OSError, ValueError, TypeError, RecursionError): pass
     times = _read_times(path)
     try: atomic_write(note, json.dumps(times))
     except OSError as e: warnings.warn(f"The index of the video could not be remembered: {e}")
@@ -374,7 +374,7 @@ class Avenue(AnomalyDataModule):
     _shares_files = False
 
     def _plan_cache(self):
-        if self.cache in ("disk", "device"): raise ConfigError(f"Frames of clips are kept in memory or not at all, not on the {self.cache}", "cache", "Pass cache='ram', 'auto' or None")
+        if self.cache in ("disk", "device", "small-disk", "small-device"): raise ConfigError(f"Frames of clips are kept in memory or not at all, not on the {self.cache}", "cache", "Pass cache='ram', 'auto' or None")
         return super()._plan_cache()
 
     def _open_images(self, keep, store=None): return Clips(self.catalog, self.films, keep)

@@ -10,7 +10,7 @@ import csv, json, math, os, time
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
-from .core import ConfigError, DataError, html_table, new_figure, one_of
+from .core import ConfigError, DataError, csv_bytes, html_table, new_figure, one_of, read_yaml
 from .progress import clock
 
 # %% ../nbs/13c_compare.ipynb #836d8322
@@ -21,16 +21,10 @@ def read_config(
     folder = Path(folder)
     path = next((p for name in ("config.yaml", "config.json") if (p := folder/name).is_file()), None)
     if path is None: return {}
-    text = path.read_text(encoding="utf-8")
-    try: found = json.loads(text) if path.suffix == ".json" else _from_yaml(text)
-    except ValueError as e: raise DataError(f"{path.name} cannot be read: {str(e).splitlines()[0]}", str(path), "Take it from a copy of the run") from e
+    try: found = (json.loads if path.suffix == ".json" else read_yaml)(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as e: raise DataError(f"{path.name} cannot be read: {str(e).splitlines()[0]}", str(path), "Take it from a copy of the run") from e
     if not isinstance(found, dict): raise DataError(f"{path.name} holds no names and values", str(path), "Take it from a copy of the run")
     return found
-
-def _from_yaml(text):
-    import yaml
-    try: return getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text).get_single_data()       # the safe one in C, ten times as fast
-    except yaml.YAMLError as e: raise ValueError(str(e).replace("\n", " ")) from e
 
 def flat_names(
     d:dict,        # of dicts

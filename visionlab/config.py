@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
-from .core import ConfigError, atomic_write, one_of
+from .core import ConfigError, atomic_write, check_own, one_of, printable, read_yaml, shorten, starts_as
 from .learner import PRECISIONS
 from .options import FitOptions
 
@@ -128,7 +128,7 @@ class TrainConfig:
     auto_find_batch_size:bool=False # split batches that don't fit into memory, and go on
     eval_batch_size:int=None    # images a step where nothing is learned; default: twice batch_size
     num_workers:int=None        # threads that decode; default: the processors
-    cache:str|int="auto"        # where decoded images are kept: auto, device, ram, disk, none, or a number of bytes
+    cache:str|int="auto"        # where decoded images are kept whole: auto, device, ram, disk, none, or a number of bytes; small permits smaller copies, which changes the pixels
     pin_memory:bool=None        # batches in page-locked memory; default: when they go to CUDA
     persistent_workers:bool=True # keep worker processes between epochs
     prefetch_factor:int=None    # batches prepared beforehand; default: 3
@@ -187,10 +187,7 @@ def _as_int(v):
 
 def _bracketed(v, opening):
     "Read a text that begins with a bracket as YAML"
-    import yaml
-    if not isinstance(v, str) or not v.strip().startswith(opening): return v
-    try: return yaml.safe_load(v)
-    except yaml.YAMLError as e: raise ValueError from e
+    return read_yaml(v) if isinstance(v, str) and v.strip().startswith(opening) else v
 
 def _as_list(v):
     v = _bracketed(v, "[")
@@ -397,9 +394,10 @@ def read_settings_file(
     try: text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as e: raise ConfigError(f"The configuration cannot be read: {getattr(e, 'strerror', None) or e}", str(path), "Give a YAML file in UTF-8") from e
     try:
+        found = read_yaml(text)
         _no_doubles(yaml.compose(text, Loader=yaml.SafeLoader), path)
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as e: raise ConfigError(f"The configuration is no YAML: {' '.join(str(e).split())[:200]}", str(path), "One `name: value` a line") from e
+    except ConfigError: raise
+    except ValueError as e: raise ConfigError(f"The configuration is no YAML: {shorten(printable(e), 200)}", str(path), "One `name: value` a line") from None
     if not isinstance(found, dict): raise ConfigError("The configuration is not names with values", str(path), "One `name: value` a line")
     return found
 
@@ -445,7 +443,9 @@ def save(self:TrainConfig,
     path # YAML
 )->Path:
     "Write the configuration into a file, whole or not at all"
-    return atomic_write(Path(path).expanduser(), config_text(self))
+    path = Path(path).expanduser()
+    check_own(path, starts_as("# visionlab "))
+    return atomic_write(path, config_text(self))
 
 @patch(cls_method=True)
 def load(cls:TrainConfig,

@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['UNGUARDED', 'VisionlabError', 'DataError', 'EmptyDatasetError', 'ClassMismatchError', 'TooManyBadFilesError',
            'ConfigError', 'UnknownOptionError', 'CheckpointError', 'TrainingError', 'ExportError', 'PredictError',
-           'BadInputError', 'MissingDependencyError', 'ImageReadError', 'short_traceback', 'close_matches', 'one_of',
-           'whole_number', 'optional_import', 'default_device', 'usable_cpus', 'rank', 'world_size', 'is_main',
-           'unguarded_error', 'check_guarded', 'set_seed', 'key', 'uniforms', 'atomic_write', 'flush_to_disk',
-           'file_sha256', 'cache_dir', 'in_notebook', 'running_cell', 'progress_mode', 'to_uint8', 'new_figure',
-           'show_images', 'show_image', 'finite', 'shorten', 'escape', 'html_table']
+           'BadInputError', 'MissingDependencyError', 'WriteError', 'ImageReadError', 'short_traceback',
+           'close_matches', 'one_of', 'whole_number', 'optional_import', 'default_device', 'usable_cpus', 'rank',
+           'world_size', 'is_main', 'unguarded_error', 'check_guarded', 'set_seed', 'key', 'uniforms', 'atomic_write',
+           'writing', 'check_own', 'starts_as', 'check_writable', 'flush_to_disk', 'file_sha256', 'cache_dir',
+           'in_notebook', 'running_cell', 'progress_mode', 'to_uint8', 'new_figure', 'show_images', 'show_image',
+           'read_yaml', 'finite', 'shorten', 'printable', 'guarded', 'unguarded', 'csv_bytes', 'escape', 'html_table']
 
 # %% ../nbs/00_core.ipynb #8356c32c
-import difflib, hashlib, html, importlib, math, multiprocessing, os, random, sys, sysconfig, tempfile, threading, traceback
+import difflib, errno, hashlib, html, importlib, math, multiprocessing, os, random, re, stat, sys, sysconfig, tempfile, threading, traceback
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 
@@ -46,6 +48,16 @@ class ExportError(VisionlabError, RuntimeError): "A model cannot be exported"
 class PredictError(VisionlabError): "A prediction cannot be made"
 class BadInputError(PredictError, ValueError): "The input is not an image or a batch of images"
 class MissingDependencyError(VisionlabError, ImportError): "An optional package is not installed"
+
+class WriteError(VisionlabError, OSError):
+    "A file cannot be written: no space, no permission, an impossible name, or something else stands there"
+    def __init__(self, what, where="", fix="", number=None, **context):
+        super().__init__(what, where, fix, **context)
+        self.errno = number
+        self.strerror = context.get("reason") or what
+
+    def __str__(self): return self.args[0]
+    def __reduce__(self): return _rebuild_error, (type(self), self.what, self.where, self.fix, dict(self.context, number=self.errno))
 
 class ImageReadError(DataError):
     "An image cannot be read; `path` and a `reason` code say which and why"
@@ -193,21 +205,99 @@ def uniforms(
 
 # %% ../nbs/00_core.ipynb #73a8d399
 def atomic_write(
-    path, # where the file goes; its folder is made
+    path, # where the file goes; its folder is made. A link is followed; a device or a pipe is written into
     data  # bytes or text (UTF-8)
 )->Path:
     "Write a file whole or not at all"
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    fd,tmp = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    path,data = Path(path), data.encode("utf-8") if isinstance(data, str) else data
+    with writing(path): _write_at(path, data)
+    return path
+
+@contextmanager
+def writing(
+    path # what is written, for the message
+):
+    "Turn what the system says against writing a file into a `WriteError`"
+    try: yield
+    except VisionlabError: raise
+    except (OSError, ValueError) as e:      # a ValueError is a name with NUL, or one outside of the system's characters
+        reason = getattr(e, "strerror", None) or str(e)
+        raise WriteError(f"The file cannot be written: {reason}", printable(shorten(path, 300)), _write_fix(e), getattr(e, "errno", None), reason=reason) from None
+
+def _write_fix(e):
+    "Say what to do about a failed writing"
+    if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT): return "Make space, or choose a folder on another disk; what was there before is still there"
+    if getattr(e, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS): return "Choose a folder that you may write into"
+    return "Choose another name"
+
+_DESCRIPTOR = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/(?:self|\d+))/fd/(\d+)")
+
+def _followed(path):
+    "Follow links; return where they end, and the descriptor of this process that is meant, if one is"
+    at = os.path.abspath(path)
+    for _ in range(40):
+        folder = os.path.realpath(os.path.dirname(at))
+        at = os.path.join(folder, os.path.basename(at))
+        if m := _DESCRIPTOR.fullmatch(at):
+            if not at.startswith("/proc/") or at.startswith(("/proc/self/", f"/proc/{os.getpid()}/")): return at, int(m[2] or (1 if m[1] == "stdout" else 2))
+        if not os.path.islink(at): return at, None
+        at = os.path.join(folder, os.readlink(at))
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+def _write_at(path, data):
+    "Write to where a name leads: into what is no regular file, or a new file in the old one's place"
+    at,descriptor = _followed(path)
+    if descriptor is not None:
+        for o in (sys.stdout, sys.stderr): o.flush()
+        with os.fdopen(os.dup(descriptor), "wb") as f: f.write(data)
+        return
+    os.makedirs(os.path.dirname(at), exist_ok=True)
+    there = os.stat(at) if os.path.exists(at) else None
+    if there is None or stat.S_ISREG(there.st_mode): _replace(at, data, 0o666 & ~_umask() if there is None else stat.S_IMODE(there.st_mode))
+    elif stat.S_ISDIR(there.st_mode): raise IsADirectoryError(errno.EISDIR, "there is a folder of that name")
+    else:
+        with os.fdopen(os.open(at, os.O_WRONLY), "wb", buffering=0) as f: f.write(data)
+
+def _replace(at, data, mode):
+    "Write a file beside its place, and put it there"
+    fd,tmp = tempfile.mkstemp(prefix=f".{os.path.basename(at)[:40]}.", suffix=".tmp", dir=os.path.dirname(at))
     try:
         with os.fdopen(fd, "wb") as f:
-            f.write(data.encode("utf-8") if isinstance(data, str) else data)
-            f.flush(); os.fsync(f.fileno())
-        os.chmod(tmp, 0o666 & ~_umask())
-        os.replace(tmp, path)
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(tmp, mode)
+        os.replace(tmp, at)
     except BaseException:
-        Path(tmp).unlink(missing_ok=True); raise
-    return path
+        Path(tmp).unlink(missing_ok=True)
+        raise
+
+_HEAD = 4096          # bytes that tell whose a file is
+
+def check_own(
+    path, # a file that is about to be written
+    own   # says whether a file that begins with these bytes is one that may be replaced
+):
+    "Refuse to replace a file that somebody else has written; an empty one is nobody's"
+    try:
+        if not os.path.isfile(path): return
+        with open(path, "rb") as f: head = f.read(_HEAD)
+    except (OSError, ValueError): return          # whatever is wrong shows when it is written
+    if head and not own(head): raise WriteError("There is a file of that name, which visionlab has not written", printable(shorten(path, 300)), "Choose another name, or move that file away", errno.EEXIST)
+
+def starts_as(
+    *texts # what own files begin with, such as the header of a table
+):
+    "Make a test for `check_own`: a file is one's own that begins with one of `texts`"
+    return lambda head: head.removeprefix(b"\xef\xbb\xbf").startswith(tuple(o.encode() for o in texts))
+
+def check_writable(
+    folder # made if need be
+):
+    "Write into a folder and take it away again, or raise"
+    with writing(folder):
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as f: f.write(b"?")
 
 def flush_to_disk(path):
     "Wait until a file or a folder is on the disk"
@@ -320,6 +410,46 @@ def show_image(image, title:str=None, size:float=3):
     return show_images([image], [title] if title else None, size=size)
 
 # %% ../nbs/00_core.ipynb #4486afd3
+_YAML_SIZE,_YAML_DEPTH,_YAML_REPEATED = 2**24, 64, 10_000     # characters; levels; values that aliases may stand for, all together
+
+def read_yaml(
+    text:str
+):  # what it says, in plain values
+    "Read YAML of sane size and depth, building nothing before that is known; whatever is wrong with it is a ValueError"
+    import yaml
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)       # the safe one in C, ten times as fast
+    if len(text) > _YAML_SIZE: raise ValueError(f"it is longer than {_YAML_SIZE:,} characters")
+    try:
+        _check_yaml(yaml.parse(text, Loader=loader))
+        return _built(loader(text))
+    except yaml.YAMLError as e: raise ValueError(" ".join(str(e).split())[:200]) from None
+    except (TypeError, AttributeError, OverflowError, RecursionError) as e: raise ValueError(f"it holds what has no meaning: {e}") from None
+
+def _built(reader):
+    "Build what a safe YAML reader has read"
+    try: return reader.get_single_data()
+    finally: reader.dispose()
+
+def _check_yaml(events):
+    "Go through the parts of a YAML text, and refuse what would grow when it is built"
+    import yaml
+    sizes,levels,repeated = {}, [], 0
+    for o in events:
+        if isinstance(o, yaml.CollectionStartEvent):
+            if len(levels) == _YAML_DEPTH: raise ValueError(f"it is more than {_YAML_DEPTH} levels deep")
+            levels.append([o.anchor, 0])
+            continue
+        if isinstance(o, yaml.CollectionEndEvent): anchor,size = levels.pop()
+        elif isinstance(o, yaml.ScalarEvent): anchor,size = o.anchor, 0
+        elif isinstance(o, yaml.AliasEvent):
+            if o.anchor not in sizes: raise ValueError(f"*{printable(shorten(o.anchor))} stands inside of itself, or for nothing")
+            anchor,size = None, sizes[o.anchor]
+            repeated += size
+            if repeated > _YAML_REPEATED: raise ValueError(f"its aliases stand for more than {_YAML_REPEATED:,} values")
+        else: continue
+        if anchor is not None: sizes[anchor] = size + 1
+        if levels: levels[-1][1] += size + 1
+
 def finite(row:dict)->dict:
     "Give a row of numbers and texts with None where a number is infinite or none"
     return {k:None if isinstance(v, float) and not math.isfinite(v) else v for k,v in row.items()}
@@ -331,6 +461,35 @@ def shorten(text, n:int=40)->str:
     return text if len(text) <= n else text[:n-1] + "…"
 
 # %% ../nbs/00_core.ipynb #87d207fb
+def printable(
+    text,
+    keep:str="" # characters that stay as they are though they are not printed, such as the end of a line
+)->str:
+    "Spell out characters that would do something to a terminal, or cannot be shown"
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+def guarded(text):
+    "Put a mark before a text that a spreadsheet would run; leave everything else"
+    return f"'{text}" if isinstance(text, str) and _FORMULA.match(text) else text
+
+def unguarded(text):
+    "Take the mark of `guarded` away"
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+def csv_bytes(
+    frame,                # a DataFrame
+    index_label:str=None  # heading of the index; default: the index is left out
+)->bytes:
+    "Write a table as CSV that no spreadsheet mistakes for formulas; names that are no valid text keep their bytes"
+    import pandas as pd
+    safe = lambda values: pd.Series([guarded(o) for o in values], dtype=object)
+    table = pd.DataFrame({i:safe(frame.iloc[:,i]) for i in range(frame.shape[1])}, index=range(len(frame)))
+    table.columns = [guarded(o) for o in frame.columns]
+    if index_label is not None: table.index = pd.Index([guarded(o) for o in frame.index], dtype=object, name=index_label)
+    return table.to_csv(index=index_label is not None).encode("utf-8", "surrogateescape")
+
 def escape(text)->str:
     "Escape `text` for HTML, quotes included"
     return html.escape(str(text), quote=True)

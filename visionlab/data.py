@@ -11,7 +11,7 @@ from copy import copy as shallow_copy
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
-from .core import ConfigError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, VisionlabError, atomic_write, cache_dir, html_table, one_of, usable_cpus, whole_number
+from .core import ConfigError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, VisionlabError, atomic_write, cache_dir, html_table, one_of, printable, usable_cpus, whole_number
 from .items import IMAGE_EXTENSIONS, load_image
 from .catalog import Catalog, label_names
 from .sources import open_data, open_table
@@ -47,8 +47,10 @@ def audit(
     if (files := row_identities(catalog)) is None: return read_all(images, ids, workers)
     how = json.dumps([images.channels, getattr(images, "max_pixels", None)]).encode()
     note = cache_dir()/"audit"/f"{hashlib.sha256(how + files.tobytes()).hexdigest()[:32]}.json"
-    try: return [(int(i), str(reason)) for i,reason in json.loads(note.read_text())]
-    except (OSError, ValueError, TypeError): pass
+    try:
+        known = [(int(i), str(reason)) for i,reason in json.loads(note.read_text())]
+        if {i for i,_ in known} <= set(ids): return known
+    except (OSError, ValueError, TypeError, RecursionError, OverflowError): pass
     bad = read_all(images, ids, workers)
     try: atomic_write(note, json.dumps([[int(i), reason] for i,reason in bad]))
     except OSError as e: warnings.warn(f"The audit could not be remembered: {e}")
@@ -128,7 +130,7 @@ class ImageDataModule:
         in_chans:int=None,          # channels: 1, 3, or all that the images have; default: those of images in memory, else 3
         balanced_sampling:bool=False, # draw all classes equally often in training
         seed:int=42,                # of the split, the order and the augmentation
-        cache="auto",               # where decoded images are kept: "auto", "device", "ram", "disk", a number of bytes of memory, or None for nowhere
+        cache="auto",               # where decoded images are kept: "auto", "device", "ram", "disk", a number of bytes of memory (whole or not at all), None for nowhere; "small", or "small-" and a place: smaller copies where they do not fit whole, which changes the pixels
         on_bad:str=None,            # unreadable files and rows of tables that cannot be used: "skip" lists and leaves them out, "error" raises; default: files are skipped, rows raise
         max_bad:float=.05,          # largest share of a split that may be skipped; one file always may
         on_leak:str="warn",         # held-out images that are in train too, byte for byte: "warn", "error", or "ignore" not to look
@@ -268,6 +270,12 @@ def eval_pipeline(self:ImageDataModule)->Pipeline:
     "Give the pipeline of validation, test and prediction"
     return _as_pipeline(self.eval_transforms, Pipeline(self.eval_frame, (), self.image_size, *self.stats, "eval"))
 
+def _warn_of_transforms(train, evaluate):
+    "Say that evaluation draws, or normalises otherwise than training"
+    draws = [*([_kinds(evaluate.frame)[0]] if evaluate.frame.n_random and not isinstance(evaluate.frame, Custom) else []), *(k for o in evaluate.ops for k in _kinds(o) if getattr(o, "p", 1))]
+    if draws: warnings.warn(f"eval_transforms draw at random ({', '.join(draws)}): the score changes from one evaluation to the next. Leave them to train_transforms")
+    if (train.mean, train.std) != (evaluate.mean, evaluate.std): warnings.warn(f"Training normalises by mean {train.mean}, std {train.std}, evaluation by mean {evaluate.mean}, std {evaluate.std}: give both the same")
+
 @patch
 def denormalize(self:ImageDataModule, x:torch.Tensor)->torch.Tensor:
     "Turn a normalised batch back into [0, 1], for looking at"
@@ -317,6 +325,7 @@ def setup(self:ImageDataModule,
     "Read every file once, leave out what cannot be read, and choose where pixels are kept"
     if stage is not None: one_of(stage, ("fit", "validate", "test", "predict"), "stage")
     if self._images is None:
+        if self.eval_transforms is not None or self.train_transforms is not None: _warn_of_transforms(self.train_pipeline, self.eval_pipeline)
         self.cache_plan = plan = self._plan_cache()
         store = open_store(plan, self.catalog, self.in_chans)
         images = self._open_images(plan.keep if store is not None else False, store)
@@ -386,7 +395,7 @@ def _kept(self:ImageDataModule, train):
     "Say what a loader keeps itself: training pictures on the device, or framed pictures of an evaluation"
     plan = self.cache_plan
     if train: return dict(device=self.device, on_device=True if plan.keep is True and plan.shape else round(max(self.image_size)*8/7)) if plan.tier == "device" else {}
-    return dict(keep_frames=free_memory()//16) if plan.tier in ("device", "ram", "disk") and plan.keep is not True else {}
+    return dict(keep_frames=free_memory()//16) if self.cache is not None and plan.tier != "resident" and plan.keep is not True else {}
 
 @patch
 def clear_cache(self:ImageDataModule):
@@ -486,7 +495,7 @@ class Summary:
     def __init__(self, title:str, facts:list): self.title,self.facts = title, facts
     def __repr__(self):
         wide = max(len(k) for k,_ in self.facts)
-        return "\n".join([self.title, *[f"  {k:<{wide}}  {v}" for k,v in self.facts]])
+        return "\n".join([self.title, *[f"  {k:<{wide}}  {printable(v, keep=chr(10))}" for k,v in self.facts]])
     def _repr_html_(self): return html_table(self.facts, caption=self.title)
 
 @patch

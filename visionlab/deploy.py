@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'WEIGHTS', 'CONFIG', 'MANIFEST', 'FILES', 'NewerFormatError', 'load_model']
 
 # %% ../nbs/15_deploy.ipynb #57617e03
-import hashlib, json, os, secrets, shutil, warnings
+import hashlib, json, os, re, secrets, shutil, time, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
@@ -137,15 +137,32 @@ def _check_target(folder):
 def _put(made, folder):
     "Give a finished folder its name, in place of an empty folder or a former export"
     if not folder.exists(): return os.rename(made, folder)
-    os.rename(folder, old := made.with_suffix(".old"))
+    os.rename(folder, old := made.with_suffix(".old"))         # killed here, `_swept` gives the former export its name back
     try: os.rename(made, folder)
     except OSError: os.rename(old, folder); raise
     shutil.rmtree(old, ignore_errors=True)
+
+_ABANDONED = 3600          # seconds without a change, after which a temporary folder is nobody's
+
+def _swept(folder):
+    "Put a former export back that a killed process left without its name, and remove what others left unfinished long ago"
+    left = re.compile(rf"\.{re.escape(folder.name)}-[0-9a-f]{{8}}\.(tmp|old)")
+    for o in list(folder.parent.iterdir()) if folder.parent.is_dir() else ():
+        if not left.fullmatch(o.name) or o.is_symlink() or not o.is_dir(): continue
+        if o.suffix == ".old" and _is_export(o) and not folder.exists(): os.rename(o, folder)
+        elif not _is_ours(o): continue
+        elif o.suffix == ".old" and folder.exists() or time.time() - o.stat().st_mtime > _ABANDONED: shutil.rmtree(o, ignore_errors=True)
+
+def _is_ours(folder):
+    "Say whether a folder holds nothing but files of an export, finished or half written"
+    part = re.compile(rf"({'|'.join(map(re.escape, FILES))})|\.({'|'.join(map(re.escape, FILES))})\.[a-z0-9_]{{8}}\.tmp")
+    return all(part.fullmatch(o.name) and not o.is_dir() for o in folder.iterdir())
 
 @contextmanager
 def _whole(folder):
     "Lend a folder to write into; it becomes `folder` at the end, or disappears"
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _swept(folder)
     (made := folder.with_name(f".{folder.name}-{secrets.token_hex(4)}.tmp")).mkdir()      # beside it: a rename must not cross file systems
     try:
         yield made
@@ -277,12 +294,19 @@ def _filled(config, path):
     model.net.load_state_dict(tensors)
     return model.to(memory_format=torch.channels_last) if any(p.ndim == 4 for p in model.parameters()) else model
 
+def _standing(folder):
+    "Find an export: at its name, or where a process left it that was killed between taking the name and giving it"
+    if folder.exists() or not folder.parent.is_dir(): return folder
+    left = re.compile(rf"\.{re.escape(folder.name)}-[0-9a-f]{{8}}\.old")
+    return next((o for o in folder.parent.iterdir() if left.fullmatch(o.name) and _is_export(o)), folder)
+
 def load_model(
     folder,     # what `learn.export` wrote
     device=None # where to predict; default: the fastest here
 )->Predictor: # with `info`: metrics, versions and the network
     "Load an exported model, running no code from it"
     folder = Path(folder).expanduser()
+    folder = _standing(folder)
     _check_folder(folder)
     d = _read_manifest(folder/MANIFEST)
     with _understood(folder/MANIFEST):

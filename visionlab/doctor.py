@@ -18,8 +18,9 @@ import pandas as pd
 from PIL import Image
 from fastcore.basics import patch
 from .core import ClassMismatchError, ConfigError, DataError, ImageReadError, atomic_write, close_matches, escape, html_table, one_of, progress_mode, usable_cpus
+from .core import check_own, guarded, starts_as, unguarded
 from .items import MAX_PIXELS, REASONS, glance, load_image, read_bytes
-from .catalog import SPLITS, Catalog, label_text, _guarded, _objects, _plural, _saved_root, _shown, _under, _unguarded
+from .catalog import SPLITS, Catalog, label_text, _objects, _plural, _saved_root, _shown, _under
 from .sources import open_data
 from .splits import content_names, stored_size
 
@@ -713,7 +714,7 @@ def _json(report):
 
 def _csv(frame):
     "Write a table as CSV that no spreadsheet mistakes for formulas"
-    safe = frame.assign(**{c: [_guarded(None if pd.isna(o) else o) for o in frame[c]] for c in frame})
+    safe = frame.assign(**{c: [guarded(None if pd.isna(o) else o) for o in frame[c]] for c in frame})
     return safe.to_csv(index=False).encode("utf-8", "surrogateescape")
 
 _FORMS = {".html":lambda o: _page(o).encode("utf-8", "backslashreplace"), ".json":_json}
@@ -724,9 +725,12 @@ def save(self:Report,
 )->Path:
     "Write the report"
     path = Path(path)
-    if path.suffix.lower() in _FORMS: return atomic_write(path, _FORMS[path.suffix.lower()](self))
-    for suffix in _FORMS: self.save(path/f"report{suffix}")
-    atomic_write(path/"issues.csv", _csv(self.frame)); atomic_write(path/"edits.csv", _csv(signed(self.catalog, self.edits(), path)))
+    forms = {path:path.suffix.lower()} if path.suffix.lower() in _FORMS else {path/f"report{o}":o for o in _FORMS}
+    tables = {} if path in forms else {path/"issues.csv":self.frame, path/"edits.csv":signed(self.catalog, self.edits(), path)}
+    own = starts_as("<!doctype html><html lang='en'><meta charset='utf-8'>", '{\n "format": 1,\n "source": ', ",".join(_FRAME), ",".join(EDIT))
+    for o in (*forms, *tables): check_own(o, own)
+    for o,form in forms.items(): atomic_write(o, _FORMS[form](self))
+    for o,table in tables.items(): atomic_write(o, _csv(table))
     return path
 
 # %% ../nbs/03_doctor.ipynb #31f3b957
@@ -769,14 +773,14 @@ def _edit_file(path):
         data = path.read_bytes()
         sep = next((o for o in ",;\t" if o in data.split(b"\n", 1)[0].decode("utf-8", "replace")), ",")
         table = pd.read_csv(io.BytesIO(data), sep=sep, dtype=object, keep_default_na=False, encoding="utf-8-sig", encoding_errors="surrogateescape")
-    except (OSError, ValueError) as e: raise DataError(f"The edits cannot be read: {type(e).__name__}", str(path), "Give a CSV file with the columns path, action, value, note") from e
-    return _edit_table(table.map(_unguarded).replace("", None))
+    except (OSError, ValueError, TypeError, OverflowError) as e: raise DataError(f"The edits cannot be read: {type(e).__name__}", str(path), "Give a CSV file with the columns path, action, value, note") from e
+    return _edit_table({c:_objects([unguarded(o) or None if isinstance(o, str) else None for o in table[c]], table.index) for c in table})
 
 def _label_of(catalog, value):
     "Read the label of an edit: a name, or for multi-label data a list of names, in a CSV file as JSON"
     if catalog.task != "multilabel" or value is None: return value
     try: names = json.loads(value) if isinstance(value, str) and value.startswith("[") else value
-    except ValueError: return (value,)
+    except (ValueError, RecursionError): return (value,)
     return tuple(map(str, [names] if isinstance(names, str) else names))
 
 def _value_problem(catalog, action, value):

@@ -10,7 +10,8 @@ import json, shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
-from .core import CheckpointError, ClassMismatchError, ConfigError, atomic_write, escape, finite, html_table, one_of, usable_cpus
+from .core import (CheckpointError, ClassMismatchError, ConfigError, atomic_write, check_own, csv_bytes, escape, finite, html_table, one_of, printable,
+                   starts_as, usable_cpus)
 from .catalog import Catalog, _listed, _renamed
 from .sources import open_data
 from .doctor import Counting
@@ -110,7 +111,8 @@ class Evaluation:
     def save(self, path)->Path: # .json: `to_dict`; .csv: the answers
         "Write the numbers as JSON, or the answers as a table"
         kind = one_of(Path(path).suffix.lower(), (".json", ".csv"), "kind of file")
-        return atomic_write(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n" if kind == ".json" else self.answers().to_csv())
+        check_own(path, starts_as('{\n "model": ', "id,path,true,predicted,"))
+        return atomic_write(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n" if kind == ".json" else csv_bytes(self.answers(), "id"))
 
     def _title(self): return f"{Path(self.model).name or 'The model'}: {len(self.found):,} images of {self.catalog.source}, {self.split}" + (f"; {len(self.catalog.skipped):,} left out" if len(self.catalog.skipped) else "")
 
@@ -125,8 +127,9 @@ class Evaluation:
 
     def __repr__(self):
         table,note = self._shown()
+        table.index = [printable(o) for o in table.index]
         wide = max(map(len, self.scores))
-        return "\n".join([self._title(), *(f"  {k:<{wide}}  {v:.4f}" for k,v in self.scores.items()), "", *([note] if note else []), table.to_string(float_format="{:.3f}".format, na_rep="-")])
+        return "\n".join([printable(self._title()), *(f"  {k:<{wide}}  {v:.4f}" for k,v in self.scores.items()), "", *([note] if note else []), table.to_string(float_format="{:.3f}".format, na_rep="-")])
 
     def _repr_html_(self):
         table,note = self._shown()

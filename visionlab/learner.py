@@ -228,7 +228,7 @@ class Progress(Callback):
 
 def _not_finite(x)->list:
     "List the positions of a batch's images whose pixels are not all finite"
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point(): return []
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.ndim < 2: return []
     return (~x.flatten(1).isfinite().all(1)).nonzero().ravel().tolist()
 
 @dataclass

@@ -79,7 +79,7 @@ class Images:
         if self.pixels is not None or self.keep or not hasattr(frame, "box"): return frame(self[i], size, u)
         source = self._encoded(i)
         if isinstance(source, bytes) and (header := jpeg_header(source)) and header.height*header.width <= (self.max_pixels or np.inf):
-            part = decode_region(source, header, frame.box(header.height, header.width, u), self.channels, size)
+            part = decode_region(source, header, frame.box(header.height, header.width, u), self.channels)      # never shrunk: kept pixels would give other crops
             if part is not None: return frame.resized(part, size)
         return frame(self._decode(source, i), size, u)
 
@@ -376,7 +376,7 @@ class Loader:
         timeout:float=0,      # seconds to wait for one batch; 0 waits as long as it takes
         as_bytes:bool=False,  # deliver framed uint8 images, without the operations on batches and the normalisation
         keep_frames:int=0,    # bytes: images that are framed without chance are framed once, and kept up to here
-        on_device=False       # hold the training pictures on the device: True whole if they have one size, or a number of pixels a side
+        on_device=False       # hold the training pictures on the device: True whole, if they have one size; or a number of pixels a side, which they are reduced or enlarged to
     ):
         self.ahead,self.pin,self.persistent,self.timeout,self.as_bytes = ahead, pin, persistent, timeout or None, as_bytes
         self.catalog,self.pipeline,self.batch_size,self.shuffle,self.seed = catalog, pipeline, batch_size, shuffle, seed
@@ -429,15 +429,21 @@ class Loader:
         if not self._on_device or not hasattr(self.pipeline.frame, "box") or self.finish.per_image or not self.pictures_alone: return None
         shape = self.images[self.ids[0]].shape[:2] if self._on_device is True else (self._on_device,)*2
         pictures,sizes = torch.empty(len(self.ids), *shape, self.images.channels, dtype=torch.uint8, device=self.device), np.empty((len(self.ids), 2), np.int64)
+        whole = self._on_device is True
         def load(k):
             image = self.images[self.ids[k]]
             sizes[k] = image.shape[:2]
-            return resize(image, shape)
+            return None if whole and image.shape[:2] != shape else resize(image, shape)
         pool = _pool(max(1, self.workers), os.getpid())
         for a in range(0, len(self.ids), 256):
             part = list(pool.map(load, range(a, min(a+256, len(self.ids)))))
+            if any(o is None for o in part): return self._not_of_one_size()
             pictures[a:a+len(part)] = torch.from_numpy(np.stack(part)).to(self.device)
         return Resident(pictures, sizes)
+
+    def _not_of_one_size(self):
+        "Say that pictures cannot be held on the device as they are"
+        warnings.warn("The pictures have several sizes, and brought to one they would train on other pixels: they are decoded every epoch. cache='ram' or cache='disk' keeps them whole")
 
     @property
     def tier(self)->str:

@@ -9,7 +9,7 @@ __all__ = ['Prediction', 'Predictions', 'Predictor']
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
-from .core import BadInputError, ImageReadError, escape, whole_number
+from .core import BadInputError, ImageReadError, atomic_write, check_own, csv_bytes, escape, printable, starts_as, whole_number
 from .items import MAX_PIXELS, check_channels, load_image, pixel_mode
 from .transforms import Pipeline
 from .batch import BatchAugment
@@ -34,7 +34,7 @@ class Prediction:
     def _nothing(self): return self.error or ("none of the classes" if self.task == "multilabel" else "unsure")
     @property
     def score(self)->float: return self.top[0][1] if self.top else None
-    def __repr__(self): return (f"{self.path}: " if self.path else "") + (", ".join(f"{n} {s:.3f}" for n,s in self.top) or self._nothing)
+    def __repr__(self): return printable((f"{self.path}: " if self.path else "") + (", ".join(f"{n} {s:.3f}" for n,s in self.top) or self._nothing))
     def _repr_html_(self):
         bar = lambda n, s: (f"<div style='display:flex;gap:8px;align-items:center'><span style='width:11em'>{escape(n)}</span>"
                             f"<progress value='{s:.3f}' max='1' aria-label='{escape(n)}'></progress><span>{s:.1%}</span></div>")
@@ -48,6 +48,12 @@ class Predictions(list):
         errors = dict(error=[o.error for o in self]) if any(o.error for o in self) else {}
         if any(o.task == "multilabel" for o in self): return pd.DataFrame([dict(path=o.path, labels=o.labels, scores=[s for _,s in o.top]) for o in self]).assign(**errors)
         return pd.DataFrame([dict(path=o.path, label=o.label, score=o.score) for o in self]).assign(**errors)
+    def to_csv(self,
+        path # the file
+    )->Path:
+        "Write the table as CSV that no spreadsheet mistakes for formulas"
+        check_own(path, starts_as("path,label,score", "path,labels,scores"))
+        return atomic_write(path, csv_bytes(self.frame()))
     def _repr_html_(self): return self.frame().to_html(index=False)
 
 # %% ../nbs/10a_predict.ipynb #9b2ddeaa

@@ -9,7 +9,7 @@ __all__ = ['WHICH', 'SaveCheckpoints', 'RunFolder', 'exported', 'begun', 'WriteH
 import csv, io, json, os, signal, sys, threading, time, warnings
 from contextlib import contextmanager
 from pathlib import Path
-from .core import CheckpointError, ConfigError, VisionlabError, atomic_write, finite, one_of, whole_number
+from .core import CheckpointError, ConfigError, VisionlabError, atomic_write, check_writable, finite, one_of, whole_number
 from .learner import Callback, CancelFit, Learner
 from .stopping import Watcher
 from .checkpoints import Checkpoint, fit_settings, given_loader, list_checkpoints, random_state, remove, resolve, settings, sweep
@@ -49,7 +49,7 @@ class SaveCheckpoints(Watcher):
 
     def _make_folder(self):
         "Make sure that checkpoints can be written, before anything is trained"
-        try: self.folder.mkdir(parents=True, exist_ok=True); atomic_write(self.folder/".tmp-probe", ""); (self.folder/".tmp-probe").unlink()
+        try: check_writable(self.folder)
         except OSError as e: raise CheckpointError(f"Checkpoints cannot be written: {e.strerror or e}", str(self.folder), "Choose another folder") from e
         sweep(self.folder)
 
@@ -150,6 +150,14 @@ def _name_in(path):
     except OSError: return None
 
 # %% ../nbs/13a_runs.ipynb #4732073e
+_OF_RUN = ("metrics.csv", "metrics.jsonl", "train.log", "config.yaml", "scores.json", "README.md", "catalog", "figures", "exported_models", "checkpoints")
+
+def _check_run(folder):
+    "Refuse to write over a folder that holds what a run would replace, and is none"
+    found = [o for o in _OF_RUN if os.path.lexists(folder/o)]
+    if not found or any((folder/o).exists() for o in (".lock", "train.log", "checkpoints")): return
+    raise ConfigError(f"The folder is no run, and holds what one would replace: {', '.join(found)}", str(folder), "Choose another folder with out=; only a run is written over")
+
 class RunFolder:
     "Keep everything of one training in one folder"
     def __init__(self,
@@ -160,10 +168,10 @@ class RunFolder:
         from filelock import FileLock, Timeout
         self.path,self.resumed = Path(path).expanduser(), resume
         taken = self.path.is_dir() and any(self.path.iterdir())
+        if taken and overwrite and not resume: _check_run(self.path)
         if taken and not (overwrite or resume): self.path = next(p for n in range(2, 10_000) if not (p := self.path.with_name(f"{self.path.name}-{n}")).exists())
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            atomic_write(self.path/".probe", ""); (self.path/".probe").unlink()
+            check_writable(self.path)
             self.lock = FileLock(self.path/".lock", timeout=0)
             self.lock.acquire()
         except Timeout as e: raise ConfigError("Another process writes into this run", str(self.path), "Wait for its end, or choose another folder") from e

@@ -16,7 +16,7 @@ from collections import Counter
 from queue import Full, Queue
 import numpy as np, pandas as pd
 from fastcore.basics import patch
-from .core import ConfigError, DataError, EmptyDatasetError, ImageReadError, MissingDependencyError, atomic_write, cache_dir, file_sha256, one_of, rank, uniforms, world_size
+from .core import ConfigError, DataError, EmptyDatasetError, ImageReadError, MissingDependencyError, atomic_write, cache_dir, file_sha256, one_of, rank, uniforms, world_size, writing
 from .paths import PathArray, RowNumbers
 from .items import IMAGE_EXTENSIONS, _reading, _Refused, read_bytes
 from .catalog import (SPLITS, TASKS, Catalog, _SPLIT_OF, _check_single, _check_splits, _class_list, _facts, _listed, _objects, _plural,
@@ -51,7 +51,18 @@ def _found(url):
     if any(o in path for o in "*?["): found = sorted(fs.glob(path))
     elif fs.isdir(path): found = sorted(o for o in fs.ls(path, detail=False) if o.endswith(_TARS))
     else: found = [path] if fs.exists(path) else []
-    return [_address(fs, o) for o in found]
+    if not found and fs.isdir(path): _check_finished(fs, path)
+    return [o for folder in dict.fromkeys(o.rpartition("/")[0] for o in found) for o in _of_index(fs, folder, [_address(fs, o) for o in found if o.rpartition("/")[0] == folder])]
+
+def _of_index(fs, folder, found):
+    "Keep of a folder's tars those that its index names, if it has one"
+    if (index := _read_index(_address(fs, folder))) is not None: return [o for o in found if os.path.basename(o) in index["by_name"]]
+    _check_finished(fs, folder)
+    return found
+
+def _check_finished(fs, folder):
+    "Refuse what a writing left that was interrupted"
+    if _is_unfinished(fs, folder): raise DataError("Writing these shards was interrupted: there is no index, and images are missing", _address(fs, folder), "Write them again with write_shards, which clears what it left")
 
 def list_shards(
     urls # a path or URL with {000..009}, {a,b} or *; a folder; or a list of them
@@ -158,6 +169,21 @@ def _write_index(fs, folder, meta):
     else: fs.pipe_file(f"{folder}/{INDEX}", text)
     return _address(fs, f"{folder}/{INDEX}")
 
+_STARTED = ".visionlab-writing"          # stands in a folder from the first shard to the index
+_OWN_SHARD = re.compile(r"(train|val|test|predict)-\d{6}\.tar(\.part)?")
+
+def _is_unfinished(fs, folder): return fs.exists(f"{folder}/{_STARTED}") or bool(fs.isdir(folder) and any(o.endswith(".tar.part") and _OWN_SHARD.fullmatch(os.path.basename(o)) for o in fs.ls(folder, detail=False)))
+
+def _cleared(fs, folder):
+    "Make the folder of new shards, without what an interrupted writing left there; tars of anybody else are refused"
+    with writing(_address(fs, folder)): fs.makedirs(folder, exist_ok=True)
+    if fs.exists(f"{folder}/{INDEX}"): raise ConfigError("There are shards already", _address(fs, folder), "Give an empty folder, or delete them first")
+    left = [o for o in fs.ls(folder, detail=False) if os.path.basename(o).endswith((*_TARS, ".tar.part"))]
+    own = [o for o in left if _OWN_SHARD.fullmatch(os.path.basename(o))] if _is_unfinished(fs, folder) else []
+    if strange := [os.path.basename(o) for o in left if o not in own]: raise ConfigError(f"There are tar files already, of no index: {_listed(strange)}", _address(fs, folder), "Give an empty folder, or delete them first")
+    for o in own: fs.rm(o)
+    with writing(_address(fs, folder)): fs.pipe_file(f"{folder}/{_STARTED}", b"shards are being written; the index comes last\n")
+
 def write_shards(
     catalog:Catalog,
     folder,                  # a path or an fsspec URL; made if need be
@@ -168,15 +194,16 @@ def write_shards(
 )->str: # the address of the index
     "Write a catalog to tar files of the WebDataset convention, with an index of counts, classes and checksums"
     fs,folder = _fs(folder)
-    fs.makedirs(folder, exist_ok=True)
-    if fs.exists(f"{folder}/{INDEX}"): raise ConfigError("There are shards already", _address(fs, folder), "Give an empty folder, or delete them first")
+    _cleared(fs, folder)
     number = {o:i for i,o in enumerate(catalog.classes)}
     split = catalog.frame["split"].fillna("train")
-    shards = [o for s in SPLITS for o in _parts(fs, folder, s, _samples(catalog, catalog.frame.index[split == s], number, shuffle, seed), max_size, max_count)]
+    with writing(_address(fs, folder)): shards = [o for s in SPLITS for o in _parts(fs, folder, s, _samples(catalog, catalog.frame.index[split == s], number, shuffle, seed), max_size, max_count)]
     if not shards: raise EmptyDatasetError("There is no image to write", catalog.source)
     counts = catalog.counts()
-    return _write_index(fs, folder, dict(format=_FORMAT, kind="visionlab shards", source=catalog.source, task=catalog.task, classes=catalog.classes, info=catalog.info,
+    address = _write_index(fs, folder, dict(format=_FORMAT, kind="visionlab shards", source=catalog.source, task=catalog.task, classes=catalog.classes, info=catalog.info,
                         counts={s:dict(zip(counts.index, counts[s].tolist())) for s in counts}, shards=shards))
+    fs.rm(f"{folder}/{_STARTED}")
+    return address
 
 # %% ../nbs/06c_shards.ipynb #ef85a707
 _LABEL_FILES = (".cls", ".txt")
@@ -272,7 +299,7 @@ def _remembered(url):
     "Read what is in a shard from the cache, or go through it and remember"
     note = cache_dir()/"shards"/f"{hashlib.sha256(json.dumps(['text', *_stamp(url)]).encode()).hexdigest()[:32]}.json"      # labels are kept as text
     try: return json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError): pass
+    except (OSError, ValueError, RecursionError): pass
     found = _scan_shard(url)
     try: atomic_write(note, json.dumps(found))
     except OSError: pass      # a cache that cannot be written costs time, not correctness
@@ -283,7 +310,7 @@ def _read_index(folder):
     fs,path = _fs(folder)
     try: meta = json.loads(fs.cat_file(f"{path}/{INDEX}").decode("utf-8", "surrogateescape"))
     except FileNotFoundError: return None
-    except ValueError as e: raise _bad_index(folder, f"cannot be read: {e}") from e
+    except (ValueError, RecursionError) as e: raise _bad_index(folder, f"cannot be read: {e}") from e
     if not isinstance(meta, dict) or meta.get("kind") != "visionlab shards": raise _bad_index(folder, "is not one of visionlab's")
     wanted = dict(format=int, source=str, task=str, classes=list, info=dict, shards=list)
     if wrong := [k for k,kind in wanted.items() if not isinstance(meta.get(k), kind)]: raise _bad_index(folder, f"has no proper {_listed(wrong)}")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from .core import ClassMismatchError, ConfigError, DataError, EmptyDatasetError, cache_dir, one_of, optional_import
+from .core import ClassMismatchError, ConfigError, DataError, EmptyDatasetError, cache_dir, one_of, optional_import, read_yaml
 from .paths import PathArray, pack_table, remember, unpack_table
 from .catalog import (BUILTINS, SPLIT_NAMES, SPLITS, Catalog, _as_numbers, _check_single, _check_splits, _class_list, _class_tree, _existing_folder, _facts, _is_several,
                                _listed, _nothing, _only, _objects, _plural, _read_labels, _Scan, _settle_bad, _shown, _skips, _undressed, plain_labels, sorted_classes)
@@ -219,11 +219,11 @@ def read_settings(
 )->tuple: # the dictionary, and the folder its paths are relative to
     "Read settings from a dictionary or a YAML file"
     if isinstance(source, dict): return dict(source), Path()
-    import yaml
     path = Path(os.path.expanduser(source))
-    try: found = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    try: text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as e: raise ConfigError(f"The settings cannot be read: {_shown(e, 200)}", str(path), "Give a YAML file in UTF-8") from e
-    except yaml.YAMLError as e: raise ConfigError(f"The settings are no YAML: {_shown(e, 200)}", str(path), "One `name: value` a line") from e
+    try: found = read_yaml(text)
+    except ValueError as e: raise ConfigError(f"The settings are no YAML: {_shown(e, 200)}", str(path), "One `name: value` a line") from e
     if not isinstance(found, dict): raise ConfigError("The settings are not names with values", str(path), "One `name: value` a line")
     return found, path.parent
 

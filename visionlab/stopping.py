@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import torch
 from fastcore.basics import patch
-from .core import CheckpointError, atomic_write, whole_number
+from .core import CheckpointError, atomic_write, check_own, whole_number
 from .models import join_parts, misfits, split_like
 from .learner import Callback, CancelFit, CancelValid, Learner
 from .callbacks import check_monitor
@@ -26,7 +26,9 @@ def _plain_tensors(model):
 def _write(path, tensors):
     "Write tensors into a file, whole or not at all"
     from safetensors.torch import save as to_bytes
-    try: return atomic_write(_file(path), to_bytes(tensors, metadata={"format":"pt"}))
+    try:
+        check_own(_file(path), lambda head: head[8:9] == b"{")          # the header of a safetensors file
+        return atomic_write(_file(path), to_bytes(tensors, metadata={"format":"pt"}))
     except OSError as e: raise CheckpointError(f"The weights could not be written: {e.strerror or e}", str(_file(path)), "Check the free space and the permissions") from e
 
 @patch

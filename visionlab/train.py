@@ -8,12 +8,12 @@ __all__ = ['data_options', 'make_data', 'make_model', 'make_learner', 'Fit', 'is
            'train_in_processes', 'push_run']
 
 # %% ../nbs/18_train.ipynb #4f1bc52c
-import inspect, json, os
+import inspect, json, os, re
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 import torch
-from .core import ConfigError, ExportError, check_guarded, finite, in_notebook, is_main, key, one_of, world_size
+from .core import ConfigError, ExportError, check_guarded, finite, in_notebook, is_main, key, one_of, printable, world_size
 from .presets import from_transform_args
 from .data import ImageDataModule
 from .models import ImageClassifier, head_names, read_weights, suggest_model
@@ -265,13 +265,23 @@ def write_figures(
 _NAMES = dict(train="Training", val="Validation", test="Test")
 _UNTOLD = ("data", "out", "resume_interrupted", "overwrite", "username", "token", "push_to_hub", "best_path")      # where things are on this machine, or whose they are
 
-def _text(o): return " ".join(str(o).split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
-def _table(head, rows): return ["| " + " | ".join(map(_text, o)) + " |" for o in (head, ["---"]*len(head), *rows)] + [""]
+_MARKUP = re.compile(r"[\\*\[\]#!|~$]|\b_|_\b|^[-+=>](?=.)|^\d+(?=[.)]\s)")       # what Markdown would act upon
+_ENTITIES = {"&":"&amp;", "<":"&lt;", "`":"'", "@":"&#64;", "://":"&#58;//", "www.":"www&#46;"}
+
+def _text(o):
+    "Write a text so that a card shows it as it is: no link, picture, heading or tag comes of it"
+    text = _MARKUP.sub(_escaped, printable(" ".join(str(o).split())))
+    return re.sub("|".join(map(re.escape, _ENTITIES)), lambda m: _ENTITIES[m[0]], text)
+
+def _escaped(m): return m[0].replace("_", "\\_") if "_" in m[0] else f"{m[0]}\\" if m[0].isdigit() else f"\\{m[0]}"
+
+def _row(cells): return f"| {' | '.join(cells)} |"
+def _table(head, rows): return [_row(map(_text, head)), _row(["---"]*len(head)), *(_row(map(_text, o)) for o in rows), ""]
 
 def _card_front(learn, config):
     "Write what the Hugging Face Hub reads of a card"
     name = getattr(getattr(learn.model, "config", None), "architecture", "")
-    base = [f"base_model: {config.model}"] if config.model and config.model.count("/") == 1 and not Path(config.model).exists() and not config.model.startswith(("timm/", "torchvision/")) else []
+    base = [f"base_model: {config.model}"] if config.model and re.fullmatch(r"[\w.-]+/[\w.-]+", config.model) and not Path(config.model).exists() and not config.model.startswith(("timm/", "torchvision/")) else []
     return ["---", "tags:", "- image-classification", "- visionlab", *(["- timm", "library_name: timm"] if name.startswith("timm/") else []), "pipeline_tag: image-classification", *base, "---", ""]
 
 def _card_scores(scores, found):
@@ -357,7 +367,11 @@ def train(
     config,n = as_config(config, changes), world_size()
     if n == 1 and (config.devices or 1) > 1: return _learner_again(config, train_in_processes(config, say))
     if config.devices not in (None, n): raise ConfigError(f"devices={config.devices}, and there are {n} processes already", "", "Leave devices out under torchrun")
-    with Distributed(config.strategy, config.sync_batchnorm, device=config.device) if Learner.group is None else nullcontext(): return _train(config, say if say and is_main() else lambda *o: None)
+    with Distributed(config.strategy, config.sync_batchnorm, device=config.device) if Learner.group is None else nullcontext(): return _train(config, _plainly(say) if say and is_main() else lambda *o: None)
+
+def _plainly(say):
+    "Say things without anything in them that would command a terminal"
+    return lambda o: say(printable(o, "\n\t"))
 
 def _train(config, say):
     "Train in this process, with others if there are any; the first one tells and writes"

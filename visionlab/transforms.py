@@ -383,7 +383,9 @@ def _chw(out, transform)->torch.Tensor:
 # %% ../nbs/04_transforms.ipynb #2d9a5dec
 def seed_all(seed:int):
     "Seed the global generators; 100 times cheaper than `torch.manual_seed`, which also visits the GPUs"
-    random.seed(seed); np.random.seed(seed % 2**32); torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(key("numpy", seed) % 2**32)      # with torch's own seed it would draw torch's numbers
+    torch.default_generator.manual_seed(seed)
 
 @contextmanager
 def kept_randomness(*generators):

@@ -19,7 +19,7 @@ import numpy as np, torch
 import pandas as pd
 from fastcore.basics import patch
 from traitlets import Bool, HasTraits, Int, Unicode, link, observe, validate
-from .core import ConfigError, ImageReadError, VisionlabError, atomic_write, close_matches, escape, in_notebook, one_of, shorten, show_images, to_uint8, uniforms, whole_number
+from .core import ConfigError, ImageReadError, VisionlabError, atomic_write, check_own, close_matches, escape, in_notebook, one_of, shorten, show_images, to_uint8, uniforms, whole_number
 from .items import MAX_PIXELS, glance, image_size, load_image, read_bytes
 from .transforms import Custom, resize
 from .catalog import Catalog, label_text
@@ -208,8 +208,10 @@ class View(_Saved, HasTraits):
         "Write the picture to a file"
         path = Path(path)
         kind = one_of(path.suffix.lower().lstrip("."), ("html", "png", "jpg", "jpeg", "svg", "pdf"), "kind of picture")
+        check_own(path, lambda head: any(o in head for o in (b"<!doctype html><html lang='en'>", b"atplotlib", b"visionlab")))
         if kind == "html": return atomic_write(path, f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{type(self).__name__}</title><body style='font-family:sans-serif'>{self.to_html()}")
-        self.figure().savefig(out := BytesIO(), format=kind, dpi=150)
+        named = dict(pil_kwargs=dict(comment=b"visionlab")) if kind in ("jpg", "jpeg") else {}      # the other kinds name matplotlib
+        self.figure().savefig(out := BytesIO(), format=kind, dpi=150, **named)
         return atomic_write(path, out.getvalue())
 
     def _still(self, style=""):
