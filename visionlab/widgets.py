@@ -222,7 +222,7 @@ class View(_Saved, HasTraits):
         "Say whether controls are shown, too"
         return _can_be_live()
 
-    def _repr_mimebundle_(self, include=None, exclude=None): return self._still()
+    def _repr_mimebundle_(self, include=None, exclude=None): return {"text/plain": repr(self), "text/html": self._stored()}
 
     def _ipython_display_(self):
         "Show the picture, which is saved, and the controls, which hide it for as long as they live"
