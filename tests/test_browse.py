@@ -71,6 +71,21 @@ def test_what_is_no_question_is_explained(query, text):
     assert browser.query == ""
 
 
+@pytest.mark.parametrize("query", ["path.to_csv('{}')", "path.to_csv('{}') == 1", "width > 3 and path.to_pickle('{}') == 1", "label = path.to_csv('{}')", "width > 3\npath.to_csv('{}')",
+                                   "index.to_series().to_csv('{}') == 1", "label == '`' + path.to_csv('{}') + '`'", "path.str.cat.__self__ == 1", "path.map(print) == 1", "path.apply('to_csv') == 1",
+                                   "[o for o in path] == 1", "(lambda: 1)() == 1", "path.values.tofile('{}') == 1", "`path`.to_csv('{}') == 1", "@path.to_csv('{}')", "9**9**9**9 > width", "path.str.len.__globals__ == 1"])
+def test_queries_only_compare(query, tmp_path):
+    cat,target = large(20, 3), tmp_path/"out"
+    with pytest.raises(ConfigError, match="cannot be answered"): find_rows(cat, query=query.format(target))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("query", ["path.str.lower().str.endswith('.png')", "path.str.contains('`@') == False", "not (width < 0) and ~(width + 1 < 0)", "label.isin(['class 0000', 'class 0001', 'class 0002'])",
+                                   "`width` >= 0", "label.notna() & (width >= 0)", "width.between(0, 1000000)", "path.str.len() > 1 and\nwidth >= 0", "0 <= width"])
+def test_queries_that_compare_are_answered(query):
+    assert len(find_rows(large(20, 3), query=query)) == 20
+
+
 def test_missing_labels_and_several_classes_in_queries():
     cat = Catalog(pd.DataFrame(dict(path=["a", "b", "c"], label=[("x", "y"), (), None])), ["x", "y"], task="multilabel", pixels=np.zeros((3, 4, 4, 3), np.uint8))
     assert query_rows(cat.frame, "label.str.contains('y')").tolist() == [True, False, False]

@@ -389,3 +389,16 @@ def test_data_module(pets):
     with pytest.raises(ConfigError, match="image_dir"): ImageDataModule(pets/"images", image_dir=pets)
     with pytest.raises(CsvError, match="does not exist"): ImageDataModule(pets/"nowhere.csv")
     assert is_csv("a.CSV") and is_csv(Path("a.tsv")) and not is_csv("a") and not is_csv(None)
+
+
+def test_a_link_leads_no_table_out_of_its_folder(tmp_path):
+    from PIL import Image
+    (tmp_path/"out").mkdir(); (tmp_path/"in").mkdir()
+    for i,name in enumerate(("out/a.png", "out/b.png", "in/c.png", "in/d.png")): Image.new("RGB", (8, 8), (i*60, 0, 0)).save(tmp_path/name)
+    (tmp_path/"in/file.png").symlink_to("../out/a.png"); (tmp_path/"in/folder").symlink_to("../out"); (tmp_path/"in/here.png").symlink_to("c.png")
+    t = tmp_path/"in/t.csv"
+    t.write_text("image,label\nc.png,x\nd.png,y\nhere.png,x\nfile.png,x\nfolder/b.png,y\n")
+    cat = Catalog.from_csv(t, on_bad="skip")
+    assert sorted(cat.frame["path"]) == ["c.png", "d.png", "here.png"] and set(cat.skipped["reason"]) == {"outside root"}
+    with pytest.raises(CsvError, match="outside root"): Catalog.from_csv(t)
+    assert len(Catalog.from_csv(t, allow_outside=True)) == 5

@@ -14,6 +14,7 @@ import pandas as pd
 from fastcore.basics import patch
 from traitlets import Int, Unicode, link, observe, validate
 from .core import ConfigError, VisionlabError, atomic_write, check_own, escape, one_of, show_images, starts_as, whole_number
+from .paths import text_table
 from .catalog import Catalog, label_text
 from .predict import Predictor
 from .data import ImageDataModule, list_images
@@ -201,7 +202,7 @@ def _root_of(files):
 def _from_folder(folder):
     "List a folder's images, without labels"
     paths = [str(o) for o in list_images(folder)]
-    frame = pd.DataFrame(dict(path=[str(Path(o).absolute()) for o in paths], label=None, split="train"))
+    frame = text_table(dict(path=[str(Path(o).absolute()) for o in paths], label=None, split="train"))
     return Catalog(frame, [], source=str(folder))
 
 def _answers_to(predictor, sources, batch_size=64):
@@ -238,7 +239,7 @@ class ActiveLabels(Review):
         sources = both.catalog.sources
         probs,vectors,errors = _answers_to(learn.predictor(), [sources[int(i)] for i in rows])
         good = ~np.isnan(probs[:,0])
-        self.unreadable = pd.DataFrame(dict(path=both.catalog.frame.loc[rows[~good], "path"].tolist(), reason=[errors[i] for i in np.flatnonzero(~good)]))
+        self.unreadable = text_table(dict(path=both.catalog.frame.loc[rows[~good], "path"].tolist(), reason=[errors[i] for i in np.flatnonzero(~good)]))
         self.pool,self.probs,self.vectors = rows[good], probs[good], vectors[good]
         self._place = {int(o):k for k,o in enumerate(self.pool)}
         super().__init__(by=by)
@@ -288,7 +289,7 @@ class ActiveLabels(Review):
         "Give the labels so far"
         given = self.edits
         given = given[(given["action"] == "relabel") & given["row"].isin(self.pool)]
-        return pd.DataFrame(dict(path=self.catalog.frame.loc[given["row"].astype(int), "path"].to_numpy(), label=given["value"].to_numpy()))
+        return text_table(dict(path=self.catalog.frame.loc[given["row"].astype(int), "path"].to_numpy(), label=given["value"].to_numpy()))
 
     def write(self,
         path # a CSV file
@@ -296,7 +297,7 @@ class ActiveLabels(Review):
         "Write the labelled images as a table that `Catalog.from_csv` and `ImageDataModule` read"
         files = self.labels.assign(path=lambda o: [os.path.join(self.catalog.root or "", p) for p in o["path"]])
         check_own(path, starts_as("image_path,label"))
-        return atomic_write(path, files.rename(columns=dict(path="image_path")).to_csv(index=False))
+        return atomic_write(path, files.rename(columns=dict(path="image_path")).to_csv(index=False).encode("utf-8", "surrogateescape"))
 
     def _headline(self):
         done,n = self.progress

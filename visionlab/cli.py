@@ -206,7 +206,7 @@ def _say(text):
     "Print lines in which nothing can command the terminal"
     print(printable(text, "\n\t"))
 
-_SOURCE = ("valid", "classes", "ignore_classes")              # what `check` and `evaluate` take of `train`: how to open the data …
+_SOURCE = ("valid", "classes", "ignore_classes", "levels", "split_folders")              # what `check` and `evaluate` take of `train`: how to open the data …
 _TABLES = ("val_csv", "test_csv", "image_dir", "image_column", "label_column", "label_columns", "label_delimiter", "label_type")    # … and a table
 
 def _source(options):

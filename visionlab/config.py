@@ -38,6 +38,8 @@ class TrainConfig:
     val_split:float=.1          # share of the training images for validation where there is no such folder
     classes:list=None           # class names in the order of the outputs, or id=name; others are left out; default: all, sorted
     ignore_classes:list=None    # class names to leave out
+    levels:int=None             # of a folder: how many folders' names make the class; default: 1
+    split_folders:str=None      # of a folder: whether folders called train, test_images, … are splits: yes or no; default: seen from what they hold
     group_col:str=None          # column of the table whose groups stay on one side of the split
     max_samples:int=None        # training images to keep, as many of each class, for a quick try
     balanced_sampling:bool=False # draw all classes equally often
@@ -258,12 +260,12 @@ def _wrong(found): # name → what is wrong
     return ConfigError("; ".join(found.values()), "TrainConfig", ". ".join(map(_meaning, found)), fields=list(found))
 
 # %% ../nbs/12m_config.ipynb #2b5aa058
-_AT_LEAST = dict.fromkeys(("epochs", "steps", "batch_size", "eval_batch_size", "devices", "max_samples", "max_pixels", "save_total_limit", "gradient_accumulation", "eval_every", "early_stopping_patience", "in_chans", "prefetch_factor"), 1) \
+_AT_LEAST = dict.fromkeys(("epochs", "steps", "batch_size", "eval_batch_size", "devices", "max_samples", "max_pixels", "levels", "save_total_limit", "gradient_accumulation", "eval_every", "early_stopping_patience", "in_chans", "prefetch_factor"), 1) \
     | dict.fromkeys(("num_workers", "freeze_epochs"), 0)
 _ABOVE = ("lr", "lr_div", "max_grad_norm", "distill_temperature", "progressive_resize", "layer_decay")
 _NOT_BELOW = ("weight_decay", "val_split", "mixup", "cutmix", "timeout", "early_stopping_threshold", "warmup")
 _SHARES = ("label_smoothing", "drop_rate", "drop_path_rate", "max_bad", "mix_prob", "distill_weight", "threshold", "layer_decay", "progressive_resize")
-_CHOICES = dict(precision=["auto", *PRECISIONS], strategy=["ddp", "fsdp"], on_bad=["skip", "error"], on_leak=["warn", "error", "ignore"], transform_backend=["torchvision", "albumentations"], resize=["crop", "squash", "pad"],
+_CHOICES = dict(split_folders=["yes", "no"], precision=["auto", *PRECISIONS], strategy=["ddp", "fsdp"], on_bad=["skip", "error"], on_leak=["warn", "error", "ignore"], transform_backend=["torchvision", "albumentations"], resize=["crop", "squash", "pad"],
                 clip=["norm", "value", "agc"], batchnorm_statistics=["learned", "kept", "all"], label_type=["name", "id", "auto"], float32_matmul_precision=["highest", "high", "medium", "auto"])
 
 def _out_of_range(name, v):

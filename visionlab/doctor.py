@@ -20,6 +20,7 @@ from fastcore.basics import patch
 from .core import ClassMismatchError, ConfigError, DataError, ImageReadError, atomic_write, close_matches, escape, html_table, one_of, progress_mode, usable_cpus
 from .core import check_own, guarded, starts_as, unguarded
 from .items import MAX_PIXELS, REASONS, glance, load_image, read_bytes
+from .paths import text_table
 from .catalog import SPLITS, Catalog, label_text, _objects, _plural, _saved_root, _shown, _under
 from .sources import open_data
 from .splits import content_names, stored_size
@@ -334,7 +335,7 @@ def _pair_table(frame, exact, near, similar=(), same=()):
     rank = lambda i: (_ORDER.get(place[i][0], 9), len(place[i][2]), place[i][2], i)      # of two names the shorter is the original: copies are called "1 (1).jpg"
     sides = [(kind, s, *sorted((a, b), key=rank, reverse=True)) for kind,s,a,b in rows]
     table = [(kind, s, int(a), *place[a], int(b), *place[b]) for kind,s,a,b in sides]
-    return pd.DataFrame(sorted(table, key=lambda o: (o[0], -o[1], rank(o[2]), rank(o[6]))), columns=_PAIR)
+    return text_table(sorted(table, key=lambda o: (o[0], -o[1], rank(o[2]), rank(o[6]))), columns=_PAIR)
 
 # %% ../nbs/03_doctor.ipynb #d1abdcc6
 SIMILAR = .95      # least cosine; by ImageNet features photographs and their mirror images agree to .95 and more, unlike subjects to .2
@@ -572,7 +573,7 @@ class Report:
         return pd.DataFrame([(first.loc[k, "severity"], k, n, ISSUES[k][1], example(first.loc[k])) for k,n in kinds.items()], columns=["severity", "issue", "count", "meaning", "example"])
 
     def pairs(self)->pd.DataFrame:
-        "List pairs of copies with split, label and path of both; `similarity` is 1 for identical files, and for kind similar the cosine; kind pixels: the same pixels in other files"
+        "List pairs of copies with split, label and path of both; `similarity` is 1 for identical files, for kind similar the cosine"
         return self.copies
 
 def _nothing_read(error, data):
@@ -764,7 +765,7 @@ def edits(self:Report)->pd.DataFrame:
 def _edit_table(edits):
     "Read edits from a CSV file, a table or a list of dicts"
     if isinstance(edits, (str, os.PathLike)): return _edit_file(Path(edits))
-    table = pd.DataFrame(edits)
+    table = pd.DataFrame(edits, dtype=object)
     return pd.DataFrame({c: _objects(table[c] if c in table else None, table.index) for c in SIGNED}).reset_index(drop=True)
 
 def _edit_file(path):
@@ -1043,4 +1044,4 @@ def label_issues(
     name = (lambda c: data.classes[c]) if known else int
     rows = [(frame["path"].iloc[i] if known else None, "relabel", name(c), f"the model says {probs[i,c]:.2f}, of {name(targets[i])!r} {probs[i,targets[i]]:.2f}",
              int(frame.index[i]) if known else int(i), name(targets[i]), probs[i,targets[i]], probs[i,c]) for i,c in zip(*_suspects(targets, probs))]
-    return pd.DataFrame(rows, columns=[*EDIT, "label", "p_label", "p_value"])
+    return text_table(rows, columns=[*EDIT, "label", "p_label", "p_value"])

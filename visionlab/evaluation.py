@@ -16,7 +16,7 @@ from .catalog import Catalog, _listed, _renamed
 from .sources import open_data
 from .doctor import Counting
 from .loader import Images, Loader
-from .data import audit, remove_bad
+from .data import audit, judge_unusable, remove_bad
 from .losses import make_loss
 from .metrics import column_of, computed, make_metrics, to_probs, update_all
 from .predict import Predictor
@@ -176,7 +176,7 @@ def evaluate(
     predictor = open_model(model, which, device)
     threshold = predictor.threshold if threshold is None else threshold
     if positive is None: positive = model.positive if isinstance(model, Learner) else predictor.info.get("positive")
-    catalog = _named_alike(_opened(model, data, on_bad, source), predictor.classes, predictor.info.get("class_ids"))
+    catalog = _named_alike(judge_unusable(_opened(model, data, on_bad, source), on_bad, max_bad), predictor.classes, predictor.info.get("class_ids"))
     if catalog.task != predictor.task: raise ClassMismatchError(f"The model is {predictor.task}, the labels are {catalog.task}", catalog.source, "Give labels of the kind the model was trained on")
     split,rows = _chosen(catalog, split)
     rows,images = _labelled(rows, split), Images(rows, len(predictor.pipeline.mean))

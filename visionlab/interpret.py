@@ -12,6 +12,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from .core import ConfigError, escape, new_figure, one_of, shorten, show_images
 from .items import load_image
+from .paths import text_table
 from .catalog import label_text
 from .doctor import _suspects
 from .transforms import Resize
@@ -280,7 +281,7 @@ def table(self:Interpretation,
     import pandas as pd
     name,(prob,said) = self._names, self._said(at)
     paths,ids = [self.paths[i] for i in at.tolist()], pd.Index(self.ids[at.numpy()], name="id")
-    return pd.DataFrame(dict(path=paths, true=name(self.targets[at]), predicted=name(said), prob=prob.numpy(), loss=self.losses[at].numpy()), index=ids)
+    return text_table(dict(path=paths, true=name(self.targets[at]), predicted=name(said), prob=prob.numpy(), loss=self.losses[at].numpy()), index=ids)
 
 @patch
 def plot_top_losses(self:Interpretation,
@@ -377,7 +378,7 @@ def label_errors(self:Interpretation,
     against = _against(self) if by == "disagreement" or self.members is not None else None
     order = np.lexsort({"loss":(-losses,), "margin":(-margin,), "confident":(-margin, np.where(place < 0, len(place), place)), "disagreement":(-margin, 0 if against is None else -against)}[by])
     label = [tuple(self.classes[i] for i in np.flatnonzero(o > .5)) for o in self.targets.numpy()] if self.task == "multilabel" else [self.classes[i] for i in self.targets.tolist()]
-    table = pd.DataFrame(dict(path=self.paths, label=pd.Series(label, dtype=object), suggested=pd.Series(suggested, dtype=object), p_label=p_label, p_suggested=p_better, loss=losses, suspect=place >= 0))
+    table = text_table(dict(path=self.paths, label=pd.Series(label, dtype=object), suggested=pd.Series(suggested, dtype=object), p_label=p_label, p_suggested=p_better, loss=losses, suspect=place >= 0))
     if against is not None: table["against"] = against
     return table.set_axis(pd.Index(self.ids, name="id")).iloc[order]
 

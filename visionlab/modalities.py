@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import TiffImagePlugin
 from .core import ConfigError, DataError, EmptyDatasetError, ImageReadError, close_matches, file_sha256, key, one_of, optional_import
 from .items import decode, image_size as read_size, read_bytes
+from .paths import text_table
 from .catalog import Catalog, _clashes, _existing_folder, _first, _listed, _objects, _plural, _read_splits, _Scan, _settle_bad, _shown, _skips, _under, sorted_classes
 from .tables import CsvError, _file, _name_columns, _read_sheet, _row_problem
 from .transforms import Custom, HorizontalFlip, PadCrop, Pipeline, Resize, VerticalFlip, _flat, _is_albumentations, resize
@@ -63,7 +64,7 @@ def _catalog(scan, source, masks=None, depths=None, **info):
     "Make the catalog of scanned rows, with partners looked up by (split and) kind and name"
     rows = [dict(path=p, split=s, defect=kind, label=NORMAL if kind == _GOOD else ANOMALOUS, mask=_partner(masks, p, kind, s), depth=_partner(depths, p, kind, s), synthetic=False)
             for p,kind,s in sorted(scan.rows)]
-    frame = pd.DataFrame(rows, columns=["path", "label", "split", "defect", "mask", "depth", "synthetic"])
+    frame = text_table(rows, columns=["path", "label", "split", "defect", "mask", "depth", "synthetic"])
     frame = frame.assign(**{c:_objects(frame[c]) for c in ("defect", "mask", "depth")})
     cat = Catalog(frame, [NORMAL, ANOMALOUS], scan.root, source, _skips(scan.skipped), info=dict(hidden=dict(scan.hidden)) | info)
     if masks: cat = cat.drop(frame.index[(frame["label"] == ANOMALOUS) & (frame["split"] != "train") & frame["mask"].isna()], "no mask")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np, torch
 from .core import BadInputError, ImageReadError, atomic_write, check_own, csv_bytes, escape, printable, starts_as, whole_number
 from .items import MAX_PIXELS, check_channels, load_image, pixel_mode
+from .paths import text_table
 from .transforms import Pipeline
 from .batch import BatchAugment
 from .data import list_images
@@ -44,10 +45,9 @@ class Predictions(list):
     "A list of `Prediction`, and a table of them"
     def frame(self):
         "Make a table: path, label, score; with several classes to an image path, labels, scores"
-        import pandas as pd
         errors = dict(error=[o.error for o in self]) if any(o.error for o in self) else {}
-        if any(o.task == "multilabel" for o in self): return pd.DataFrame([dict(path=o.path, labels=o.labels, scores=[s for _,s in o.top]) for o in self]).assign(**errors)
-        return pd.DataFrame([dict(path=o.path, label=o.label, score=o.score) for o in self]).assign(**errors)
+        if any(o.task == "multilabel" for o in self): return text_table([dict(path=o.path, labels=o.labels, scores=[s for _,s in o.top]) for o in self]).assign(**errors)
+        return text_table([dict(path=o.path, label=o.label, score=o.score) for o in self]).assign(**errors)
     def to_csv(self,
         path # the file
     )->Path:

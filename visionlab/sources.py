@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from .core import ClassMismatchError, ConfigError, DataError, EmptyDatasetError, cache_dir, one_of, optional_import, read_yaml
 from .paths import PathArray, pack_table, remember, unpack_table
 from .catalog import (BUILTINS, SPLIT_NAMES, SPLITS, Catalog, _as_numbers, _check_single, _check_splits, _class_list, _class_tree, _existing_folder, _facts, _is_several,
-                               _listed, _nothing, _only, _objects, _plural, _read_labels, _Scan, _settle_bad, _shown, _skips, _undressed, plain_labels, sorted_classes)
+                                _listed, _merged_notes, _nothing, _only, _objects, _plural, _read_labels, _Scan, _settle_bad, _shown, _skips, _undressed, plain_labels, refuse_bad, sorted_classes)
 from .tables import _LABEL_NAMES, _PATH_NAMES, _RESERVED, _Sheet, is_csv
 
 # %% ../nbs/02b_sources.ipynb #47bbd7fb
@@ -291,8 +291,11 @@ def from_lightly(cls:Catalog,
     tree = _lightly_tree(scan, folders, ignored)
     scan.read(_only(scan, tree, names) if names else tree)
     if not scan.rows: raise _nothing(scan.root, [], scan)
+    if on_bad == "error": refuse_bad([(o[0], o[3]) for o in scan.bad], len(scan.bad) + len(scan.rows))
     frame = pd.DataFrame(sorted(scan.rows, key=lambda o: (SPLITS.index(o[2]), o[0])), columns=["path", "label", "split"], dtype=object)
-    cat = cls(frame, names or sorted_classes(frame["label"]), scan.root, f"folder {scan.root.name}", _skips(scan.skipped), info=_facts(hidden=dict(scan.hidden), class_ids=ids))
+    info = _facts(hidden=dict(scan.hidden), class_ids=ids, notes=_merged_notes(scan.below, 1), unusable=scan.judged())
+    cat = cls(frame, names or sorted_classes(frame["label"]), scan.root, f"folder {scan.root.name}", _skips(scan.skipped), info=info)
+    scan.refuse_lost(cat)
     if "train" not in cat.splits: raise EmptyDatasetError("The training folder has no image", str(folders["train"]), "Put the images into <train>/<class>/")
     _check_splits(cat, "Add images to train, or put the class on ignore_classes")
     _check_single(cat, allow_single)
@@ -329,7 +332,7 @@ def synset_names(
 class _TimedScan(_Scan):
     "Read class folders, noting when each last changed"
     def __init__(self, root):
-        self.times = {}
+        self.times,self.good = {},Counter()
         super().__init__(root, False)
 
     def entries(self, rel, split=None):
@@ -337,11 +340,14 @@ class _TimedScan(_Scan):
         except OSError: pass       # listed as unreadable below
         return super().entries(rel, split)
 
+    def judged(self): return {s:[n, n+self.good[s]] for s,(n,_) in super().judged().items()}
+
     def table(self, rel, label, split):
         "Read one class folder into a small table, in order, and forget the rows"
         self.walk(rel, label, split)
         if not self.rows: self.skip(rel, split, "empty class")
         rows,self.rows = sorted(self.rows), []
+        self.good[split] += len(rows)
         return _packed_rows(rows, label, split)
 
 def _packed_rows(rows, label, split):
@@ -355,7 +361,9 @@ def _read_tree(root):
     tree = sorted(_class_tree(scan, names, None), key=lambda o: (SPLITS.index(o[2]), o[1]))
     parts = [scan.table(*o) for o in tree]
     if not sum(map(len, parts)): raise _nothing(root, names, scan)
-    return pd.concat(parts, ignore_index=True), dict(times=scan.times, skipped=scan.skipped, hidden=dict(scan.hidden))
+    frame = pd.concat(parts, ignore_index=True)
+    scan.refuse_lost(Catalog(frame, sorted(set(frame["label"])), root, f"ImageNet in {root.name}", _skips(scan.skipped)))
+    return frame, dict(times=scan.times, skipped=scan.skipped, hidden=dict(scan.hidden), unusable=scan.judged())
 
 # %% ../nbs/02b_sources.ipynb #c5e8d4ac
 def _unchanged(root, times):
@@ -392,7 +400,7 @@ def from_imagenet(cls:Catalog,
     frame,facts = _remembered_tree(root)
     synsets = sorted(set(frame["label"]))
     names = dict(zip(synsets, synset_names(synsets)))
-    info = _facts(synsets=synsets, hidden=facts["hidden"], licence="for research without profit, see the homepage", homepage="https://image-net.org")
+    info = _facts(synsets=synsets, hidden=facts["hidden"], unusable=facts.get("unusable"), licence="for research without profit, see the homepage", homepage="https://image-net.org")
     cat = cls(frame.assign(label=_renamed(frame["label"], names)), list(names.values()), root, f"ImageNet in {root.name}", _skips(facts["skipped"]), info=info)
     _check_splits(cat, "Complete the training images, or remove the folder")
     _check_single(cat, allow_single)
@@ -604,23 +612,34 @@ def open_data(
     classes=None,      # names in the order of the outputs, or {id: name}; default: all
     ignore_classes=(), # names to leave out
     on_bad:str=None,   # rows of tables that cannot be used: "error", or "skip" to list them; default: "error"
-    tables:dict=None   # how to read a table: val_csv, image_column and whatever else `Catalog.from_csv` takes
+    tables:dict=None,  # how to read a table: val_csv, image_column and whatever else `Catalog.from_csv` takes
+    levels:int=None,   # of a folder: how many folders' names make the class; default: 1
+    split_folders:str=None # of a folder: whether folders called train, test_images, … are splits: "yes" or "no"; default: seen from what they hold
 )->Catalog:
     "Make a catalog of whatever was given, or say which door it belongs to"
-    if isinstance(data, pd.DataFrame) or is_csv(data): return open_table(data, classes, ignore_classes, on_bad, tables)
+    folders = {k:v for k,v in dict(levels=levels, split_folders=split_folders).items() if v is not None}
+    if isinstance(data, pd.DataFrame) or is_csv(data):
+        _no_folder(folders)
+        return open_table(data, classes, ignore_classes, on_bad, tables)
     columns = {ours:v for k,ours in _HF_COLUMNS.items() if (v := (tables or {}).get(k)) is not None} if not dataset_name and _is_hf(data) else {}
     if given := [k for k,v in (tables or {}).items() if v is not None and _HF_COLUMNS.get(k) not in columns]: raise ConfigError(f"{', '.join(given)} say how to read a table, and none is given", "", "Give train_csv='….csv' too")
     if dataset_name: cat = Catalog.from_builtin(dataset_name, root=data)
     elif isinstance(data, Catalog): cat = data
-    elif (cat := open_source(data, on_bad, **columns)) is None: return _open_place(data, valid, classes, ignore_classes)
+    elif (cat := open_source(data, on_bad, **columns)) is None: return _open_place(data, valid, classes, ignore_classes, folders | (dict(on_bad=on_bad) if on_bad else {}))
+    _no_folder(folders)
     return cat.with_classes(classes, ignore_classes) if classes is not None or len(ignore_classes) else cat
+
+def _no_folder(options):
+    "Refuse options of a folder where none is read"
+    if given := [k for k in options if k != "on_bad"]: raise ConfigError(f"{', '.join(given)} say how to read class folders, and none are given", "", "Leave it out, or give the folder")
 
 def _plain_name(name): return "".join(c for c in str(name).lower() if c.isalnum())
 
-def _open_place(data, valid, classes, ignore_classes):
+def _open_place(data, valid, classes, ignore_classes, folders):
     "Read a folder or a built-in"
     refuse_strange(data)
-    if Path(os.path.expanduser(data)).is_dir(): return Catalog.from_folder(data, valid=valid, classes=classes, ignore_classes=ignore_classes)
+    if Path(os.path.expanduser(data)).is_dir(): return Catalog.from_folder(data, valid=valid, classes=classes, ignore_classes=ignore_classes, **folders)
+    _no_folder(folders)
     if _plain_name(data) in map(_plain_name, BUILTINS): return open_data(Catalog.from_builtin(data), classes=classes, ignore_classes=ignore_classes)
     if isinstance(data, str) and os.sep not in data: one_of(data, list(BUILTINS), "folder or built-in data set")
     raise EmptyDatasetError(f"There is no folder {str(data)!r}", "", f"Give a folder with one sub-folder per class, or one of {', '.join(BUILTINS)}")

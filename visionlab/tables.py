@@ -16,7 +16,7 @@ import pandas as pd
 from fastcore.basics import patch
 from .core import ClassMismatchError, ConfigError, DataError, EmptyDatasetError, TooManyBadFilesError, close_matches, one_of
 from .catalog import (TASKS, Catalog, _check_single, _check_splits, _clashes, _class_list, _common_folder, _existing_folder, _extension_problem, _facts,
-                               _file_problem, _listed, _objects, _plural, _read_splits, _shown, _skips, _under, label_names, sorted_classes)
+                                _file_problem, _listed, _objects, _plural, _read_splits, _shown, _skips, _under, count_unusable, label_names, sorted_classes)
 
 # %% ../nbs/02a_tables.ipynb #7c13e25e
 class CsvError(DataError):
@@ -285,12 +285,21 @@ def _numbers_or_names(label_type, sheets, layout, delimiter, classes, ids):
     return "id" if isinstance(classes, dict) and ids and all(re.fullmatch(r"\s*[+-]?\d+\s*", o) for o in cells) else "name"
 
 # %% ../nbs/02a_tables.ipynb #a419f88a
+@lru_cache(4096)
+def _real_folder(folder): return os.path.join(os.path.realpath(folder), "")
+
+def _leads_out(path, base):
+    "Say whether a link on the way to a file inside `base` leads out of it"
+    folder = _real_folder(os.path.dirname(path))
+    if not folder.startswith(inside := _real_folder(base)): return True
+    return os.path.islink(path) and not os.path.realpath(path).startswith(inside)
+
 def _path_problem(value, path, base, allow_outside):
     "Say why a path is not used, before anything is looked at on the disk, or return None"
     if not value.strip(): return "missing path"
     if "\n" in value or "\r" in value: return "line break in the path: is a quote not closed?"
     if _URL.match(value.strip()): return "an address, which is not fetched"
-    if not allow_outside and _under(path, base) is None and not os.path.isabs(value.strip()): return "outside root"
+    if not allow_outside and not os.path.isabs(value.strip()) and (_under(path, base) is None or _leads_out(path, base)): return "outside root"
     return _extension_problem(path)
 
 def _is_plain(value):
@@ -299,7 +308,7 @@ def _is_plain(value):
 
 def _file(value, base, allow_outside):
     "Return the absolute path of a value, and what is wrong with it"
-    if _is_plain(value) and not (_extension_problem(path := f"{base.rstrip('/')}/{value}") or _file_problem(Path(path))): return path, None
+    if _is_plain(value) and (allow_outside or not _leads_out(f"{base.rstrip('/')}/{value}", base)) and not (_extension_problem(path := f"{base.rstrip('/')}/{value}") or _file_problem(Path(path))): return path, None
     path = value if _URL.match(value.strip()) else _find_file(value, base)
     return path, _path_problem(value, path, base, allow_outside) or _file_problem(Path(path))
 
@@ -484,7 +493,8 @@ def _catalog(cls, sheets, reader, on_bad, allow_single):
     kept,gone,rows = _settle(frame, on_bad)
     classes = classes if reader.vocabulary.names or reader.layout.onehot else [o for o in classes if o in label_names(kept["label"])]
     kept,root = _rooted(kept.drop(columns=["given", "bad", "file", "line"]), first.base)
-    cat = cls(kept, classes, root, ", ".join(o.path.name for o in sheets.values()), _skips(list(zip(gone["given"], gone["split"], gone["bad"]))), info=_info(sheets, reader, classes, rows), task=reader.task)
+    info = _info(sheets, reader, classes, rows) | _facts(unusable=count_unusable(frame["split"], frame["bad"]))
+    cat = cls(kept, classes, root, ", ".join(o.path.name for o in sheets.values()), _skips(list(zip(gone["given"], gone["split"], gone["bad"]))), info=info, task=reader.task)
     _check_splits(cat, "Add rows of it to train, or remove these")
     if reader.task == "multiclass": _check_single(cat, allow_single)
     return cat

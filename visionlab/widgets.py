@@ -6,7 +6,7 @@
 __all__ = ['to_jpeg', 'tile_html', 'View', 'drawn_by_widgets', 'query_rows', 'find_rows', 'Grid', 'Browser', 'BatchGrid']
 
 # %% ../nbs/17_widgets.ipynb #bf6ff355
-import asyncio, base64, importlib.util, os, secrets, sys
+import ast, asyncio, base64, importlib.util, os, re, secrets, sys
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
@@ -368,11 +368,65 @@ def _misunderstood(frame, query, why):
     hint = f"Did you mean {near[0]}? " if near else ""
     return ConfigError(f"The query cannot be answered: {why}", query, f"{hint}Columns: {', '.join(map(str, frame.columns))}, index; for example label == 'cat' and split != 'test'")
 
+_LOGIC = (ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.Invert, ast.UAdd, ast.USub, ast.Compare, ast.cmpop, ast.BinOp, ast.operator, ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple, ast.Subscript, ast.Slice, ast.keyword)
+_TEXT = ("contains", "startswith", "endswith", "match", "fullmatch", "lower", "upper", "strip", "len", "count", "find", "isdigit", "isalpha", "replace", "slice", "get")   # behind .str
+_VALUE = ("isna", "notna", "isnull", "notnull", "isin", "between", "abs", "round", "astype", "fillna")    # of a column
+_STAMP = ("year", "month", "day", "hour", "minute", "second", "weekday", "dayofweek")       # behind .dt
+_PLAIN_TYPES = ("str", "int", "float", "bool")
+_MARK = "_BACKTICK_"
+
+def _is_method(node):
+    "Say whether a node is a method of a column, or of its .str, that only answers"
+    if not isinstance(node, ast.Attribute): return False
+    behind_text = isinstance(node.value, ast.Attribute) and node.value.attr == "str"
+    return node.attr in (_TEXT if behind_text else _VALUE)
+
+def _is_stamp(node): return node.attr in _STAMP and isinstance(node.value, ast.Attribute) and node.value.attr == "dt"
+
+def _forbidden(node, called):
+    "Name what a node does beside comparing, or return None"
+    if isinstance(node, ast.Call): return None if _is_method(node.func) else "a call"
+    if isinstance(node, ast.Attribute):
+        fine = node.attr in ("str", "dt") or _is_stamp(node) or id(node) in called
+        return None if fine else f"the attribute .{node.attr}"
+    if isinstance(node, ast.Name) and node.id.startswith("__"): return f"the name {node.id}"
+    if isinstance(node, (ast.Pow, ast.LShift)): return "a power"        # a short one can take all memory
+    return None if isinstance(node, (*_LOGIC, ast.Expression)) else f"{type(node).__name__.lower()}"
+
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`""")
+
+def _bare(match):
+    "Put a plain name in place of a column's name in backticks; texts stay, and so do odd names, which no query needs"
+    return _MARK if re.fullmatch(r"`[\w .%/-]+`", match[0]) else match[0]
+
+def _tree(frame, query):
+    "Read a query as one expression"
+    text = _QUOTED.sub(_bare, query)
+    try: return ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e: why = f"{type(e).__name__}: {e}"
+    try: sets = any(isinstance(o, (ast.Assign, ast.AugAssign)) for o in ast.parse(text.strip()).body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError): sets = False
+    raise _misunderstood(frame, query, "one = sets a value, two compare" if sets else why) from None
+
+def _check_query(frame, query):
+    "Refuse a query that could do anything but compare: it may come from somebody else's notebook"
+    if "@" in _QUOTED.sub("", query): raise _misunderstood(frame, query, "a name with @ stands for a variable, and there are none")
+    tree = _tree(frame, query)
+    calls = [o for o in ast.walk(tree) if isinstance(o, ast.Call)]
+    called = {id(o.func) for o in calls if _is_method(o.func)}
+    wrong = next(filter(None, (_forbidden(o, called) for o in ast.walk(tree))), None)
+    if wrong: raise _misunderstood(frame, query, f"{wrong} is not allowed; a query compares columns, with and, or, not, in, + - * / and .str methods such as contains")
+    for o in calls:
+        if o.func.attr == "astype" and not all(isinstance(a, ast.Name) and a.id in _PLAIN_TYPES or isinstance(a, ast.Constant) and a.value in _PLAIN_TYPES for a in o.args):
+            raise _misunderstood(frame, query, f"astype takes one of {', '.join(_PLAIN_TYPES)}")
+
 def query_rows(
     frame:pd.DataFrame, # of a catalog
     query:str           # a condition over its columns, such as "label == 'cat' and width > 500"
 )->np.ndarray: # of True and False
     "Find the rows for which a query holds"
+    query = " ".join(query.splitlines())
+    _check_query(frame, query)
     table = _question(frame, query)
     try: got = table.eval(query, engine="python", local_dict={}, global_dict={})
     except Exception as e: raise _misunderstood(frame, query, f"{type(e).__name__}: {e}") from None
