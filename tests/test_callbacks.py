@@ -109,7 +109,7 @@ def test_callback_state_is_plain_and_comes_back():
 # ---- stopping and keeping
 
 @pytest.mark.parametrize("values,patience,threshold,epochs,best", [
-    ([.1, .2, .3, .2, .2, .2, .2], 2, 0, 5, 2), ([.5, .5, .5, .5], 2, 0, 3, 0), ([.1, .105, .109, .3, .3], 2, .05, 3, 0), ([float("nan"), .1, .2, .1, .1, .1], 2, 0, 5, 2), ([.1, .2, .3, .4], 1, 0, 4, 3)])
+    ([.1, .2, .3, .2, .2, .2, .2], 2, 0, 5, 3), ([.5, .5, .5, .5], 2, 0, 3, 1), ([.1, .105, .109, .3, .3], 2, .05, 3, 1), ([float("nan"), .1, .2, .1, .1, .1], 2, 0, 5, 3), ([.1, .2, .3, .4], 1, 0, 4, 4)])
 def test_early_stopping_counts_epochs_without_improvement(values, patience, threshold, epochs, best):
     stop = EarlyStopping("accuracy", patience, threshold)
     learn = make(2).fit(len(values), callbacks=[Scores(values), stop])
@@ -120,14 +120,14 @@ def test_early_stopping_counts_epochs_without_improvement(values, patience, thre
 def test_every_number_knows_its_direction(monitor, metrics, up):
     learn, best = make(2, metrics=metrics), KeepBest(monitor)
     learn.fit(3, callbacks=[Scores([.5, .9, .1], monitor), best])
-    assert best.best_epoch == (1 if up else 2)
+    assert best.best_epoch == (2 if up else 3)
 
 
 def test_a_metric_of_ones_own_direction():
     from torchmetrics.classification import MulticlassHammingDistance
     best = KeepBest("hammingdistance")
     make(2, metrics=[MulticlassHammingDistance(3)]).fit(3, callbacks=[Scores([.5, .9, .1], "hammingdistance"), best])
-    assert best.best_epoch == 2
+    assert best.best_epoch == 3
 
 
 def test_the_best_weights_come_back_and_are_on_disk(tmp_path):

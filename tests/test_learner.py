@@ -39,7 +39,7 @@ def same(a, b): return all(torch.equal(v, b[k]) for k, v in a.items())
 def test_plain_dataloaders_work():
     learn = Learner((toy(), toy()), net(), lr=1e-2)
     learn.fit(2)
-    assert [r["epoch"] for r in learn.history] == [0, 1]
+    assert [r["epoch"] for r in learn.history] == [1, 2]
     assert set(learn.history[0]) == {"epoch", "train_loss", "valid_loss", "accuracy", "lr", "time"}
 
 

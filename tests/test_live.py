@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from jupyter_client.manager import start_new_kernel
+from kernel import send_cell
 from torch import nn
 
 import visionlab.all  # noqa: F401  adds to Learner what a fit in the background refuses
@@ -103,8 +104,8 @@ def test_stop_ends_after_the_current_step_and_the_learner_goes_on():
 def test_stop_after_epoch_validates_and_ends_as_a_whole_fit(tmp_path):
     learn, best = learner(), KeepBest(restore=False)
     learn.fit(50, callbacks=[At(27, lambda o: o.run.stop_after_epoch()), best, SaveCheckpoints(tmp_path)], background=True).wait()
-    assert learn.step == 40 and [r["epoch"] for r in learn.history] == [0, 1] and "valid_loss" in learn.history[1] and not learn.interrupted
-    assert learn.fits == [50] and best.best_epoch in (0, 1)        # `after_fit` ran
+    assert learn.step == 40 and [r["epoch"] for r in learn.history] == [1, 2] and "valid_loss" in learn.history[1] and not learn.interrupted
+    assert learn.fits == [50] and best.best_epoch in (1, 2)        # `after_fit` ran
     again = learner().resume(tmp_path)
     assert again.step == 40 and not again.pending.at["running"] if hasattr(again.pending, "at") else again.step == 40
 
@@ -165,7 +166,7 @@ def test_a_refused_call_leaves_the_fit_and_its_metrics_alone(tmp_path, monkeypat
 
 
 def test_every_verb_of_a_learner_is_tried_in_the_background():
-    quiet = {"alone", "together", "update", "batch_loss", "drop_gradients", "show_batch", "class_balance"}       # of a step, or of the data alone
+    quiet = {"alone", "together", "update", "batch_loss", "drop_gradients", "show_batch", "class_balance", "describe_model"}       # of a step, the data, or the network
     verbs = {o for o in dir(Learner) if not o.startswith("_") and callable(getattr(Learner, o))}
     assert verbs - quiet == set(REFUSED)
 
@@ -345,7 +346,7 @@ class Kernel:
 
     def run(self, code):
         "Run a cell; give what it displayed."
-        asked, n = self.kc.execute(code), len(self.sent)
+        asked, n = send_cell(self.kc, code), len(self.sent)
         self.hear(lambda m: m["parent_header"].get("msg_id") == asked and m["msg_type"] == "status" and m["content"]["execution_state"] == "idle")
         mine = [m for m in self.sent[n:] if m["parent_header"].get("msg_id") == asked]
         assert not (errors := [m["content"] for m in mine if m["msg_type"] == "error"]), errors
@@ -376,18 +377,20 @@ def update(k): return k.hear(lambda m: m["msg_type"] == "update_display_data")["
 
 def test_a_cell_shows_one_display_live_and_then_still(kernel):
     shown = kernel.run("run = learn.fit(1000, background=True)\nrun")
-    assert len(shown) == 1 and set(shown[0]["content"]["data"]) == {WIDGET, "text/html", "text/plain"}
+    picture, controls = (m["content"] for m in shown)
+    assert set(picture["data"]) == {"text/html", "text/plain"} and set(controls["data"]) == {WIDGET, "text/html"} and controls["data"]["text/html"] == ""
     moving = lambda m: m["msg_type"] == "comm_msg" and "<progress" in str(m["content"]["data"].get("state", {}).get("value", ""))
     first = kernel.hear(moving)["content"]["data"]["state"]["value"]
     assert kernel.hear(moving)["content"]["data"]["state"]["value"] != first and "<svg" in first
-    elsewhere = kernel.run("run")[0]["content"]["data"]                 # a second look, in another cell
-    assert elsewhere[WIDGET]["model_id"] == shown[0]["content"]["data"][WIDGET]["model_id"]
+    elsewhere = kernel.run("run")[-1]["content"]["data"]                # a second look, in another cell
+    assert elsewhere[WIDGET]["model_id"] == controls["data"][WIDGET]["model_id"]
     kernel.run("[o for o in run.chart._controls.children if o.description == 'stop'][0].click()")
-    still = update(kernel)
-    assert still["transient"] == shown[0]["content"]["transient"] and set(still["data"]) == {"text/html", "text/plain"}
+    still, nothing = update(kernel), update(kernel)
+    assert still["transient"] == picture["transient"] and set(still["data"]) == {"text/html", "text/plain"}
+    assert nothing["transient"] == controls["transient"] and nothing["data"] == {"text/html": ""}       # the controls have left the file
     assert "stopped after" in still["data"]["text/html"] and "<svg" in still["data"]["text/html"] and "<progress" not in still["data"]["text/html"]
     assert kernel.value("run.running, learn.interrupted, len(run.chart._controls.children)") == "(False, True, 0)"
-    assert WIDGET not in kernel.run("run")[0]["content"]["data"]        # nothing to press any more
+    assert all(WIDGET not in m["content"]["data"] for m in kernel.run("run"))        # nothing to press any more
 
 
 def test_the_interrupt_key_is_heard_while_no_cell_runs(kernel):
@@ -446,7 +449,7 @@ def test_widgets_are_let_go(kernel):
 def test_several_processes_print_the_table_of_the_first(kernel):
     shown = kernel.run("import os; from visionlab.distributed import launch\nasked = os.environ.pop('VISIONLAB_PROGRESS')\ndef work(): Learner((tens, tens), nn.Linear(20, 3), device='cpu').fit(2)\nlaunch(work, 2); os.environ['VISIONLAB_PROGRESS'] = asked")
     said = "".join(m["content"]["text"] for m in shown if m["msg_type"] == "stream")
-    assert [o.split()[0] for o in said.splitlines()] == ["epoch", "0", "1"]
+    assert [o.split()[0] for o in said.splitlines()] == ["epoch", "1", "2"]
 
 
 def test_the_fit_ends_with_the_kernel(kernel):

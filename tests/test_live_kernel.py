@@ -16,7 +16,7 @@ from visionlab.data import ImageDataModule
 import visionlab.widgets
 dm = ImageDataModule("FashionSample")
 dm
-""", "dm.show_batch()", "raise KeyboardInterrupt"]
+""", "dm.show_batch()", "learn", "learn.fine_tune(2)", "raise KeyboardInterrupt"]
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +31,19 @@ def rich(outputs, kind): return ["".join(o["data"][kind]) for o in outputs if ki
 
 def test_the_saved_table_is_whole_and_alone(outputs):
     fit = outputs[1]
-    assert len(fit) == 2 and not any(o.output_type in ("stream", "error") for o in fit)       # the table, and the learner as the cell's value
+    assert len(fit) == 1 and not any(o.output_type in ("stream", "error") for o in fit)       # the table, and no learner as the cell's value
     table = rich(fit, "text/html")[0]
     assert table.count("<tr>") == 4 and "valid_loss" in table and "<progress" not in table
+
+
+def test_a_learner_is_told_of_when_it_is_asked_for(outputs):
+    assert [o.output_type for o in outputs[6]] == ["execute_result"] and outputs[6][0].data["text/plain"].startswith("Learner: ")
+
+
+def test_fine_tuning_is_one_table_whose_epochs_go_on(outputs):
+    table, = rich(outputs[7], "text/html")
+    rows = [o.split("</td>")[0].split(">")[-1] for o in table.split("<tr>")[2:]]
+    assert rows == ["4", "5", "6"] and not any(o.output_type == "stream" for o in outputs[7])
 
 
 def test_figures_show_themselves_without_pyplot(outputs):
@@ -42,9 +52,10 @@ def test_figures_show_themselves_without_pyplot(outputs):
 
 def test_data_and_views_have_tables_and_still_pictures(outputs):
     assert "5,400" in rich(outputs[4], "text/html")[0]
+    assert len(outputs[5]) == 1                          # what runs a notebook without a page gets no controls
     view = outputs[5][0]["data"]
-    assert "application/vnd.jupyter.widget-view+json" in view and "data:image/jpeg" in "".join(view["text/html"])
+    assert set(view) == {"text/plain", "text/html"} and "data:image/jpeg" in "".join(view["text/html"])
 
 
 def test_nothing_failed_on_the_way(outputs):
-    assert [i for i, o in enumerate(outputs) if any(x.output_type == "error" for x in o)] == [6]
+    assert [i for i, o in enumerate(outputs) if any(x.output_type == "error" for x in o)] == [8]

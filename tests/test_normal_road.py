@@ -8,12 +8,14 @@ import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
+from nbclient import NotebookClient
 from photos import photo_folder
 from visionlab.catalog import Catalog
 from visionlab.cli import main
@@ -463,8 +465,7 @@ def test_a_slip_of_the_pen_is_still_an_error(tmp_path, capsys):
 
 def test_counting_shows_only_what_takes_long(monkeypatch, capsys):
     clock = iter((0, .1, .2, 5))
-    monkeypatch.setattr("visionlab.doctor.in_notebook", lambda: True)
-    monkeypatch.delenv("VISIONLAB_PROGRESS", raising=False)
+    monkeypatch.setenv("VISIONLAB_PROGRESS", "text")
     fast = Counting(200); fast.at(100); fast.close()
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("visionlab.doctor.time.perf_counter", lambda: next(clock))
@@ -473,6 +474,26 @@ def test_counting_shows_only_what_takes_long(monkeypatch, capsys):
     slow.close()
     said = capsys.readouterr().err
     assert "checked 100 of 200" in said and said.endswith("\r") and "checked 3 of" not in said
+
+
+def test_in_a_notebook_counting_keeps_to_one_place_and_writes_no_errors(tmp_path):
+    "With progress on, in a kernel, a pass that takes longer than a second: one display that ends empty, nothing on standard error."
+    code = """
+import time
+from visionlab.doctor import Counting, counted
+_ = counted(lambda o: time.sleep(.15), list(range(20)), 1, Counting(20, what="checked"), 1)
+print("after")
+"""
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata=dict(kernelspec=dict(name="python3", display_name="python3")))
+    said = []
+    client = NotebookClient(nb, timeout=120, resources=dict(metadata=dict(path=str(tmp_path))))
+    heard, client.process_message = client.process_message, lambda msg, *o: (said.append(str(msg["content"])), heard(msg, *o))[1]
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv("VISIONLAB_PROGRESS", "html")
+        client.execute()
+    outputs = nb.cells[0].outputs
+    assert [(o.output_type, o.get("name")) for o in outputs] == [("display_data", None), ("stream", "stdout")]
+    assert outputs[0].data["text/html"] == "" and any("checked 12 of 20" in o for o in said)
 
 
 def test_the_audit_stops_at_once_and_leaves_no_half_state(frame, tmp_path):

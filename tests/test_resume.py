@@ -465,7 +465,7 @@ def test_finished_runs_are_passed_over_or_go_on_for_longer(tmp_path):
     assert done.step == 3*ALL//2 and done.fits == [2, 1]
     with pytest.raises(ConfigError, match="had 2 epochs, and now has 3"): learner().resume(tmp_path).fit(3, callbacks=options())
     more = learner().resume(tmp_path, accept=["epochs"]).fit(3, callbacks=options())
-    assert more.step == 3*ALL//2 and [r["epoch"] for r in more.history] == [0, 1, 2]
+    assert more.step == 3*ALL//2 and [r["epoch"] for r in more.history] == [1, 2, 3]
 
 
 def test_searching_a_rate_does_not_use_up_the_resume(steps):
@@ -495,7 +495,7 @@ def test_the_best_so_far_is_known_after_a_stop(tmp_path):
             if learn.step == 7: raise RuntimeError("the power went")
     with pytest.raises(RuntimeError, match="the power"): learner(metrics=[told_to_be(.9)]).fit(2, callbacks=[SaveCheckpoints(tmp_path, monitor="m"), Crash()])
     learner(metrics=[told_to_be(.5)]).resume(tmp_path).fit(2, callbacks=[save := SaveCheckpoints(tmp_path, monitor="m")])
-    assert Checkpoint.newest(tmp_path/"best").step == ALL//2 and (save.best, save.best_epoch, save.waited) == (.9, 0, 1)
+    assert Checkpoint.newest(tmp_path/"best").step == ALL//2 and (save.best, save.best_epoch, save.waited) == (.9, 1, 1)
 
 
 def test_the_loop_does_not_wait_for_the_disk(tmp_path, monkeypatch):

@@ -58,3 +58,20 @@ def test_the_models_own_statistics_are_used(dm):
     assert np.allclose(dm.train_pipeline.mean, model.config.mean)
     assert dm.eval_pipeline.frame.crop_pct == model.config.crop_pct
     assert dm.eval_pipeline.frame.interpolation == model.config.interpolation
+
+
+def test_fine_tuning_says_few_steps_of_all_layers_only(capsys, monkeypatch):
+    "One table in plain text; the epoch of the head alone is short because more follow."
+    monkeypatch.setenv("VISIONLAB_PROGRESS", "plain")
+    learn = Learner(ImageDataModule(ImageDataModule("FashionSample").catalog.sample(150), batch_size=32), "resnet9", device="cpu").fine_tune(1)
+    said = capsys.readouterr().out.splitlines()
+    n = len(learn.train_dl)
+    assert [o for o in said if o.startswith("Note: Only")] == [f"Note: Only {n} steps in all: use a smaller batch or more epochs"]
+    assert said.index(f"Note: Only {n} steps in all: use a smaller batch or more epochs") > next(i for i, o in enumerate(said) if o.split()[0] == "1")
+    assert sum("train_loss" in o for o in said) == 1 and [o.split()[0] for o in said if o.split()[0].isdigit()] == ["1", "2"]
+
+
+def test_the_size_that_is_shown_is_the_one_that_is_used():
+    dm = ImageDataModule("FashionSample", image_size=40)
+    net = ImageClassifier("resnet18", 10, pretrained=False, in_chans=1)
+    assert "224 px" in repr(net) and " 40 px" in repr(Learner(dm, net, device="cpu")) and "224 px" not in repr(Learner(dm, net, device="cpu"))

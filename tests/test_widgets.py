@@ -1,5 +1,5 @@
 "The widgets without a browser: traits are set, handlers called, and the pictures, messages and loaders looked at."
-import json, subprocess, sys, time, warnings
+import asyncio, json, subprocess, sys, time, warnings
 from io import BytesIO
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
@@ -31,8 +31,18 @@ def in_memory(labels, channels=1, size=8, classes=None, **kw):
     pixels = np.random.default_rng(0).integers(0, 256, (n+1, size, size, channels), dtype=np.uint8)
     return ImageDataModule(Catalog(frame, classes or sorted({o for o in labels if o is not None}), pixels=pixels), **kw)
 
+class Shell:
+    "A notebook kernel's shell, and what it publishes."
+    def __init__(self, cell="a"): self.sent, self.display_pub, self.cell = [], self, cell
+    def get_parent(self): return dict(header=dict(msg_id="1_2_3"), metadata=dict(cellId=self.cell) if self.cell else {})
+    def publish(self, data, metadata=None, transient=None, update=False): self.sent.append((update, transient["display_id"], data))
+
 @pytest.fixture
-def live(monkeypatch): monkeypatch.setattr(widgets, "in_notebook", lambda: True)
+def live(monkeypatch):
+    import IPython
+    monkeypatch.setattr(widgets, "in_notebook", lambda: True)
+    monkeypatch.setattr(IPython, "get_ipython", lambda shell=Shell(): shell)
+    return IPython.get_ipython()
 
 # ---- pictures
 
@@ -69,8 +79,8 @@ def test_grid_walks_through_epochs_and_leaves_the_loader_alone(dm):
         seen += grid.batch.index.tolist()
         grid.next()
     assert sorted(seen) == sorted(dl.ids)
-    assert "epoch 1" in grid.to_html() and torch.equal(grid.batch.image[:4], next(dl.batches(1)).image)
-    grid.previous(); assert "epoch 0" in grid.to_html()
+    assert "epoch 2," in grid.to_html() and torch.equal(grid.batch.image[:4], next(dl.batches(1)).image)
+    grid.previous(); assert "epoch 1," in grid.to_html()
     assert dl.epoch == 0
 
 def test_grid_traits_change_the_picture(dm):
@@ -164,8 +174,31 @@ def test_outside_a_live_kernel_the_picture_is_still(dm):
 
 def test_in_a_live_kernel_there_is_a_view_too(dm, live):
     for view in views(dm):
-        bundle = view._repr_mimebundle_()
-        assert bundle[VIEW]["model_id"] == view.widget.model_id and view.widget is view.widget
+        view._ipython_display_()
+        (_,name,picture),(_,_,controls) = live.sent[-2:]
+        assert set(picture) == {"text/plain", "text/html"} and view.to_html() in picture["text/html"] and f"vl-still {name}" in picture["text/html"]
+        assert controls[VIEW]["model_id"] == view.widget.model_id and controls["text/html"] == "" and view.widget is view.widget
+        assert any(name in o.value and "display:none" in o.value for o in view.widget.children if hasattr(o, "value"))      # while they live, they hide it
+        view.close()
+        assert live.sent[-1] == (True, f"{name}-live", {"text/html": ""})                                                    # and leave it
+
+def test_who_runs_a_notebook_without_a_page_gets_the_picture_alone(dm, live):
+    live.cell = None
+    before = n_widgets()
+    for view in views(dm): view._ipython_display_()
+    assert [VIEW in data for _,_,data in live.sent] == [False, False] and n_widgets() == before
+
+def test_the_saved_picture_follows_the_controls(dm, live, monkeypatch):
+    monkeypatch.setattr(widgets, "_SETTLED", .01)
+    async def use():
+        grid = dm.show_batch(n=2)
+        grid._ipython_display_()
+        for _ in range(3): grid.next()
+        await asyncio.sleep(.5)
+        return grid
+    grid = asyncio.run(use())
+    renewed = [data for update,name,data in live.sent if update and name == grid.token]
+    assert len(renewed) == 1 and "images 7–8" in renewed[0]["text/html"]          # once, when all is over
 
 def test_stored_pictures_are_small(folder):
     dm = ImageDataModule(folder, image_size=224, val_split=3, batch_size=4)

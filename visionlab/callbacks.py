@@ -17,7 +17,7 @@ from .loader import Loader
 from .optim import best_lr, smooth, suggest_lr
 from .schedules import Plateau, get_schedule
 from .metrics import column_of
-from .learner import Callback, CancelEpoch, CancelFit, EndOfFit, Learner, length
+from .learner import Callback, CancelEpoch, CancelFit, EndOfFit, Learner, length, shown_as_one
 
 # %% ../nbs/12_callbacks.ipynb #9b967266
 class Steps(Callback):
@@ -194,10 +194,16 @@ def fine_tune(self:Learner,
 )->Learner:
     "Train the head alone, then all layers at rates that rise from stem to head"
     lr = self.lr if lr is None else lr
-    if freeze_epochs:
-        self.freeze()
-        try: self.fit_one_cycle(freeze_epochs, lr, callbacks=callbacks)
-        finally: self.unfreeze()
-        if self.interrupted: return self
+    with shown_as_one(self) as shown:
+        if freeze_epochs:
+            self.freeze()
+            try: self.fit_one_cycle(freeze_epochs, lr, callbacks=callbacks)
+            finally: self.unfreeze()
+            if self.interrupted: return self
+        shown.frozen = False
+        return _all_layers(self, epochs, lr, lr_div, keep_statistics, callbacks)
+
+def _all_layers(self, epochs, lr, lr_div, keep_statistics, callbacks):
+    "Train everything, the first layers slowest"
     with _kept_statistics(self, _few_images(self) if keep_statistics is None else keep_statistics):
         return self.fit_one_cycle(epochs, slice(lr/2/lr_div, lr/2), callbacks=callbacks)

@@ -418,9 +418,14 @@ class Checkpoint:
         names = self.state.get("learns") or [k for k,p in model.named_parameters() if p.requires_grad]
         return self.tensors["model"] | (dict(zip(names, average)) if len(names) == len(average) else {})
 
-    def __repr__(self):
+    def _where(self):
+        "Say how far the fit was"
         p = self.state["position"]
-        return f"Checkpoint: step {p['step']}, " + (f"epoch {p['epoch']} of {p['epochs']}, batch {p['batch']}" if p["running"] else "between two fits") + f", {self.nbytes/2**20:.1f} MB"
+        if not p["running"]: return "between two fits"
+        if not p["batch"]: return f"{p['epoch']} of {p['epochs']} epochs done"
+        return f"epoch {p['epoch']+1} of {p['epochs']}, batch {p['batch']}"
+
+    def __repr__(self): return f"Checkpoint: step {self.state['position']['step']}, {self._where()}, {self.nbytes/2**20:.1f} MB"
 
 def _free(folder, step):
     "Find a name for a checkpoint"

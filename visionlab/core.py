@@ -9,11 +9,11 @@ __all__ = ['UNGUARDED', 'VisionlabError', 'DataError', 'EmptyDatasetError', 'Cla
            'close_matches', 'one_of', 'whole_number', 'optional_import', 'default_device', 'usable_cpus', 'rank',
            'world_size', 'is_main', 'unguarded_error', 'check_guarded', 'set_seed', 'key', 'uniforms', 'atomic_write',
            'writing', 'check_own', 'starts_as', 'check_writable', 'flush_to_disk', 'file_sha256', 'cache_dir',
-           'in_notebook', 'to_uint8', 'new_figure', 'show_images', 'show_image', 'read_yaml', 'finite', 'shorten',
-           'printable', 'guarded', 'unguarded', 'csv_bytes', 'escape', 'html_table']
+           'in_notebook', 'running_cell', 'progress_mode', 'to_uint8', 'new_figure', 'show_images', 'show_image',
+           'read_yaml', 'finite', 'shorten', 'printable', 'guarded', 'unguarded', 'csv_bytes', 'escape', 'html_table']
 
 # %% ../nbs/00_core.ipynb #8356c32c
-import difflib, errno, hashlib, html, importlib, math, multiprocessing, os, random, re, stat, sys, sysconfig, tempfile, traceback
+import difflib, errno, hashlib, html, importlib, math, multiprocessing, os, random, re, stat, sys, sysconfig, tempfile, threading, traceback
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -330,6 +330,24 @@ def in_notebook()->bool:
     ip = sys.modules.get("IPython")
     shell = ip.get_ipython() if ip else None
     return shell is not None and (type(shell).__name__ == "ZMQInteractiveShell" or "google.colab" in type(shell).__module__)
+
+def running_cell():
+    "Number the cell that is running in this thread, the main one; None elsewhere"
+    ip = sys.modules.get("IPython")
+    shell = ip.get_ipython() if ip and threading.current_thread() is threading.main_thread() else None
+    return getattr(shell, "execution_count", None)
+
+_MODES = ("html", "text", "plain", "off")
+
+def progress_mode(
+    stream=None # where text would go; default: standard output
+)->str: # "html", "text", "plain" or "off"
+    "Choose how progress is shown here"
+    if not is_main(): return "off"
+    if (asked := os.environ.get("VISIONLAB_PROGRESS")): return one_of(asked, _MODES, "VISIONLAB_PROGRESS")
+    if in_notebook() and multiprocessing.parent_process() is None: return "html"       # a process that a notebook began can print, and nothing else
+    stream = stream or sys.stdout
+    return "text" if hasattr(stream, "isatty") and stream.isatty() else "plain"
 
 def to_uint8(
     image # array or tensor: HWC, HW, or CHW for tensors; uint8, or float in [0, 1]

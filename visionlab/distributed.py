@@ -295,7 +295,7 @@ class Peers:
 
     def too_large(self, learn):
         "Say that memory ran out in this process"
-        where = f"process {self.group.rank} of {self.group.world}, epoch {learn.epoch}, step {learn.step}, on {learn.device}"
+        where = f"process {self.group.rank} of {self.group.world}, epoch {learn.epoch+1}, step {learn.step}, on {learn.device}"
         return TrainingError(f"Memory ran out with {len(learn.xb)} images, this process's part of a batch of {self.n}", where,
                              "Use a smaller batch_size with callbacks=[Accumulate(…)], precision='bf16', or strategy='fsdp'. The largest batch that fits is found with one process alone: there the error says it, and callbacks=[AutoBatch()] splits batches", batch_size=self.n)
 

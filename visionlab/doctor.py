@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from fastcore.basics import patch
-from .core import ClassMismatchError, ConfigError, DataError, ImageReadError, atomic_write, close_matches, escape, html_table, in_notebook, is_main, one_of, usable_cpus
+from .core import ClassMismatchError, ConfigError, DataError, ImageReadError, atomic_write, close_matches, escape, html_table, one_of, progress_mode, usable_cpus
 from .core import check_own, guarded, starts_as, unguarded
 from .items import MAX_PIXELS, REASONS, Values, agreed_range, check_range, glance, load_image, read_bytes, used_values
 from .paths import text_table
@@ -100,17 +100,26 @@ class Counting:
         what:str="looked at" # what is done to them
     ):
         self.total,self.last,self.what,self.start = total, 0, what, time.perf_counter()
-        self.shown = shown and is_main() and os.environ.get("VISIONLAB_PROGRESS") != "off" and (in_notebook() or sys.stderr.isatty())
+        self.mode,self._place = progress_mode(sys.stderr) if shown else "off", None
 
     def at(self, n:int):
         "Say that `n` images are done"
-        if self.shown and n - self.last >= self.total/100 and time.perf_counter() - self.start > 1: self.last = n; self._write(f"{self.what} {n:,} of {self.total:,}")
+        if self.mode in ("html", "text") and n - self.last >= self.total/100 and time.perf_counter() - self.start > 1: self.last = n; self._write(f"{self.what} {n:,} of {self.total:,}")
 
     def close(self):
         "Wipe the line"
         if self.last: self._write("")
 
-    def _write(self, text): sys.stderr.write("\r" + text.ljust(40) + "\r"*(not text)); sys.stderr.flush()
+    def _write(self, text):
+        if self.mode == "html": self._draw(text)
+        else: sys.stderr.write("\r" + text.ljust(40) + "\r"*(not text)); sys.stderr.flush()
+
+    def _draw(self, text):
+        "Show the line in its place in a notebook, where writing to standard error would leave a red box"
+        from IPython.display import HTML, display
+        line = HTML(f"<div role='status' style='font-size:12px'>{escape(text)}</div>" if text else "")
+        if self._place is None: self._place = display(line, display_id=True)
+        else: self._place.update(line)
 
 def counted(
     f,             # what to do with one of the jobs

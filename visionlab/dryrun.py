@@ -135,7 +135,7 @@ def _facts(learn, config, plan, pixels, valid):
     kinds = [*dict.fromkeys(type(o).__name__ for o in learn.bound)]
     also = [o for o in kinds if o not in ("Recorder", "StopOnNaN", "Advisor", "Progress", "FirstSteps", "Schedule")]
     facts = [(k, pixels if k == "Pixels" else v) for k,v in learn.data.facts()]
-    return [*facts, ("Model", learn.model.describe() if hasattr(learn.model, "describe") else type(learn.model).__name__), ("Parameters", f"{total:,}"),
+    return [*facts, ("Model", learn.describe_model()), ("Parameters", f"{total:,}"),
             ("Arithmetic", "float32" if learn.dtype is None else str(learn.dtype).removeprefix("torch.")), ("Optimiser", f"{optimiser}, weight decay {learn.weight_decay:g}"),
             *([("Also on", ", ".join(also))] if also else []), *([("Learning rate", "found first, by 100 steps at rising rates")] if config.find_lr else []),
             *[("Fit" if len(plan.fits) == 1 else f"Fit {i+1}", _fit_text(o, total)) for i,o in enumerate(plan.fits)],

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['EVENTS', 'PRECISIONS', 'CancelBatch', 'CancelEpoch', 'CancelValid', 'CancelFit', 'Callback', 'has_bf16',
            'choose_precision', 'to_device', 'length', 'norms_with_statistics', 'kept_pages', 'reads_at_once',
-           'step_seed', 'Recorder', 'Progress', 'StopOnNaN', 'Advisor', 'explain_batch', 'Learner', 'EndOfFit', 'flat',
-           'check_loader', 'default_lr']
+           'step_seed', 'Recorder', 'Progress', 'shown_as_one', 'StopOnNaN', 'Advisor', 'explain_batch', 'Learner',
+           'EndOfFit', 'flat', 'check_loader', 'default_lr']
 
 # %% ../nbs/11_learner.ipynb #44b24934
 import ctypes, math, os, random, signal, sys, threading, time, warnings
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 import numpy as np, torch
 from torch import nn
-from .core import ClassMismatchError, ConfigError, DataError, TrainingError, VisionlabError, default_device, in_notebook, key, one_of, whole_number, world_size
+from .core import ClassMismatchError, ConfigError, DataError, TrainingError, VisionlabError, default_device, in_notebook, key, one_of, running_cell, whole_number, world_size
 from .items import MAX_PIXELS, ImageBatch
 from .loader import Loader
 from .models import ImageClassifier, freeze_to, frozen_norms, suggest_model
@@ -182,7 +183,7 @@ class Recorder(Callback):
 
     def after_epoch(self, learn):
         n = sum(self.sizes[self.first:])
-        row = dict(epoch=len(self.rows), train_loss=self.total/n if n else float("nan"))
+        row = dict(epoch=len(self.rows)+1, train_loss=self.total/n if n else float("nan"))
         self.rows.append(row | learn.scores | dict(lr=max(self.lrs[self.first:], default=None), time=time.perf_counter()-self.start))      # the highest rate of the epoch
 
     def frame(self, columns=None):
@@ -210,19 +211,38 @@ class Progress(Callback):
         "Name what the table has"
         shown = lambda stage, as_=str: [as_(m.name) for m in learn.metrics if m.show and m.on_epoch and stage in m.stages]
         return ["epoch", "train_loss", *shown("train", "train_{}".format), *(["valid_loss", *shown("val")] if learn.valid_dl is not None else []), "lr", "time"]
-    def before_fit(self, learn): self.table = ProgressTable(self.columns(learn), "off" if self.muted else None)
+    def before_fit(self, learn):
+        columns,shared = self.columns(learn), learn.one_table
+        self.table = shared.table if shared is not None else None
+        if self.table is None or self.table.columns != columns: self.table = ProgressTable(columns, "off" if self.muted else None)
+        self.before = len(self.table.rows)
+        if shared is not None: shared.table = self.table
     def before_epoch(self, learn): self.count = 0
     def after_batch(self, learn):
         self.count += 1
-        self.table.update(learn.epoch+1, learn.epochs, self.count, learn.n_batches)
+        self.table.update(self.before+learn.epoch+1, self.before+learn.epochs, self.count, learn.n_batches)
     def after_epoch(self, learn): self.table.row(learn.recorder.rows[-1])
     def cleanup_fit(self, learn):
+        self.__dict__.pop("before", None)
         if (table := self.__dict__.pop("table", None)) is not None: table.close("Interrupted: the learner is as it was after the last whole step." if learn.interrupted else "")
 
 def _not_finite(x)->list:
     "List the positions of a batch's images whose pixels are not all finite"
     if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.ndim < 2: return []
     return (~x.flatten(1).isfinite().all(1)).nonzero().ravel().tolist()
+
+@dataclass
+class _OneTable:
+    "Hold the table of fits that are shown as one"
+    table:ProgressTable=None
+    frozen:bool=True # whether it is the fit of the head alone, which more epochs follow
+
+@contextmanager
+def shown_as_one(learn):
+    "Show the fits inside as one: in one table, and notes about short training after the first"
+    before,learn.one_table = learn.one_table, _OneTable()
+    try: yield learn.one_table
+    finally: learn.one_table = before
 
 class StopOnNaN(Callback):
     "Stop when the loss is no longer finite and keep the batch: at once on a CPU, on a GPU within a second or so, never waiting for it"
@@ -261,7 +281,7 @@ class StopOnNaN(Callback):
             raise TrainingError(f"{len(bad)} of the {len(learn.bad_batch['x'])} images of a batch have pixels that are not finite numbers", f"step {step}: {named}",
                             "Look at the transform that makes them: a division by 0 or a logarithm of 0 does. They are in learn.bad_batch", step=step, paths=[paths[i] for i in bad] if paths else bad)
         fix = f"Train with a lower learning rate than {learn.opt.param_groups[-1]['lr']:.1e} (learn.lr_find() suggests one), in precision='fp32', and look at the inputs: they are in learn.bad_batch"
-        raise TrainingError("The loss is no longer a finite number", f"epoch {learn.epoch}, step {step}" + (f", a batch with {paths[0]}" if paths else ""),
+        raise TrainingError("The loss is no longer a finite number", f"epoch {learn.epoch+1}, step {step}" + (f", a batch with {paths[0]}" if paths else ""),
                             fix + ("; the weights took harm" if harmed else ""), step=step, paths=paths)
 
 # %% ../nbs/11_learner.ipynb #ed01a86d
@@ -304,6 +324,7 @@ def _positive_notes(learn):
 
 def _step_notes(learn):
     "Say so if there are hardly any steps"
+    if learn.one_table is not None and learn.one_table.frozen: return []      # more epochs follow
     if learn.n_batches is None or (n := learn.n_batches*learn.epochs) >= 20: return []
     return [f"Only {n} step{'s' if n > 1 else ''} in all: use a smaller batch or more epochs"]
 
@@ -388,6 +409,7 @@ class Learner:
         self.share,self.stepping,self.part,self.eval_part,self.split_on_oom = 1, True, None, None, False
         self.notes,self.callbacks = [], [self.recorder, StopOnNaN(), Advisor(), Progress(), *([TrainMetrics(self.metrics)] if any("train" in m.stages for m in self.metrics) else []), *flat(callbacks)]
         self.step,self.epochs_done,self.scores,self.interrupted,self._running = 0, 0, {}, False, False
+        self.one_table,self._fit_in = None, None                                    # of fits that are shown as one; the cell of the last fit
         self.fits,self.first_batch,self.past,self.pending = [], 0, None, None       # epochs of each fit that came to its end; where in an epoch to begin, and how to get there with a DataLoader; what a checkpoint has left to say
 
     def _make_model(self, model, pretrained):
@@ -445,6 +467,7 @@ class Learner:
             except EndOfFit: pass
             self.fits = [*self.fits, epochs]
             self._call("after_fit")
+        self._fit_in = running_cell()
         return self
 
     def alone(self):
@@ -611,7 +634,7 @@ class Learner:
             for b,v in zip(self.model.buffers(), kept): b.copy_(v)
             self.part = None
         how = f"{fits} images fit: batch_size={fits} with callbacks=[Accumulate({-(-n//fits)})] learns from as many a step; callbacks=[AutoBatch()] splits batches by itself" if fits else "Not even one image fits"
-        return TrainingError(f"Memory ran out with a batch of {n} images", f"epoch {self.epoch}, step {self.step}, on {self.device}",
+        return TrainingError(f"Memory ran out with a batch of {n} images", f"epoch {self.epoch+1}, step {self.step}, on {self.device}",
                              f"{how}. Less is needed with precision='bf16', callbacks=[Checkpointing()], a smaller image_size or a smaller model", batch_size=n, fits=fits)
 
     def _autocast(self): return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
@@ -651,7 +674,7 @@ class Learner:
             except Exception as e:
                 if not is_oom(e): raise
                 release(e)
-                raise TrainingError("Memory ran out outside the model's gradients", f"epoch {self.epoch}, step {self.step}, on {self.device}",
+                raise TrainingError("Memory ran out outside the model's gradients", f"epoch {self.epoch+1}, step {self.step}, on {self.device}",
                                     "The optimiser's state and the metrics take memory too: use opt='sgd', fewer metrics, or a smaller model") from None
             finally:
                 self._running = False
@@ -776,8 +799,17 @@ class Learner:
         "Let everything learn"
         return self.freeze_to(0)
 
+    def describe_model(self)->str:
+        "Say in one line what the model is, and the size of the images that it gets here"
+        if isinstance(self.model, ImageClassifier): return self.model.describe(getattr(self.data, "image_size", None))
+        return self.model.describe() if hasattr(self.model, "describe") else type(self.model).__name__
+
+    def _ipython_display_(self):
+        "Show nothing below the table of a fit, which returns the learner; else what `repr` says"
+        if not in_notebook() or self._fit_in is None or self._fit_in != running_cell(): raise NotImplementedError        # IPython then takes `repr`
+
     def __repr__(self):
-        name = self.model.describe() if hasattr(self.model, "describe") else type(self.model).__name__
+        name = self.describe_model()
         arithmetic = "float32" if self.dtype is None else str(self.dtype).removeprefix("torch.")
         return f"Learner: {name}\n  on {self.device} in {arithmetic}, lr {self.lr:g}, {length(self.train_dl) or '?'} batches an epoch, {len(self.history)} epochs done"
 

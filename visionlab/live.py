@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial, wraps
 from pathlib import Path
 import torch
-from .core import ConfigError, escape, in_notebook, new_figure
+from .core import ConfigError, escape, in_notebook, new_figure, running_cell
 from .progress import ProgressTable, clock, progress_mode
 from .learner import Advisor, Callback, CancelFit, Learner, Progress
 from .checks import StepTimer
@@ -72,8 +72,8 @@ class Panel:
     def _frame(self, x, y, low, high):
         "Draw the axes; the end of a row of the table is marked with the row's number"
         lines = "".join(_rule(_LEFT, _W-_RIGHT, y(v), y(v), "opacity='.15'") + _text(_LEFT-5, y(v)+4, f"{v:.4g}", "end") for v in ticks(low, high))
-        ends = (k for k in ticks(self.first-1, self.last-1, 6) if k == int(k) and k+1 > self.first)
-        return lines + _rule(_LEFT, _W-_RIGHT, _H-_BOTTOM, _H-_BOTTOM, "opacity='.5'") + "".join(_text(x(k+1), _H-_BOTTOM+14, int(k)) for k in ends)
+        ends = (k for k in ticks(self.first, self.last, 6) if k == int(k) and k > self.first)
+        return lines + _rule(_LEFT, _W-_RIGHT, _H-_BOTTOM, _H-_BOTTOM, "opacity='.5'") + "".join(_text(x(k), _H-_BOTTOM+14, int(k)) for k in ends)
 
     def _curve(self, c, x, y):
         at = [(f"{x(a):.1f}", f"{y(b):.1f}") for a,b in c.finite()]
@@ -93,7 +93,7 @@ class Panel:
         return f"<circle cx='{x(self.best[0]+1):.1f}' cy='{y(self.best[1]):.1f}' r='6' fill='none' stroke='currentColor' stroke-width='1.5'/>" if self.best else ""
 
     @property
-    def headline(self): return f"{self.title}: best {self.best[1]:.4g}, epoch {self.best[0]}" if self.best else self.title
+    def headline(self): return f"{self.title}: best {self.best[1]:.4g}, epoch {self.best[0]+1}" if self.best else self.title
 
     @property
     def alt(self):
@@ -192,6 +192,7 @@ def _size(n): return f"{n/2**30:.1f} GB" if n >= 2**30 else f"{n/2**20:.0f} MB"
 
 class LiveChart(View):
     "Show curves, speed and the time left while a learner trains"
+    _lasts = True
     def __init__(self,
         every:float=.4 # seconds between two drawings
     ):
@@ -199,7 +200,7 @@ class LiveChart(View):
         self.every,self.state,self.message,self.run,self.start = every, "waiting", "", None, None       # start: (rows, time)
         self.rows,self.columns,self.directions,self.begun,self.at,self.total,self.facts = [], [], {}, 0, 0., 1, {}       # begun, at, total: in epochs
         self.line,self.pace,self.timer = LossLine(), Pace(), StepTimer()
-        self._watch,self._handle,self._renewed = _Watch(self), None, 0.
+        self._watch,self._renewed = _Watch(self), 0.
 
     def callbacks(self): return [*self.timer.callbacks(), self._watch]
 
@@ -248,7 +249,7 @@ class LiveChart(View):
 
     def _bests(self):
         names = [o for o in ("valid_loss", *self.directions) if self.best(o)]
-        return [f"best {o} {self.best(o)[1]:.4g} in epoch {self.best(o)[0]}" for o in dict.fromkeys(names)]
+        return [f"best {o} {self.best(o)[1]:.4g} in epoch {self.best(o)[0]+1}" for o in dict.fromkeys(names)]
 
     def _table(self, most):
         rows,columns = list(self.rows), [o for o in self.columns if any(o in r for r in self.rows)]
@@ -294,25 +295,24 @@ class LiveChart(View):
         now.disabled = now.disabled or self.run.asked == "now"
         after.disabled,(now if self.run.asked == "now" else after).description = True, text
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        bundle = {"text/plain": repr(self), "text/html": self._stored()}
-        return bundle | ({"application/vnd.jupyter.widget-view+json": dict(version_major=2, version_minor=0, model_id=self.widget.model_id)} if self._buttons else {})
+    def _is_live(self): return self._buttons
 
     def show(self):
         "Show it here; this display is kept up to date"
-        from IPython.display import display
-        self._handle,self._renewed = display(self, display_id=True), time.monotonic()
+        _display(self)
+        self._renewed = time.monotonic()
 
     def push(self, renew=False):
         "Bring what is seen up to date"
         live = self._widget is not None
-        if live: self.redraw()
-        if self._handle is not None and (not live or renew or time.monotonic() - self._renewed > _RENEW): self._renewed = time.monotonic(); self._handle.update(self)
+        if live: self._picture.value = self._safely()
+        if self._shown and (not live or renew or time.monotonic() - self._renewed > _RENEW): self._renewed = time.monotonic(); self._publish(update=True)
 
     def close(self):
         "Take the buttons away, and leave a still picture"
         if self._widget is not None: _close(self._controls.children); self._controls.children = ()
         self.push(renew=True)
+        self._hide_controls()
 
     def forget(self):
         "Let the widgets go: only this display has shown them"
@@ -391,7 +391,7 @@ class _Watch(Callback):
         c.message = f"{type(e).__name__}: {e}" if failed else ""
         c.facts["notes"] = learn.notes[-3:]
         if c.start is not None: c.facts.update(done=len(c.rows)-c.start[0], seconds=time.monotonic()-c.start[1])
-        if c.run is None and c._handle is not None: c.close()
+        if c.run is None and c._shown: c.close()
 
 # %% ../nbs/17e_live.ipynb #f2045da4
 class Run:
@@ -434,7 +434,7 @@ class Run:
         "Say how it ended"
         c = self.chart
         if self.error is not None: c.state,c.message = "failed", f"{type(self.error).__name__}: {self.error}"
-        if c._handle is not None or c._widget is not None: c.close()
+        if c._shown or c._widget is not None: c.close()
         elif self.error is not None: print(f"The fit in the background failed: {c.message}\nrun.wait() raises it with its traceback.", file=sys.stderr)
 
     def stop(self):
@@ -467,7 +467,7 @@ class Run:
 
     def _ipython_display_(self):
         "Show the chart, unless the cell that began it does"
-        if self._cell != _cell(): self._cell = 0; _display(self.chart)
+        if self._cell != running_cell(): self._cell = 0; _display(self.chart)
     def _repr_mimebundle_(self, include=None, exclude=None): return self.chart._repr_mimebundle_() | {"text/plain":repr(self)}
     def __repr__(self): return f"{'Running' if self.running else 'Over'}: {self.chart.headline}"
 
@@ -484,10 +484,6 @@ def _display(o):
     from IPython.display import display
     display(o)
 
-def _cell():
-    "Number the cell that runs, if one does"
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return getattr(shell, "execution_count", None)
 
 # %% ../nbs/17e_live.ipynb #8f26ccc8
 _RUNS = weakref.WeakSet()
@@ -529,7 +525,7 @@ def _in_background(learn, work):
     chart.run = run = Run(learn, work, chart)
     for o in list(_RUNS):
         if o.over: o.chart.forget()
-    if progress_mode() == "html": run._cell = _cell(); chart.show()
+    if progress_mode() == "html": run._cell = running_cell(); chart.show()
     return run.begin()
 
 def _with_background(name):

@@ -184,7 +184,7 @@ class Logger(Callback):
     def after_epoch(self, learn):
         if not self.on: return
         row = learn.recorder.rows[-1]
-        row = dict({k:v for k,v in row.items() if isinstance(v, (int, float))}, epoch=row["epoch"]+1)
+        row = dict({k:v for k,v in row.items() if isinstance(v, (int, float))}, epoch=row["epoch"])
         if self.seen and self.train_time: row["images_per_second"] = self.seen/self.train_time
         self._send("the numbers of an epoch", self._scalars, "epoch", row, learn.step)
 

@@ -125,9 +125,11 @@ class ModelConfig:
         if not isinstance(p, str): return arch if p else f"{arch} from scratch"
         return f"{arch} from {p.partition(':')[2]}" if ":" in p else f"{arch}.{p}"
 
-    def describe(self)->str:
+    def describe(self,
+        image_size:tuple=None # of the images it gets; default: its own
+    )->str:
         "Say in one line what the images must look like"
-        (h,w),nums = self.image_size,lambda o: "(" + ", ".join(f"{v:.3g}" for v in o) + ")"
+        (h,w),nums = image_size or self.image_size,lambda o: "(" + ", ".join(f"{v:.3g}" for v in o) + ")"
         px = f"{h} px" if h == w else f"{h}×{w} px"
         crop = f"crop {self.crop_pct:g}" if self.crop_mode == "crop" else self.crop_mode
         return f"{px} · mean {nums(self.mean)} std {nums(self.std)} · {crop} {self.interpolation}"
@@ -762,12 +764,14 @@ class ImageClassifier(nn.Module):
     def forward(self, x): return self.net(x)
     def __repr__(self): return f"{type(self).__name__}({self.describe()})"
 
-    def describe(self)->str:
+    def describe(self,
+        image_size:tuple=None # of the images it gets; default: the one it is made for
+    )->str:
         "Say in one line what this is and what its images must look like"
         n,c = sum(p.numel() for p in self.net.parameters()),self.config
         size = f"{n/1e6:.1f}M" if n >= 1e6 else f"{n:,}"
         terms = "" if not c.pretrained or c.license in _PERMISSIVE else f" · licence of the weights: {c.license}"
-        return f"{c.name} · {size} parameters · {c.describe()}{terms}"
+        return f"{c.name} · {size} parameters · {c.describe(image_size)}{terms}"
 
 _PERMISSIVE = ("", "apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0")
 

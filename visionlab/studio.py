@@ -436,7 +436,7 @@ class AugmentationStudio(View):
     def _texts(self, i, epoch):
         "Give (caption, title) of a picture"
         row = self._rows.frame.loc[i]
-        label,when = label_text(row["label"]), "as in validation" if epoch is None else f"epoch {epoch}"
+        label,when = label_text(row["label"]), "as in validation" if epoch is None else f"epoch {epoch+1}"
         return label if epoch is None else when, f"{_title(row['path'], label, i)} · {when}"
 
     @_one_thread()
@@ -454,7 +454,7 @@ class AugmentationStudio(View):
     def _headline(self):
         what = "the part that each draw cuts out of the picture" if self.full_size else f"{' × '.join(map(str, self.pipeline.size))} px"
         how = f", strength {self.strength:g}" if self.strength != 1 else ""
-        return f"{self.pipeline.name}{how}: left as in validation, then as training sees it in {'epoch 0' if self.n_draws == 1 else f'epochs 0 to {self.n_draws-1}'}, seed {self.seed}, {what}"
+        return f"{self.pipeline.name}{how}: left as in validation, then as training sees it in {'epoch 1' if self.n_draws == 1 else f'epochs 1 to {self.n_draws}'}, seed {self.seed}, {what}"
 
     def _page(self, size, detail=1):
         "Write the pictures as HTML"

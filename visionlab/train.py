@@ -321,7 +321,7 @@ def _card_options(learn, config, best=None):
     "Write how a model was made"
     said = {k:v for k,v in shown(config.changed()).items() if k not in _UNTOLD}
     local = lambda o: os.path.basename(o) if isinstance(o, str) and os.path.isabs(o) else o
-    model = learn.model.describe() if hasattr(learn.model, "describe") else type(learn.model).__name__
+    model = learn.describe_model()
     arithmetic = "float32" if learn.dtype is None else str(learn.dtype).removeprefix("torch.")
     made = f"{len(learn.history)} epoch{'s'*(len(learn.history) != 1)}, {learn.step:,} batches of {learn.data.batch_size}, learning rate up to {max(learn.recorder.lrs, default=learn.lr):.2g}, in {arithmetic}."
     if best is not None: made += f" The weights are those of {_text(best)}."

@@ -30,10 +30,10 @@ class Server:
         for s in self.api("GET", "/api/sessions"): self.api("DELETE", f"/api/sessions/{s['id']}")
 
 
-def settings(root):
-    "Keep news and updates quiet, and off-screen cells on the page."
+def settings(root, windowing):
+    "Keep news and updates quiet, and say what becomes of off-screen cells."
     for plugin, name, value in (("apputils-extension", "notification", dict(fetchNews="false", checkForUpdates=False)),
-                                ("notebook-extension", "tracker", dict(windowingMode="none"))):
+                                ("notebook-extension", "tracker", dict(windowingMode=windowing))):
         (folder := root/"settings/@jupyterlab"/plugin).mkdir(parents=True)
         (folder/f"{name}.jupyterlab-settings").write_text(json.dumps(value))
 
@@ -63,11 +63,11 @@ def lab_command(root, port, token, app="jupyterlab", class_name="LabApp"):
 
 
 @contextlib.contextmanager
-def jupyter(root, command=lab_command):
-    "Run a server for the notebooks in `root`; it and its kernels end with the block."
+def jupyter(root, command=lab_command, windowing="none"):
+    "Run a server for the notebooks in `root`; it and its kernels end with the block. Windowing \"full\" takes off-screen cells off the page."
     with tempfile.TemporaryDirectory(prefix="vl-jupyter-", ignore_cleanup_errors=True) as folder:
         tmp, port, token = Path(folder), free_port(), secrets.token_hex(16)
-        settings(tmp)
+        settings(tmp, windowing)
         with open(tmp/"server.log", "w") as log: process = subprocess.Popen(command(root, port, token), stdout=log, stderr=subprocess.STDOUT, env=environment(tmp))
         server = Server(root, f"http://127.0.0.1:{port}", token)
         try:
