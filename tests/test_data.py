@@ -1,6 +1,7 @@
 "The data road beyond its pages: determinism, memory, bad files, odd settings."
 import hashlib
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from visionlab.cache import Free
 from visionlab.catalog import Catalog
 from visionlab.core import ConfigError, DataError, EmptyDatasetError, ImageReadError, TooManyBadFilesError, UnknownOptionError
 from visionlab.data import ImageDataModule, audit
+from visionlab.items import load_image
 from visionlab.loader import Images, Loader
 from visionlab.transforms import Pipeline, RandomResizedCrop, Resize
 from visionlab.presets import preset
@@ -345,3 +347,52 @@ def test_random_evaluation_and_two_normalisations_are_said(folder):
     turn = v2.Compose([v2.Resize((32, 32)), v2.RandomHorizontalFlip(), v2.ToTensor(), v2.Normalize((.5,)*3, (.5,)*3)])
     with pytest.warns(UserWarning, match="HorizontalFlip") as said: ImageDataModule(folder, image_size=32, eval_transforms=turn, cache=None).setup()
     assert any("evaluation by mean (0.5, 0.5, 0.5)" in str(o.message) for o in said)
+
+
+# ---- what a transform of one's own does is what the module says
+
+HALF = (.5, .5, .5)
+
+
+def plain(image):
+    "An evaluation that visionlab cannot read."
+    return v2.functional.to_dtype(v2.functional.to_image(image.resize((40, 24))), torch.float32, scale=True)
+
+
+class Unread:
+    "A pipeline behind a call of its own, with its normalisation inside."
+    def __init__(self, *extra): self.transforms = [v2.ToImage(), v2.Resize((24, 40)), *extra, v2.ToDtype(torch.float32, scale=True), v2.Normalize(HALF, HALF)]
+    def __call__(self, image):
+        for t in self.transforms: image = t(image)
+        return image
+
+
+@pytest.mark.parametrize("transform,mean", [
+    (v2.Compose([v2.Resize((24, 40)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(HALF, HALF)]), HALF),
+    (Unread(), HALF), (plain, (.485, .456, .406))], ids=["read", "unread", "function"])
+def test_the_module_describes_the_evaluation_that_runs(folder, transform, mean):
+    dm = ImageDataModule(folder, image_size=32, train_transforms=transform, eval_transforms=transform, num_workers=0, cache=None)
+    assert dm.image_size == (24, 40) and dm.stats[0] == pytest.approx(mean)
+    said = repr(dm)
+    assert "24 × 40" in said and f"mean {mean[0]:.3g}" in said and ("of your eval_transforms" in said) == (mean is HALF)
+    batch = next(iter(dm.val_dataloader()))
+    assert batch.image.shape[-2:] == dm.image_size
+    back = dm.denormalize(batch.image)
+    assert back.min() >= -1e-5 and back.max() <= 1 + 1e-5 and back.std() > .01
+    want = v2.functional.to_dtype(v2.functional.resize(torch.from_numpy(load_image(folder/batch.path[0])).permute(2, 0, 1), (24, 40), antialias=True), torch.float32, scale=True)
+    assert (back[0] - want).abs().mean() < .03
+
+
+@pytest.mark.parametrize("transform,name", [
+    (Unread(v2.RandomHorizontalFlip()), "RandomHorizontalFlip"), (lambda image: plain(image) + .1*torch.rand(3, 24, 40), "<lambda>")], ids=["step", "function"])
+def test_evaluation_that_draws_inside_is_warned_of(folder, transform, name):
+    with pytest.warns(UserWarning, match=f"draw at random .*{name}"):
+        ImageDataModule(folder, image_size=32, eval_transforms=transform, num_workers=0, cache=None).setup()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ImageDataModule(folder, image_size=32, train_transforms=Unread(), eval_transforms=Unread(), num_workers=0, cache=None, on_leak="ignore").setup()
+
+
+def test_normalising_differently_inside_is_warned_of(folder):
+    with pytest.warns(UserWarning, match="evaluation by mean"):
+        ImageDataModule(folder, image_size=32, train_transforms=Unread(), num_workers=0, cache=None).setup()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['audit', 'remove_bad', 'judge_unusable', 'find_range', 'with_range', 'warn_other_range', 'ImageDataModule',
-           'list_images', 'Summary']
+           'own_stats', 'list_images', 'Summary']
 
 # %% ../nbs/06a_data.ipynb #55c7f1a4
 import hashlib, json, os, sys, warnings
@@ -18,7 +18,7 @@ from .catalog import FILE_PROBLEMS, Catalog, label_names, listed_bad, refuse_bad
 from .sources import open_data, open_table
 from .splits import WAYS, LeakError, leak_text, shared_files
 from .doctor import Counting, Report, counted, check as check_catalog
-from .transforms import IMAGENET_MEAN, IMAGENET_STD, Custom, Pipeline, Resize, _kinds
+from .transforms import IMAGENET_MEAN, IMAGENET_STD, Custom, Pipeline, Resize, _flat, _kinds, kept_randomness
 from .presets import BACKENDS, PRESETS, preset
 from .backends import import_albumentations, to_albumentations
 from .reading import read_transform
@@ -157,6 +157,7 @@ def _seconds(timeout):
 
 class ImageDataModule:
     "Serve a set of images: its classes, its splits, and loaders for each"
+    _tried = None               # a transform for evaluation, and what came of trying it
     _loader_class = Loader      # another data road, such as masks beside the images, brings its own
     _shares_files = True        # decoded images may be kept in a file that other runs use too
     device = None               # where a learner trains, if that is a graphics card
@@ -256,8 +257,8 @@ def is_small(self:ImageDataModule)->bool:
     return self.catalog.pixels is not None and max(self.catalog.pixels.shape[1:3]) <= _SMALL
 
 @patch(as_prop=True)
-def image_size(self:ImageDataModule)->tuple:
-    "Give (height, width) of what the model sees"
+def _asked_size(self:ImageDataModule)->tuple:
+    "Return the (height, width) that was asked for, or the model's"
     size = self.given["image_size"]
     if size is None and self.is_small and not getattr(self.model_config, "fixed_size", False): size = self.catalog.pixels.shape[1:3]
     if size is None: size = getattr(self.model_config, "image_size", None) or 224
@@ -283,8 +284,8 @@ def _known_range(self:ImageDataModule):
     return self.given["value_range"] or check_range(getattr(self.model_config, "value_range", None)) or self._catalogs_range
 
 @patch(as_prop=True)
-def stats(self:ImageDataModule)->tuple:
-    "Give (mean, std) of each channel: those given, the model's, or ImageNet's"
+def _asked_stats(self:ImageDataModule)->tuple:
+    "Return (mean, std) of each channel: those given, the model's, or ImageNet's"
     config = self.model_config
     if isinstance(self.given["normalize"], str): raise ConfigError(f"normalize must be (mean, std), not {self.given['normalize']!r}", "", "Leave it out for the model's own")
     mean,std = self.given["normalize"] or ((config.mean, config.std) if config else (IMAGENET_MEAN, IMAGENET_STD))
@@ -296,7 +297,7 @@ def stats(self:ImageDataModule)->tuple:
 @patch(as_prop=True)
 def preset_name(self:ImageDataModule)->str:
     "Name the augmentation preset in use"
-    small = self.catalog.info.get("preset", "small") if self.is_small and max(self.image_size) <= _SMALL else "default"
+    small = self.catalog.info.get("preset", "small") if self.is_small and max(self._asked_size) <= _SMALL else "default"
     return self.preset_given or small
 
 def _without_colour(p):
@@ -311,7 +312,7 @@ def _by_albumentations(p):
 @patch(as_prop=True)
 def train_recipe(self:ImageDataModule)->Pipeline:
     "Give what happens to the training images in visionlab's own words, whichever package carries it out"
-    p = _without_colour(preset(self.preset_name, self.image_size, *self.stats))
+    p = _without_colour(preset(self.preset_name, self._asked_size, *self._asked_stats))
     return _as_pipeline(self.train_transforms, p.edit(frame=self.eval_frame) if self.preset_name == "none" else p)
 
 @patch(as_prop=True)
@@ -325,23 +326,73 @@ def train_pipeline(self:ImageDataModule)->Pipeline:
 def eval_frame(self:ImageDataModule)->Resize:
     "Say how evaluation brings an image to the model's size; small images of that size stay as they are"
     config = self.model_config
-    if self.is_small and self.image_size == self.catalog.pixels.shape[1:3]: return Resize(crop_pct=1.)
+    if self.is_small and self._asked_size == self.catalog.pixels.shape[1:3]: return Resize(crop_pct=1.)
     own,share = getattr(config, "crop_mode", "crop"), getattr(config, "crop_pct", .875)
     mode = self.given["resize"] or own
     squashed = share if mode == own == "squash" else 1.         # some weights want the middle of the squashed picture
-    beside = tuple(round(255*o) for o in self.stats[0]) if mode == "pad" else 128      # the mean, as timm has it
+    beside = tuple(round(255*o) for o in self._asked_stats[0]) if mode == "pad" else 128      # the mean, as timm has it
     return Resize(mode, share, getattr(config, "interpolation", "bilinear"), beside, squashed)
 
 @patch(as_prop=True)
 def eval_pipeline(self:ImageDataModule)->Pipeline:
     "Give the pipeline of validation, test and prediction"
-    return _as_pipeline(self.eval_transforms, Pipeline(self.eval_frame, (), self.image_size, *self.stats, "eval"))
+    return _as_pipeline(self.eval_transforms, Pipeline(self.eval_frame, (), self._asked_size, *self._asked_stats, "eval"))
 
-def _warn_of_transforms(train, evaluate):
+def own_stats(
+    p:Pipeline
+)->tuple: # (mean, std)
+    "Read what a pipeline really normalises by: its own statistics, or those of a Normalize inside of a transform of the user's"
+    steps = [o for o in _flat(p.frame.transform) if type(o).__name__ == "Normalize"] if isinstance(p.frame, Custom) else []
+    if not steps: return p.mean, p.std
+    read = lambda o: tuple(float(v) for v in (o if isinstance(o, (list, tuple)) else np.ravel(o)))
+    return read(steps[-1].mean), read(steps[-1].std)
+
+@patch
+def _tried_evaluation(self:ImageDataModule)->tuple: # size of what comes out, whether it differs between two tries; None where nothing is known
+    "Run an evaluation transform of the user's own twice on one image"
+    p = self.eval_pipeline
+    if not isinstance(p.frame, Custom) or not len(self.catalog): return None
+    if self._tried is not None and self._tried[0] is p.frame.transform: return self._tried[1]
+    try:
+        image = self._open_images(None)[self.catalog.frame.index[0]]
+        with kept_randomness(*p.frame.generators):
+            outs = []
+            for seed in (0, 1):
+                p.frame.seed(seed)
+                outs.append(p.frame(image, p.size))
+        found = tuple(outs[0].shape[-2:]), not torch.equal(*outs)
+    except Exception: return None          # the batches will say which image it was, and why
+    self._tried = p.frame.transform, found
+    return found
+
+@patch(as_prop=True)
+def image_size(self:ImageDataModule)->tuple:
+    "Return (height, width) of what the model sees in evaluation"
+    if self.eval_transforms is None: return self._asked_size
+    tried = self._tried_evaluation()
+    return tried[0] if tried else tuple(self.eval_pipeline.size)
+
+@patch(as_prop=True)
+def stats(self:ImageDataModule)->tuple:
+    "Return (mean, std) of each channel that evaluation normalises by: your transform's, those given, the model's, or ImageNet's"
+    return self._asked_stats if self.eval_transforms is None else own_stats(self.eval_pipeline)
+
+@patch
+def _warn_of_transforms(self:ImageDataModule):
     "Say that evaluation draws, or normalises otherwise than training"
+    train,evaluate = self.train_pipeline, self.eval_pipeline
     draws = [*([_kinds(evaluate.frame)[0]] if evaluate.frame.n_random and not isinstance(evaluate.frame, Custom) else []), *(k for o in evaluate.ops for k in _kinds(o) if getattr(o, "p", 1))]
-    if draws: warnings.warn(f"eval_transforms draw at random ({', '.join(draws)}): the score changes from one evaluation to the next. Leave them to train_transforms")
-    if (train.mean, train.std) != (evaluate.mean, evaluate.std): warnings.warn(f"Training normalises by mean {train.mean}, std {train.std}, evaluation by mean {evaluate.mean}, std {evaluate.std}: give both the same")
+    if (tried := self._tried_evaluation()) and tried[1]: draws += _names_of_draws(evaluate.frame.transform)
+    if draws: warnings.warn(f"eval_transforms draw at random ({', '.join(draws)}): the score changes from one evaluation to the next. Leave them to train_transforms", stacklevel=_outside())
+    (mean,std),(other,spread) = own_stats(train), own_stats(evaluate)
+    if (mean, std) != (other, spread):
+        warnings.warn(f"Training normalises by mean {mean}, std {std}, evaluation by mean {other}, std {spread}: give both the same", stacklevel=_outside())
+
+def _names_of_draws(transform):
+    "Name the steps of a transform that draws, by what they are called; else the transform itself"
+    steps = [type(o).__name__ for o in _flat(transform)]
+    sure = [o for o in steps if "Random" in o or o in ("ColorJitter", "HorizontalFlip", "VerticalFlip", "RandAugment", "AutoAugment", "TrivialAugmentWide", "AugMix")]
+    return sure or [getattr(transform, "__name__", type(transform).__name__)]
 
 @patch
 def denormalize(self:ImageDataModule, x:torch.Tensor)->torch.Tensor:
@@ -392,7 +443,7 @@ def setup(self:ImageDataModule,
     "Read every file once, leave out what cannot be read, and choose where pixels are kept"
     if stage is not None: one_of(stage, ("fit", "validate", "test", "predict"), "stage")
     if self._images is None:
-        if self.eval_transforms is not None or self.train_transforms is not None: _warn_of_transforms(self.train_pipeline, self.eval_pipeline)
+        if self.eval_transforms is not None or self.train_transforms is not None: self._warn_of_transforms()
         self.catalog = with_range(self.catalog, self._known_range())
         self.cache_plan = plan = self._plan_cache()
         store,images = self._open_kept(plan)
@@ -584,6 +635,12 @@ def num_classes(self:ImageDataModule)->int: return len(self.catalog.classes)
 def _shorten(names, n=8): return ", ".join(map(str, names[:n])) + (f" … {len(names)-n} more" if len(names) > n else "")
 
 @patch
+def _whose_stats(self:ImageDataModule)->str:
+    "Name what the statistics are from"
+    if self.stats != self._asked_stats: return "of your eval_transforms"
+    return "given" if self.given["normalize"] else getattr(self.model_config, "name", "ImageNet until a model says otherwise")
+
+@patch
 def facts(self:ImageDataModule)->list:
     "List (name, value) of what is in the module and what was decided"
     self.setup()
@@ -595,7 +652,7 @@ def facts(self:ImageDataModule)->list:
             *[(f"{name} samples", f"{count(s):,}") for name,s in (("Train", "train"), ("Val", "val"), ("Test", "test")) if count(s) or s != "test"],
             ("Image size", f"{self.image_size[0]} × {self.image_size[1]}, {self.in_chans} channel{'s'*(self.in_chans > 1)}"),
             ("Batch size", f"{self.batch_size} (evaluation {self.eval_batch_size})" + (", classes balanced" if self.balanced_sampling else "")),
-            ("Augmentation", self.train_pipeline.name), ("Normalize", f"mean {nums(mean)}, std {nums(std)} (" + ("given" if self.given["normalize"] else getattr(self.model_config, "name", "ImageNet until a model says otherwise")) + ")"),
+            ("Augmentation", self.train_pipeline.name), ("Normalize", f"mean {nums(mean)}, std {nums(std)} (" + self._whose_stats() + ")"),
             *([("Values", self._values)] if self._values else []), ("Pixels", self.cache_plan.reason), ("Workers", f"{self.num_workers} threads"),
             *[("Note", o) for o in [*self.catalog.notes, *_unlabelled_notes(self.catalog), *self._leak_notes()]], *[("Skipped", f"{n} × {reason}") for reason,n in skipped["reason"].value_counts().items()]]
 
