@@ -244,14 +244,16 @@ def try_transform(
 
 def _tried(samples, ids, workers):
     first,*others = [(i, i, 0) for i in ids[:3].tolist()]
+    start,used = time.perf_counter(), time.thread_time()
     outputs = [samples[first]]
+    alone = (time.thread_time() - used)/max(time.perf_counter() - start, 1e-9)      # the share of a processor that one call takes
     after = random.getstate(), np.random.get_state()[2], torch.default_generator.get_state()
     seed_all(key("custom", samples.seed, first[2], first[1]))
     draws = (random.getstate(), np.random.get_state()[2]) != after[:2] or not torch.equal(torch.default_generator.get_state(), after[2])
     copies = _copies(samples, len(others)) if workers and not draws else []
     if len(copies) < 2: return Trial([*outputs, *(samples[o] for o in others)], draws, False)
-    both,gains = _side_by_side(copies, others)
-    return Trial([*outputs, *both], draws, gains)
+    both,together = _side_by_side(copies, others)
+    return Trial([*outputs, *both], draws, together > 1.4*alone)
 
 def _copies(samples, n):
     "Copy a transform for `n` threads; none where it cannot be copied, or the copies would draw from one generator"
@@ -260,7 +262,7 @@ def _copies(samples, n):
     return [] if any(_shared(samples, o) for o in copies) else copies
 
 def _side_by_side(copies, requests):
-    "Run two requests in two threads: what they return, and whether the threads hindered each other"
+    "Run two requests in two threads: what they return, and how many processors were at work"
     begin,times = threading.Barrier(2), [None, None]
     outputs = [None, None]
     def run(k):
@@ -272,8 +274,7 @@ def _side_by_side(copies, requests):
     for o in threads: o.start()
     for o in threads: o.join()
     wall = max(o[1] for o in times) - min(o[0] for o in times)
-    work = sum(o[2] for o in times)/max(wall, 1e-9)      # processors that were at work: one where Python's lock is held, fewer where it waits for a disk
-    return outputs, work < .6 or work > 1.3
+    return outputs, sum(o[2] for o in times)/max(wall, 1e-9)
 
 def choose_road(
     samples, ids,

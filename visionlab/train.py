@@ -483,9 +483,9 @@ def _go_on(learn, config, checkpoint, say):
 
 def _best_epoch(learn, watcher, run):
     "Find the best epoch of a training: in the run's checkpoints, else in memory; None where none was judged"
-    column = watcher and watcher.column(learn)
+    column = watcher and (watcher.watched or watcher.column(learn))
     if column is None: return None
-    if isinstance(watcher, KeepBest): return watcher.weights and BestEpoch(watcher.best_epoch+1, column, watcher.weights)
+    if isinstance(watcher, KeepBest): return watcher.weights and BestEpoch(watcher.best_epoch, column, watcher.weights)
     kept = run.best() if run else None          # the first process reads, and tells the others
     return _of_first(kept and BestEpoch(kept.state["position"]["epochs_done"], column, kept.weights(learn.model)))
 
