@@ -253,7 +253,7 @@ def _tried(samples, ids, workers):
     copies = _copies(samples, len(others)) if workers and not draws else []
     if len(copies) < 2: return Trial([*outputs, *(samples[o] for o in others)], draws, False)
     both,together = _side_by_side(copies, others)
-    return Trial([*outputs, *both], draws, together > 1.4*alone)
+    return Trial([*outputs, *both], draws, together > 1.3 or together < .6 and alone < .3)      # two work at once, or each mostly waits; other programs make both look slower, not as slow as that
 
 def _copies(samples, n):
     "Copy a transform for `n` threads; none where it cannot be copied, or the copies would draw from one generator"
