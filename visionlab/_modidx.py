@@ -2582,6 +2582,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'visionlab.loader._shared': ('loader.html#_shared', 'visionlab/loader.py'),
                                   'visionlab.loader._side_by_side': ('loader.html#_side_by_side', 'visionlab/loader.py'),
                                   'visionlab.loader._stack': ('loader.html#_stack', 'visionlab/loader.py'),
+                                  'visionlab.loader._times_slept': ('loader.html#_times_slept', 'visionlab/loader.py'),
                                   'visionlab.loader._tried': ('loader.html#_tried', 'visionlab/loader.py'),
                                   'visionlab.loader.balanced_weights': ('loader.html#balanced_weights', 'visionlab/loader.py'),
                                   'visionlab.loader.choose_road': ('loader.html#choose_road', 'visionlab/loader.py'),

@@ -244,16 +244,23 @@ def try_transform(
 
 def _tried(samples, ids, workers):
     first,*others = [(i, i, 0) for i in ids[:3].tolist()]
-    start,used = time.perf_counter(), time.thread_time()
+    start,used,slept = time.perf_counter(), time.thread_time(), _times_slept()
     outputs = [samples[first]]
-    alone = (time.thread_time() - used)/max(time.perf_counter() - start, 1e-9)      # the share of a processor that one call takes
+    busy = (time.thread_time() - used)/max(time.perf_counter() - start, 1e-9)       # the share of a processor that one call takes
+    waits = busy < .3 and (slept is None or _times_slept() > slept)                 # by itself, not because other programs were let go first
     after = random.getstate(), np.random.get_state()[2], torch.default_generator.get_state()
     seed_all(key("custom", samples.seed, first[2], first[1]))
     draws = (random.getstate(), np.random.get_state()[2]) != after[:2] or not torch.equal(torch.default_generator.get_state(), after[2])
     copies = _copies(samples, len(others)) if workers and not draws else []
     if len(copies) < 2: return Trial([*outputs, *(samples[o] for o in others)], draws, False)
     both,together = _side_by_side(copies, others)
-    return Trial([*outputs, *both], draws, together > 1.3 or together < .6 and alone < .3)      # two work at once, or each mostly waits; other programs make both look slower, not as slow as that
+    return Trial([*outputs, *both], draws, together > 1.3 or waits and together < .6)
+
+def _times_slept():
+    "Count how often this thread has gone to sleep by itself; None where the system does not tell"
+    try: import resource
+    except ImportError: return None
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw if hasattr(resource, "RUSAGE_THREAD") else None
 
 def _copies(samples, n):
     "Copy a transform for `n` threads; none where it cannot be copied, or the copies would draw from one generator"
