@@ -114,6 +114,7 @@ def with_range(
     value_range # (low, high), or None to forget what it says
 )->Catalog:
     "Write the value range into a catalog, where everything that decodes its images finds it"
+    if check_range(catalog.info.get("value_range")) == check_range(value_range): return catalog
     rest = {k:v for k,v in catalog.info.items() if k != "value_range"}
     return replace(catalog, info=rest | ({} if value_range is None else dict(value_range=list(value_range))))
 
