@@ -21,9 +21,11 @@ from visionlab.catalog import Catalog
 from visionlab.checkpoints import sweep
 from visionlab.cli import main
 from visionlab.config import TrainConfig, read_settings_file
-from visionlab.core import VisionlabError, atomic_write
+from visionlab.core import CheckpointError, VisionlabError, atomic_write
 from visionlab.doctor import check
 from visionlab.compare import runs
+from visionlab.loggers import Logger
+from visionlab.models import ImageClassifier
 from visionlab.predict import Prediction, Predictions
 from visionlab.runs import RunFolder
 from visionlab.shards import INDEX, write_shards
@@ -373,3 +375,13 @@ def test_a_card_shows_names_as_they_are(text):
     html = MarkdownIt("commonmark", dict(html=True)).render(f"- {_text(text)}")
     import re
     assert set(re.findall(r"</?\w+", html)) == {"<ul", "</ul", "<li", "</li"} and "http://" not in _text(text) and "www." not in _text(text)
+
+
+def test_json_that_is_nested_without_end_is_a_typed_error_or_ignored(tmp_path):
+    deep = "["*100_000
+    (tmp_path/"config.json").write_text(deep)
+    (tmp_path/"model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError): ImageClassifier(str(tmp_path))
+    log = Logger(tmp_path)
+    log.journal = tmp_path/"config.json"
+    assert log._noted() is None

@@ -226,7 +226,7 @@ def _note(self:Logger):
 def _noted(self:Logger)->str:
     "Read which run it was"
     try: found = json.loads(self.journal.read_text(encoding="utf-8")) if self.journal else {}
-    except (OSError, ValueError): return None
+    except (OSError, ValueError, RecursionError): return None
     return found.get("id") if isinstance(found, dict) else None
 
 @patch

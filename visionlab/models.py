@@ -883,7 +883,7 @@ def _in_run(path)->Path:
 
 def _read_json(path, source):
     try: d = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e: raise CheckpointError(f"{Path(path).name} cannot be read: {_first_line(e)}", source) from e
+    except (OSError, ValueError, RecursionError) as e: raise CheckpointError(f"{Path(path).name} cannot be read: {_first_line(e)}", source) from e
     return d if isinstance(d, dict) else {}
 
 def _check_sealed(folder, *names):

@@ -375,7 +375,7 @@ def _remembered_tree(root):
     "Read the class folders, or what the cache knows of them if nothing changed"
     note = cache_dir()/"trees"/hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
     try: facts = json.loads(note.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError): facts = None
+    except (OSError, ValueError, RecursionError): facts = None
     if facts and _unchanged(root, facts["times"]) and (frame := unpack_table(note.with_suffix(f".{facts['key']}.npz"))) is not None: return frame, facts
     frame,facts = _read_tree(root)
     packed = pack_table(frame)
