@@ -27,7 +27,7 @@ def make(folder, rows):
     "Save a catalog of `rows` images that do not exist, and read it once, as after any change."
     import numpy as np
     import pandas as pd
-    from visionlab.catalog import Catalog
+    from visionlab.catalog.catalog import Catalog
     classes = [f"n{i:08d}" for i in range(1000)]
     of = np.arange(rows) % 1000
     paths = [f"train/{classes[c]}/{classes[c]}_{i:05d}.JPEG" for i, c in enumerate(of.tolist())]
@@ -42,8 +42,8 @@ def warm_up():
     "Let pandas and NumPy import what they import when first used."
     from io import BytesIO
     import pandas as pd
-    from visionlab.catalog import Catalog
-    from visionlab.paths import pack_table, unpack_table
+    from visionlab.catalog.catalog import Catalog
+    from visionlab.catalog.paths import pack_table, unpack_table
     table = unpack_table(BytesIO(pack_table(pd.DataFrame(dict(path=["a", "b", "c"], label=["x", "y", "x"], split="train")))))
     Catalog(table, ["x", "y"]).targets()
 
@@ -62,9 +62,10 @@ def worker_growth(images, ids):
 
 def measure(folder):
     "Open the catalog and make a loader in this process."
-    from visionlab.catalog import Catalog
-    from visionlab.loader import Images, Loader
-    from visionlab.presets import preset
+    from visionlab.catalog.catalog import Catalog
+    from visionlab.data.images import Images
+    from visionlab.data.loader import Loader
+    from visionlab.transforms.presets import preset
     warm_up()
     start, at = resident(), time.perf_counter()
     catalog = Catalog.load(folder)

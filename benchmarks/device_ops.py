@@ -19,7 +19,7 @@ def pictures(n, size):
     import numpy as np
     import torch
     from skimage import data
-    from visionlab.transforms import resize
+    from visionlab.transforms.ops import resize
     photos = [data.chelsea(), data.coffee(), data.astronaut()]
     cut = lambda i, p: resize(np.ascontiguousarray(p[i % 40:i % 40+240, 2*(i % 40):2*(i % 40)+260]), (size, size))
     return torch.from_numpy(np.stack([cut(i, photos[i % 3]) for i in range(n)])).permute(0, 3, 1, 2)
@@ -29,7 +29,7 @@ def operations():
     "List (name, our operation, torchvision's transform or None)"
     import torch
     from torchvision.transforms import v2
-    from visionlab import transforms as t
+    from visionlab.transforms import ops as t
     wide = dict(degrees=(-15., 15.), translate=(.1, .1), scale=(.8, 1.2))
     how = v2.InterpolationMode.BILINEAR
     return [("HorizontalFlip", t.HorizontalFlip(1.), v2.RandomHorizontalFlip(1.)), ("Affine", t.Affine(**wide), v2.RandomAffine(*wide.values(), interpolation=how)),
@@ -45,8 +45,8 @@ CHAIN = "Affine, then Perspective"
 
 def theirs_of(preset_, size):
     "Write a preset without its crop in torchvision's words; what it does not have is ours, on one image"
-    from visionlab.backends import to_torchvision
-    from visionlab.transforms import Resize
+    from visionlab.transforms.interop import to_torchvision
+    from visionlab.transforms.ops import Resize
     return to_torchvision(preset_.edit(frame=Resize("squash"), size=size))
 
 
@@ -55,9 +55,10 @@ class Ours:
     def __init__(self, batch, size):
         one_thread()
         import numpy as np
-        from visionlab.batch import BatchAugment
-        from visionlab.presets import preset
-        from visionlab.transforms import Affine, Perspective, Pipeline, Resize
+        from visionlab.transforms.augment import BatchAugment
+        from visionlab.transforms.presets import preset
+        from visionlab.transforms.ops import Affine, Perspective, Resize
+        from visionlab.transforms.pipeline import Pipeline
         self.x, self.ids, self.epoch = pictures(batch, size), np.arange(batch), 0
         make = lambda *ops: BatchAugment(Pipeline(Resize(), ops, size))
         self.runs = {name: make(op).augment for name, op, _ in operations()}
@@ -79,7 +80,7 @@ class Torchvision:
     def __init__(self, batch, size):
         one_thread()
         from torchvision.transforms import v2
-        from visionlab.presets import preset
+        from visionlab.transforms.presets import preset
         self.x = [o.contiguous() for o in pictures(batch, size)]
         self.runs = {name: t for name, _, t in operations() if t is not None}
         self.runs[CHAIN] = v2.Compose([v2.RandomAffine((-15., 15.), interpolation=v2.InterpolationMode.BILINEAR), v2.RandomPerspective(.5, 1.)])
@@ -97,8 +98,8 @@ def on_gpu(name, batch, size, rounds, batches=40):
     "Measure images a second of a preset on a GPU, once a round; a step that waits for the GPU is an error"
     import numpy as np
     import torch
-    from visionlab.batch import BatchAugment
-    from visionlab.presets import preset
+    from visionlab.transforms.augment import BatchAugment
+    from visionlab.transforms.presets import preset
     run, x, found = BatchAugment(preset(name, size)), pictures(batch, size).cuda(), []
     for k in range(rounds+1):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -14,9 +14,10 @@ import PIL
 import torch
 from defects import distinct, found_copies, jpeg, plant, recall
 from visionlab import __version__
-from visionlab.catalog import Catalog
-from visionlab.core import usable_cpus
-from visionlab.doctor import _look, check
+from visionlab.catalog.catalog import Catalog
+from visionlab.core.machine import usable_cpus
+from visionlab.catalog.looks import _look
+from visionlab.catalog.doctor import check
 
 
 def machine():

@@ -30,7 +30,7 @@ NAMES = ("visionlab", "visionlab, PNGs", "visionlab, usual", "fastai", "PyTorch"
 def network(seed):
     "Make the network: the small residual net that visionlab recommends for such pictures"
     import torch
-    from visionlab.models import ImageClassifier
+    from visionlab.models.classifier import ImageClassifier
     torch.manual_seed(seed)
     return ImageClassifier("resnet9", 10, pretrained=False, in_chans=1, image_size=28)
 
@@ -74,9 +74,10 @@ SHORT = dict(opt="muon", lr=.015, label_smoothing=.1)        # what reaches most
 
 def visionlab(root, fraction, args, png=False, short=True):
     "Ours: the recipe for few epochs, or all defaults"
-    import visionlab.callbacks                    # gives fit_one_cycle to the Learner  # noqa: F401
-    from visionlab.data import ImageDataModule
-    from visionlab.learner import Learner, has_bf16
+    import visionlab.callbacks.one_cycle
+    from visionlab.data.module import ImageDataModule
+    from visionlab.training.device import has_bf16
+    from visionlab.training.learner import Learner
     usual = dict(num_workers=args["workers"], val_split=0, batch_size=128 if short else args["batch"], augmentation_preset="none" if short else "small")
     precision = "bf16" if short and has_bf16("cpu") else "fp32"
 
@@ -96,7 +97,7 @@ def visionlab(root, fraction, args, png=False, short=True):
 def part_of(fraction):
     "Open Fashion-MNIST, or the first share of its training pictures"
     from dataclasses import replace
-    from visionlab.catalog import Catalog
+    from visionlab.catalog.catalog import Catalog
     cat = Catalog.from_builtin("FashionMNIST")
     if fraction == 1: return cat
     frame = cat.frame

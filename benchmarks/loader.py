@@ -78,14 +78,15 @@ def autotimm_albumentations(root, workers, area=False):
 
 def visionlab_module(root, workers, transform, size=SIZE, cache=None, batch=BATCH, **more):
     "Our data module on the same folder"
-    from visionlab.data import ImageDataModule
+    from visionlab.data.module import ImageDataModule
     return ImageDataModule(root, image_size=size, batch_size=batch, num_workers=workers, cache=cache, train_transforms=transform, normalize=(MEAN, STD), **more).setup()
 
 
 def our_recipe(antialias=True, **crop):
     "The same recipe as a pipeline of visionlab"
     from dataclasses import fields
-    from visionlab.transforms import ColorJitter, HorizontalFlip, Pipeline, RandomResizedCrop
+    from visionlab.transforms.ops import ColorJitter, HorizontalFlip, RandomResizedCrop
+    from visionlab.transforms.pipeline import Pipeline
     if not antialias:
         if "antialias" not in {f.name for f in fields(RandomResizedCrop)}: raise NotImplementedError("visionlab always antialiases")
         crop["antialias"] = False
@@ -113,7 +114,8 @@ def torchvision_small(root, workers):
 
 
 def visionlab_small(root, workers, cache=None):
-    from visionlab.transforms import HorizontalFlip, PadCrop, Pipeline, Resize
+    from visionlab.transforms.ops import HorizontalFlip, PadCrop, Resize
+    from visionlab.transforms.pipeline import Pipeline
     return visionlab_module(root, workers, Pipeline(Resize(crop_pct=1.), (PadCrop(2), HorizontalFlip())), 28, cache).train_dataloader()
 
 
@@ -290,7 +292,7 @@ def photo_set(root, n):
 
 def fashion_mnist(part):
     "Read Fashion-MNIST's images and labels, (n, 28, 28) and (n,), from Debian's package dataset-fashion-mnist or wherever visionlab finds them"
-    from visionlab.catalog import Catalog
+    from visionlab.catalog.catalog import Catalog
     rows = Catalog.from_builtin("FashionMNIST").subset(part)
     return rows.pixels[rows.frame.index][..., 0], rows.targets()
 

@@ -74,16 +74,16 @@ def raw(bar=False):
 
 
 def visionlab_learner(metrics=(), valid=None, callbacks=()):
-    from visionlab.learner import Learner
+    from visionlab.training.learner import Learner
     return Learner(([], valid), network(), opt=sgd, lr=LR, weight_decay=0., metrics=list(metrics), callbacks=callbacks, device="cpu", precision="fp32")
 
 
 def visionlab(kind="bare"):
     "Ours: without callbacks; with all defaults, one-cycle and the accuracy of training and validation; or with an average, clipping and three torchmetrics of both"
-    import visionlab.callbacks                    # gives fit_one_cycle to the Learner  # noqa: F401
-    from visionlab.averages import EMA
-    from visionlab.gradients import ClipGrad
-    from visionlab.metrics import MetricConfig
+    import visionlab.callbacks.one_cycle
+    from visionlab.callbacks.ema import EMA
+    from visionlab.callbacks.gradients import ClipGrad
+    from visionlab.training.metrics import MetricConfig
     os.environ["VISIONLAB_PROGRESS"] = "text"
 
     def make():

@@ -61,7 +61,7 @@ def view_rows(rounds, folder):
     "Time the other views"
     import numpy as np, pandas as pd, torch
     from visionlab.all import Catalog, ConfusionExplorer, ImageDataModule, LabelCleaner, check
-    from visionlab.interpret import Interpretation
+    from visionlab.interpret.interpretation import Interpretation
     dm = ImageDataModule("FashionSample", batch_size=32)
     grid = dm.show_batch()
     grid.widget

@@ -6,10 +6,10 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from visionlab.averages import EMA
-from visionlab.callbacks import Schedule
-from visionlab.data import ImageDataModule
-from visionlab.learner import Learner
+from visionlab.callbacks.ema import EMA
+from visionlab.callbacks.one_cycle import Schedule
+from visionlab.data.module import ImageDataModule
+from visionlab.training.learner import Learner
 
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from photos import photo_folder
 from visionlab.cli import _COMMANDS, _parsed, main
-from visionlab.config import TrainConfig, field_groups
+from visionlab.runs.config import field_groups, TrainConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,9 +79,9 @@ def test_the_first_help_is_short():
 
 
 def test_flags_become_the_configuration(monkeypatch):
-    import visionlab.train
+    import visionlab.runs.train
     seen = []
-    monkeypatch.setattr(visionlab.train, "train", seen.append)
+    monkeypatch.setattr(visionlab.runs.train, "train", seen.append)
     argv = ["--data", "d", "--classes", "cat", "dog", "--label-columns", "only", "--scheduler-args", "warmup_steps=5", "--optimizer-args", '{"betas": [0.8, 0.9]}', "--class-weights", "1", "2.5", "--mix-switch-off", "-2",
             "--no-pretrained", "--compile", "--ema", ".99", "--image-size", "[32, 48]", "--metrics", "accuracy", "f1_macro", "--normalize", "[[.5, .5, .5], [.2, .2, .2]]", "--save-checkpoint-args", "steps=3", "keep=1", "--cache", "none"]
     assert called("train", *argv)[0] == 0 and called("train", "--data", "d", "--class-weights", "auto")[0] == 0
@@ -92,9 +92,9 @@ def test_flags_become_the_configuration(monkeypatch):
 
 
 def test_a_file_and_flags_over_it(monkeypatch, tmp_path):
-    import visionlab.train
+    import visionlab.runs.train
     seen = []
-    monkeypatch.setattr(visionlab.train, "train", seen.append)
+    monkeypatch.setattr(visionlab.runs.train, "train", seen.append)
     monkeypatch.setenv("WHERE", "pets")
     (tmp_path/"run.yaml").write_text("data: ${WHERE}/all\nepochs: 3\nlr: 0.01\n")
     (tmp_path/"autotrain.yaml").write_text(yaml.safe_dump(dict(task="image_classification", base_model="resnet9", project_name="my-project", log="none", backend="local",
@@ -203,9 +203,9 @@ def test_our_errors_have_three_lines_and_exit_code_1(folder, tmp_path):
 
 def test_interrupted_and_warnings(monkeypatch):
     import warnings
-    import visionlab.train
+    import visionlab.runs.train
     def stop(config): warnings.warn("the light flickers"); raise KeyboardInterrupt
-    monkeypatch.setattr(visionlab.train, "train", stop)
+    monkeypatch.setattr(visionlab.runs.train, "train", stop)
     code, out, err = called("train", "--data", "d")
     assert code == 130 and err.splitlines() == ["visionlab: warning: the light flickers", "visionlab: interrupted"]
 
@@ -371,9 +371,9 @@ def test_a_script_without_a_guard_says_so_once(folder, tmp_path):
 
 def test_processes_begin_as_the_script_has_chosen(monkeypatch):
     import multiprocessing
-    from visionlab.core import UNGUARDED, check_guarded
-    from visionlab.distributed import choose_start
-    from visionlab.loader import _context
+    from visionlab.core.machine import check_guarded, UNGUARDED
+    from visionlab.training.launch import choose_start
+    from visionlab.data.own_transforms import _context
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: "spawn")
     assert choose_start(photo_folder) == "spawn" and _context() is None
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: None)

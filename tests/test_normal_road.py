@@ -17,16 +17,22 @@ from PIL import Image
 
 from nbclient import NotebookClient
 from photos import photo_folder
-from visionlab.catalog import Catalog
+from visionlab.catalog.catalog import Catalog
 from visionlab.cli import main
-from visionlab.core import ClassMismatchError, ConfigError, DataError, EmptyDatasetError, TooManyBadFilesError, UnknownOptionError, VisionlabError
-from visionlab.data import ImageDataModule, audit
-from visionlab.doctor import Counting, check, counted
-from visionlab.loader import Images, luminance
-from visionlab.items import load_image
-from visionlab.multilabel import MultiLabelImageDataModule
-from visionlab.splits import LeakError
-from visionlab.train import TrainConfig, make_data, train
+from visionlab.core.errors import (
+    ClassMismatchError, ConfigError, DataError, EmptyDatasetError, TooManyBadFilesError, UnknownOptionError,
+    VisionlabError)
+from visionlab.data.audit import audit
+from visionlab.data.module import ImageDataModule
+from visionlab.catalog.looks import counted, Counting
+from visionlab.catalog.doctor import check
+from visionlab.data.images import Images, luminance
+from visionlab.images.decode import load_image
+from visionlab.data.multilabel import MultiLabelImageDataModule
+from visionlab.catalog.leaks import LeakError
+from visionlab.runs.config import TrainConfig
+from visionlab.runs.making import make_data
+from visionlab.runs.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -469,7 +475,7 @@ def test_counting_shows_only_what_takes_long(monkeypatch, capsys):
     monkeypatch.setenv("VISIONLAB_PROGRESS", "text")
     fast = Counting(200); fast.at(100); fast.close()
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("visionlab.doctor.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("visionlab.catalog.doctor.time.perf_counter", lambda: next(clock))
     slow = Counting(200, what="checked")
     for n in (1, 2, 3, 100): slow.at(n)
     slow.close()

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from visionlab.catalog import Catalog
-from visionlab.core import ClassMismatchError, ImageReadError
-from visionlab.data import ImageDataModule
-from visionlab.doctor import check
-from visionlab.items import load_image
-from visionlab.learner import Learner
+from visionlab.catalog.catalog import Catalog
+from visionlab.core.errors import ClassMismatchError, ImageReadError
+from visionlab.data.module import ImageDataModule
+from visionlab.catalog.doctor import check
+from visionlab.images.decode import load_image
+from visionlab.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,8 +7,8 @@ import hashlib, io, json, sys
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from visionlab.catalog import BUILTINS, read_idx
-from visionlab.core import atomic_write
+from visionlab.catalog.builtins import BUILTINS, read_idx
+from visionlab.core.files import atomic_write
 
 PER_CLASS = dict(train=600, test=100)
 FILES = dict(train="train", test="t10k")

@@ -1,0 +1,71 @@
+"File names that are no valid text go through every door that makes a table of paths"
+import os
+import numpy as np, torch
+import pytest
+from PIL import Image
+from visionlab.all import *
+from visionlab.runs.evaluate import evaluate
+from visionlab.widgets.browse import find_rows
+
+ODD = os.fsdecode(b"caf\xe9.png")
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    "Folders of two classes in two splits, with a name in Latin-1 in each, and a learner"
+    root = tmp_path_factory.mktemp("odd")
+    for s in ("train", "val"):
+        for k,c in enumerate(("cat", "dog")):
+            (root/s/c).mkdir(parents=True)
+            for i,name in enumerate((ODD, "b.png", "c.png")):
+                pixels = np.random.default_rng([k, i, len(s)]).integers(0, 255, (16, 16, 3)).astype("uint8")
+                Image.fromarray(pixels).save(root/s/c/name)
+    learn = Learner(ImageDataModule(root, image_size=16, num_workers=0, batch_size=4, cache=None, on_leak="ignore"), "resnet9", pretrained=False)
+    return root, learn
+
+def has_odd(paths): return any(str(o).endswith(ODD) for o in paths)
+
+def test_check(odd, tmp_path):
+    report = check(odd[0], progress=False)
+    repr(report), report._repr_html_(), report.edits()
+    for kind in ("html", "json", "csv"): report.save(tmp_path/f"r.{kind}")
+
+def test_check_of_copies(odd, tmp_path):
+    for c in ("cat", "dog"):
+        (tmp_path/c).mkdir()
+        for n in (ODD, "b.png"): (tmp_path/c/n).write_bytes((odd[0]/"train"/c/n).read_bytes())
+    (tmp_path/"cat"/os.fsdecode(b"copy\xe9.png")).write_bytes((tmp_path/"cat"/ODD).read_bytes())
+    report = check(tmp_path, progress=False)
+    assert len(report.pairs()) == 1 and len(report.catalog.apply_edits(report.edits())) == 4
+
+def test_predictions(odd):
+    root,learn = odd
+    found = learn.predict(root/"val")
+    assert has_odd(found.frame()["path"]) and len(found.frame()) == 6
+    found._repr_html_(), repr(found)
+
+def test_interpretation(odd):
+    found = odd[1].interpret("val")
+    assert has_odd(found.table(torch.arange(6))["path"]) and has_odd(found.label_errors()["path"])
+    assert len(found.top_losses(6)) == 6 and found.images("cat", "dog") is not None and found.images("dog", "cat") is not None
+
+def test_answers_keep_the_bytes(odd, tmp_path):
+    root,learn = odd
+    learn.export(tmp_path/"model")
+    evaluate(tmp_path/"model", root, device="cpu").save(tmp_path/"a.csv")
+    assert b"caf\xe9.png" in (tmp_path/"a.csv").read_bytes()
+
+def test_views(odd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    learn = odd[1]
+    found = learn.interpret("val")
+    for view in (found.explore(), learn.clean_labels("val"), learn.data.browse()): repr(view)
+    assert len(find_rows(learn.data.catalog, query="path.str.contains('caf') and label == 'cat'")) == 2
+
+def test_edits_and_labels(odd, tmp_path):
+    learn = odd[1]
+    cat = learn.data.catalog
+    row = next(i for i,p in cat.frame["path"].items() if p.endswith(ODD))
+    edits = [dict(path=cat.frame.at[row, "path"], action="exclude", value=None, note="", row=row)]
+    assert len(cat.apply_edits(edits)) == len(cat) - 1
+    probs = np.array([[.9, .1], [.1, .9]])[(1 - cat.targets())]
+    assert has_odd(label_issues(cat, probs)["path"])
