@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Edit notebooks as text: txt/NAME.py is the working copy of nbs/NAME.ipynb, and is not committed.
-#   bash tools/nb.sh --open 02_catalog [...]    notebook → text
-#   bash tools/nb.sh 02_catalog [...]           text → notebook, exported, run keeping its outputs, and cleaned
+#   bash tools/nb.sh --open catalog/05_folders [...]    notebook → text
+#   bash tools/nb.sh catalog/05_folders [...]           text → notebook, exported, run keeping its outputs, and cleaned
 set -euo pipefail
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"   # idle threads sleep, so that several runs share the processors
 cd "$(dirname "$0")/.."
@@ -11,7 +11,7 @@ open() {
         echo "txt/$1.py is newer than its notebook: save it with 'bash tools/nb.sh $1', or delete it" >&2
         return 1
     fi
-    mkdir -p txt
+    mkdir -p "$(dirname "txt/$1")"
     jupytext --to py:percent "nbs/$1.ipynb" -o "txt/$1.py" -q
     touch -r "nbs/$1.ipynb" "txt/$1.py"         # newer again once edited
 }

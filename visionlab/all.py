@@ -54,7 +54,7 @@ from visionlab.callbacks.options import FitOptions
 from visionlab.interpret.anomaly import AnomalyScorer
 from visionlab.runs.checkpoints import Checkpoint
 from visionlab.runs.folder import RunFolder, SaveCheckpoints
-from visionlab.runs.compare import runs
+from visionlab.runs.compare import list_runs
 from visionlab.training.distributed import Distributed
 from visionlab.training.launch import launch
 from visionlab.export.load import load_model

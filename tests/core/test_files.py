@@ -27,7 +27,7 @@ from visionlab.runs.config_files import read_settings_file
 from visionlab.core.errors import CheckpointError, VisionlabError
 from visionlab.core.files import atomic_write
 from visionlab.catalog.doctor import check
-from visionlab.runs.compare import runs
+from visionlab.runs.compare import list_runs
 from visionlab.runs.loggers import Logger
 from visionlab.models.classifier import ImageClassifier
 from visionlab.models.predictor import Prediction, Predictions
@@ -254,7 +254,7 @@ def test_odd_yaml_is_a_typed_error(name, tmp_path):
     for read in (read_settings_file, TrainConfig.load, read_settings):
         try: read(path)
         except VisionlabError: pass
-    assert len(runs(tmp_path)) == 1
+    assert len(list_runs(tmp_path)) == 1
 
 def test_a_bomb_of_aliases_costs_nothing():
     assert len(_BOMB) < 300

@@ -611,14 +611,14 @@ def test_the_best_average_of_a_frozen_body_is_exported(tmp_path, no_figures):
 
 
 def test_starting_over_removes_the_old_run_at_once(run, tmp_path, monkeypatch):
-    from visionlab.runs.compare import runs
+    from visionlab.runs.compare import list_runs
     folder = copied(run[0], tmp_path/"run")
     (folder/"notes.txt").write_text("mine")
     monkeypatch.setattr(Learner, "fit", lambda *args, **kw: (_ for _ in ()).throw(RuntimeError("the power")))
     with pytest.raises(RuntimeError): train(**FEW, epochs=2, out=str(folder), overwrite=True, say=None)
     left = {o.relative_to(folder).as_posix() for o in folder.rglob("*") if o.is_file()}
     assert left <= {"notes.txt", "config.yaml", "catalog/catalog.csv", "catalog/catalog.json", "train.log", ".lock"} and "notes.txt" in left
-    found = runs(folder)[0]
+    found = list_runs(folder)[0]
     assert found.state == "failed" and found.reason == "RuntimeError: the power"
 
 
@@ -629,10 +629,10 @@ def test_a_plan_that_cannot_be_leaves_the_old_run(run, tmp_path):
 
 
 def test_a_run_that_could_not_be_written_whole_is_not_done(tmp_path, monkeypatch):
-    from visionlab.runs.compare import runs
+    from visionlab.runs.compare import list_runs
     monkeypatch.setattr(train_module, "write_figures", lambda *args: (_ for _ in ()).throw(OSError("the disk is full")))
     with pytest.raises(OSError): train(**FEW, epochs=1, batch_size=64, out=str(tmp_path/"run"), say=None)
-    found = runs(tmp_path/"run")[0]
+    found = list_runs(tmp_path/"run")[0]
     assert (tmp_path/"run/exported_models/exported_best").is_dir() and not (tmp_path/"run/README.md").exists()
     assert found.state == "failed" and "the disk is full" in found.reason
 
