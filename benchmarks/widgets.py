@@ -20,7 +20,7 @@ import os; os.environ["VISIONLAB_PROGRESS"] = "off"
 from pathlib import Path
 from skimage import data as photos
 from visionlab.all import *
-from visionlab.widgets import to_jpeg
+from visionlab.widgets.thumbnails import to_jpeg
 for name,photo in dict(cat=photos.chelsea, coffee=photos.coffee, rocket=photos.rocket, astronaut=photos.astronaut).items():
     (Path("photos")/name).mkdir(parents=True, exist_ok=True)
     for i in range(6): (Path("photos")/name/f"{i}.jpg").write_bytes(to_jpeg(photo()[5*i:], quality=90))

@@ -487,7 +487,7 @@ def test_in_a_notebook_counting_keeps_to_one_place_and_writes_no_errors(tmp_path
     "With progress on, in a kernel, a pass that takes longer than a second: one display that ends empty, nothing on standard error."
     code = """
 import time
-from visionlab.doctor import Counting, counted
+from visionlab.catalog.looks import counted, Counting
 _ = counted(lambda o: time.sleep(.15), list(range(20)), 1, Counting(20, what="checked"), 1)
 print("after")
 """

@@ -8,7 +8,7 @@ import numpy as np, torch
 torch.set_num_threads(1)
 from dataclasses import replace
 from visionlab.all import *
-from visionlab.interpret import Interpretation
+from visionlab.interpret.interpretation import Interpretation
 dm = ImageDataModule("FashionSample", batch_size=32)
 val = dm.catalog.subset("val")
 rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ START = """
 import os; os.environ["VISIONLAB_PROGRESS"] = "html"
 import ipywidgets, IPython, numpy as np, torch
 from visionlab.all import *
-from visionlab.interpret import Interpretation
+from visionlab.interpret.interpretation import Interpretation
 torch.set_num_threads(1)
 dm = ImageDataModule("FashionSample", batch_size=32)
 val = dm.catalog.subset("val")

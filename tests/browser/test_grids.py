@@ -9,9 +9,9 @@ import numpy as np, pandas as pd, torch
 from dataclasses import replace
 from torch import nn
 from visionlab.all import *
-from visionlab import explore
-from visionlab.callbacks import LRFound
-from visionlab.interpret import Interpretation
+from visionlab.widgets import confusion as explore
+from visionlab.callbacks.lr_find import LRFound
+from visionlab.interpret.interpretation import Interpretation
 torch.set_num_threads(1)
 rng = np.random.default_rng(0)
 dm = ImageDataModule("FashionSample", batch_size=32)

@@ -8,9 +8,9 @@ START = """
 import os, time, torch
 os.environ["VISIONLAB_PROGRESS"] = "html"
 from torch import nn
-from visionlab.learner import Learner
-from visionlab import live
-from visionlab.live import LiveChart
+from visionlab.training.learner import Learner
+from visionlab.widgets import live_chart as live
+from visionlab.widgets.live_chart import LiveChart
 torch.set_num_threads(1)
 g = torch.Generator().manual_seed(0)
 tens = [(torch.randn(8, 20, generator=g), torch.arange(8) % 3) for i in range(20)]

@@ -9,7 +9,8 @@ KINDS = dict(cat=photos.chelsea, coffee=photos.coffee, rocket=photos.rocket)
 START = """
 import torch
 from visionlab.all import *
-from visionlab.answers import ActiveLabels, PredictPad
+from visionlab.widgets.predict_pad import PredictPad
+from visionlab.widgets.active_labels import ActiveLabels
 torch.set_num_threads(1)
 learn = Learner(ImageDataModule("photos", image_size=64, batch_size=8, val_split=.25), "resnet9", lr=4e-3, device="cpu").fit(3)
 """

@@ -10,8 +10,9 @@ START = """
 import numpy as np, torch
 from dataclasses import replace
 from visionlab.all import *
-from visionlab import decisions, explore
-from visionlab.interpret import Interpretation
+from visionlab.widgets import label_cleaner as decisions
+from visionlab.widgets import confusion as explore
+from visionlab.interpret.interpretation import Interpretation
 torch.set_num_threads(1)
 dm = ImageDataModule("FashionSample", batch_size=32)
 val = dm.catalog.subset("val")

@@ -451,8 +451,8 @@ def test_the_second_run_reads_what_the_first_decoded(photos):
         return before
     code = """
 import sys
-from visionlab.cache import *
-from visionlab.catalog import Catalog
+from visionlab.data.store import *
+from visionlab.catalog.catalog import Catalog
 cat = Catalog.from_lists(sys.argv[1:], list("aabba"))
 store = open_store(plan_cache("disk", image_sizes(cat), 5, 3, 32), cat, 3)
 print(len(store), store.complete)

@@ -462,9 +462,9 @@ def test_a_manifest_is_not_obeyed_before_the_weights_are_looked_at(copy, tmp_pat
     code = f"""if True:
     import resource, socket, sys
     from pathlib import Path
-    from visionlab.core import CheckpointError, ConfigError, UnknownOptionError
-    from visionlab.deploy import load_model
-    from visionlab.models import ImageClassifier
+    from visionlab.core.errors import CheckpointError, ConfigError, UnknownOptionError
+    from visionlab.export.load import load_model
+    from visionlab.models.classifier import ImageClassifier
     load_model({str(copy)!r}, "cpu"); ImageClassifier({str(copy)!r})
     asked = []
     def blocked(*args, **kwargs): asked.append(args); raise OSError("no network")

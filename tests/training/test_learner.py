@@ -173,7 +173,8 @@ import os, signal, torch
 signal.signal(signal.SIGINT, signal.default_int_handler)      # a background job starts with the signal ignored
 os.environ["VISIONLAB_PROGRESS"] = "plain"
 from torch import nn
-from visionlab.learner import Learner, Callback
+from visionlab.training.events import Callback
+from visionlab.training.learner import Learner
 class Press(Callback):
     def after_loss(self, learn):
         if learn.step == 7: os.kill(os.getpid(), signal.SIGINT)

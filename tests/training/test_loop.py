@@ -381,8 +381,8 @@ LIMITED = """
 import os, resource, torch
 os.environ["VISIONLAB_PROGRESS"] = "off"
 from torch import nn
-from visionlab.learner import Learner
-from visionlab.batch_size import AutoBatch
+from visionlab.training.learner import Learner
+from visionlab.callbacks.batch_size import AutoBatch
 torch.set_num_threads(1)
 net = nn.Sequential(nn.Linear(20, 20000), nn.ReLU(), nn.Linear(20000, 2))
 data = [(torch.randn(2048, 20), torch.arange(2048) % 2)]*2

@@ -290,9 +290,9 @@ def test_without_a_notebook_the_table_is_printed_once(monkeypatch, capsys):
 SCRIPT = """
 import sys, time, torch
 from torch import nn
-from visionlab.learner import Learner
-from visionlab.runs import SaveCheckpoints
-import visionlab.live
+from visionlab.training.learner import Learner
+from visionlab.runs.folder import SaveCheckpoints
+import visionlab.widgets.live_chart
 torch.set_num_threads(1)
 tens = [(torch.randn(8, 20, generator=torch.Generator().manual_seed(i)), torch.arange(8) % 3) for i in range(20)]
 class Slow:

@@ -6,14 +6,14 @@ from nbclient import NotebookClient
 CELLS = ["""
 import torch
 from torch import nn
-from visionlab.learner import Learner
-import visionlab.callbacks
+from visionlab.training.learner import Learner
+import visionlab.callbacks.one_cycle
 g = torch.Generator().manual_seed(0)
 data = [(torch.randn(8, 20, generator=g), torch.arange(8) % 3) for _ in range(20)]
 learn = Learner((data, data), nn.Linear(20, 3), lr=1e-2, device="cpu")
 """, "learn.fit_one_cycle(3)", "learn.recorder.plot()", "learn.lr_find()", """
-from visionlab.data import ImageDataModule
-import visionlab.widgets
+from visionlab.data.module import ImageDataModule
+import visionlab.widgets.view
 dm = ImageDataModule("FashionSample")
 dm
 """, "dm.show_batch()", "learn", "learn.fine_tune(2)", "raise KeyboardInterrupt"]
