@@ -55,6 +55,7 @@ METHODS = {
         'fit_one_cycle': 'callbacks.one_cycle',
         'fold_opinion': 'interpret.label_opinions',
         'grad_cam': 'interpret.gradcam',
+        'in_background': 'widgets.background',
         'initial_loss': 'callbacks.sanity',
         'interpret': 'interpret.interpretation',
         'label_active': 'widgets.active_labels',

@@ -4,7 +4,7 @@ import numpy as np, pytest, torch
 import torchvision.transforms.v2.functional as TF
 from torchvision.transforms import InterpolationMode as How
 from skimage import data as photos
-from visionlab.transforms import color as colour
+from visionlab.transforms import color
 from visionlab.transforms import geometry
 from visionlab.transforms.augment import BatchAugment
 from visionlab.transforms.color import dropped
@@ -31,15 +31,15 @@ def images(size, channels, kind):
 def numbers(op, seed=0): return uniforms(seed, 0, range(N), op.n_random, type(op).__name__).astype(np.float32)
 
 def _on_device(op, x, u):
-    original = colour.some
+    original = color.some
     def some(x, hit, one, batch):
         rows = np.flatnonzero(hit)
         return x if not len(rows) else batch(rows, x) if len(rows) == len(x) else x.index_copy(0, at := torch.from_numpy(rows), batch(rows, x.index_select(0, at)))
-    colour.some = geometry.some = some
+    color.some = geometry.some = some
     try: return run(op, x, u)
-    finally: colour.some = geometry.some = original
+    finally: color.some = geometry.some = original
 
-def run(op, x, u): return move([op], x, [u]) if type(op) in geometry.MATRICES else {**colour.BATCH, **geometry.BATCH}[type(op)](op, x, u)
+def run(op, x, u): return move([op], x, [u]) if type(op) in geometry.MATRICES else {**color.BATCH, **geometry.BATCH}[type(op)](op, x, u)
 
 def between(r, u): return r[0] + float(u)*(r[1]-r[0])
 

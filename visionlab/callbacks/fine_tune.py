@@ -31,9 +31,13 @@ def fine_tune(self:Learner,
     freeze_epochs:int=1, # with the body frozen beforehand
     lr_div:float=100.,   # how much slower the first layers learn
     keep_statistics:bool=None, # leave BatchNorm's running statistics as they are; default: below 2,000 images
-    callbacks=()         # for both fits
+    callbacks=(),        # for both fits
+    *,
+    background:bool=False # train in a thread and return its `Run` at once
 )->Learner:
     "Train the head alone, then all layers at rates that rise from stem to head"
+    if background:
+        return self.in_background(self.fine_tune, epochs, lr, freeze_epochs, lr_div, keep_statistics, callbacks)
     lr = self.lr if lr is None else lr
     with shown_as_one(self) as shown:
         if freeze_epochs:

@@ -81,7 +81,9 @@ def fit_one_cycle(self:Learner,
     epochs:int,
     lr=None,        # the highest rate: a number, a slice, or one a group; default: `learn.lr`
     warmup:float=.25, # share of the training in which the rate rises
-    callbacks=()    # for this fit alone
+    callbacks=(),   # for this fit alone
+    *,
+    background:bool=False # train in a thread and return its `Run` at once
 )->Learner:
     "Train with a learning rate that rises, then falls (Smith, 2018)"
-    return self.fit(epochs, lr, [Schedule("one_cycle", warmup), callbacks])
+    return self.fit(epochs, lr, [Schedule("one_cycle", warmup), callbacks], background=background)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
+from ..core.extend import Extensible
 from ..core.errors import ClassMismatchError, ConfigError, one_of
 from ..core.text import _listed, _plural, _shown, _text_table, escape, html_table
 from .paths import Files, PathArray
@@ -53,7 +54,7 @@ def _check_labels(frame, classes):
 
 # %% ../../nbs/catalog/02_catalog.ipynb #d77c2ad7
 @dataclass(eq=False, repr=False)
-class Catalog:
+class Catalog(metaclass=Extensible):
     "A table of images, and what was left out of it"
     frame:pd.DataFrame            # path, label (None: unlabelled), split ("train", "val", "test", "predict") and any more columns; index: the image's number
     classes:list                  # class names in the order of the network's outputs

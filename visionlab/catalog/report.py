@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image
 from fastcore.basics import patch
+from ..core.extend import Extensible
 from ..core.errors import ImageReadError, one_of
 from ..core.text import _plural, _shown, escape, guarded, html_table
 from ..core.files import atomic_write, check_own, starts_as
@@ -27,7 +28,7 @@ from .edits import _proposed, EDIT, signed
 
 # %% ../../nbs/catalog/22_report.ipynb #f9526aa4
 @dataclass(eq=False, repr=False)
-class Report:
+class Report(metaclass=Extensible):
     "Hold what `check` found"
     catalog:Catalog
     frame:pd.DataFrame     # issue, severity, split, path, detail, row and other: row ids of the image and of its copy

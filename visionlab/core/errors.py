@@ -65,7 +65,7 @@ class ImageReadError(DataError):
 def _is_own(filename):
     "Return whether a file is a person's: a cell or a script, not visionlab's and no library's"
     if filename.startswith("<"): return filename.startswith("<ipython-input")
-    libraries = (Path(__file__).parent, *(Path(o) for k,o in sysconfig.get_paths().items() if k in ("stdlib", "platstdlib", "purelib", "platlib")))
+    libraries = (Path(__file__).parents[1], *(Path(o) for k,o in sysconfig.get_paths().items() if k in ("stdlib", "platstdlib", "purelib", "platlib")))
     return not any(Path(filename).is_relative_to(o) for o in libraries)
 
 def _place(frame):

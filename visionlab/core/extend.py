@@ -44,7 +44,7 @@ class Extensible(type):
         if "__getattr__" not in namespace: cls.__getattr__ = _of_instance
 
     def __getattr__(cls, name):
-        if import_method(cls, name): return getattr(cls, name)
+        if import_method(cls, name): return type.__getattribute__(cls, name)     # `@patch` asks, too, while its page is imported
         raise AttributeError(_unknown(cls, name).replace("object", "class", 1), name=name, obj=cls)
 
     def __dir__(cls): return sorted({*super().__dir__(), *method_names(cls)})

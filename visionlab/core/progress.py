@@ -6,11 +6,10 @@
 __all__ = ['clock', 'cell', 'ProgressTable', 'in_notebook', 'running_cell', 'progress_mode']
 
 # %% ../../nbs/core/06_progress.ipynb #49cfae5e
-import sys, time
+import multiprocessing, os, sys, threading, time
 from .text import escape
 
 # %% ../../nbs/core/06_progress.ipynb #2d62b23a
-import multiprocessing, os, sys, threading
 from .errors import one_of
 from .machine import is_main
 

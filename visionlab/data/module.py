@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
+from ..core.extend import Extensible
 from ..core.errors import ConfigError, EmptyDatasetError, ImageReadError, one_of, VisionlabError, whole_number
 from ..core.machine import usable_cpus
 from ..core.text import html_table, printable
@@ -61,7 +62,7 @@ def _seconds(timeout):
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float, type(None))) or (timeout or 0) < 0: raise ConfigError(f"timeout={timeout!r} is no number of seconds", "", "Give one above 0, or 0 to wait as long as it takes")
     return timeout or 0
 
-class ImageDataModule:
+class ImageDataModule(metaclass=Extensible):
     "Serve a set of images: its classes, its splits, and loaders for each"
     _tried = None               # a transform for evaluation, and what came of trying it
     _loader_class = Loader      # another data road, such as masks beside the images, brings its own

@@ -9,6 +9,7 @@ __all__ = ['ORDERS', 'Interpretation', 'answered', 'interpret_probs', 'interpret
 from dataclasses import dataclass
 import numpy as np, torch
 from fastcore.basics import patch
+from ..core.extend import Extensible
 from ..core.errors import ConfigError, one_of
 from ..core.show import show_images
 from ..images.decode import load_image
@@ -25,7 +26,7 @@ from .confusion import _short, Confusion, count_pairs
 
 # %% ../../nbs/interpret/01_interpretation.ipynb #a4b6ce48
 @dataclass(repr=False, eq=False)
-class Interpretation:
+class Interpretation(metaclass=Extensible):
     "Hold a model's answers to labelled images, and ask what is wrong with them"
     probs:torch.Tensor     # (n, classes)
     targets:torch.Tensor   # (n,) true classes; (n, classes) of 0 and 1 where images have several

@@ -9,6 +9,7 @@ __all__ = ['GROUP_STARTS', 'ALIASES', 'TrainConfig', 'field_groups', 'fit_option
 # %% ../../nbs/runs/00_config.ipynb #ef1c69ab
 import math, numbers, os, re
 from dataclasses import MISSING, dataclass, fields
+from ..core.extend import Extensible
 from ..core.errors import ConfigError, one_of
 from ..core.settings import read_yaml
 from ..images.values import check_range
@@ -17,7 +18,7 @@ from ..callbacks.options import FitOptions
 
 # %% ../../nbs/runs/00_config.ipynb #93e0be46
 @dataclass(repr=False)
-class TrainConfig:
+class TrainConfig(metaclass=Extensible):
     "Everything `train` can be told"
     # essentials
     data:str                    # a folder of class folders, a CSV, a saved Hugging Face dataset, or a built-in: CIFAR10, CIFAR100, MNIST, FashionMNIST, FashionSample

@@ -10,6 +10,7 @@ import random, signal, threading, warnings
 from contextlib import contextmanager, nullcontext
 import numpy as np, torch
 from torch import nn
+from ..core.extend import Extensible
 from ..core.errors import (
     ClassMismatchError, ConfigError, DataError, one_of, TrainingError, VisionlabError, whole_number)
 from ..core.machine import world_size
@@ -35,9 +36,9 @@ from .recorder import Progress, Recorder
 from .guards import _of_images, Advisor, explain_batch, StopOnNaN
 
 # %% ../../nbs/training/10_learner.ipynb #00bbd8a5
-class Learner:
+class Learner(metaclass=Extensible):
     "Train a model on data, and ask it things"
-    run = None                                        # the fit in the background, set by `live`
+    run = None                                        # the fit in the background, set by `in_background`
     group,peers,weight,own_key = None, None, 1., ()   # processes that train as one: set by `Distributed`; what a fit has of them; this one's weight in their mean; its mark on randomness
 
     def __init__(self,
@@ -125,9 +126,12 @@ class Learner:
     def fit(self,
         epochs:int,
         lr=None,        # a number, a slice from first layers to head, or one rate a group; default: `learn.lr`
-        callbacks=()    # for this fit alone: callbacks, or a `FitOptions`
+        callbacks=(),   # for this fit alone: callbacks, or a `FitOptions`
+        *,
+        background:bool=False # train in a thread and return its `Run` at once, so that the notebook goes on
     ):
         "Train for some epochs"
+        if background: return self.in_background(self.fit, epochs, lr, callbacks)
         whole_number(epochs, "epochs")
         self.alone()
         if self.pending is not None and self.pending.passes(self, epochs): return self

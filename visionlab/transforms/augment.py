@@ -20,7 +20,7 @@ from .policies import apply_image
 from .color import _cv2, _floats, _like, _on, Normalize, normalize_one
 from .geometry import (
     chains, compose, COPIES, cover, erase, erasing_boxes, look, MATRICES, move, warp_one)
-from . import color as colour
+from . import color
 from . import geometry
 
 # %% ../../nbs/transforms/07_augment.ipynb #eeb06ecf
@@ -41,8 +41,8 @@ def _valued(op, mean, std):
     if isinstance(op, OneOf): return replace(op, ops=tuple(_valued(o, mean, std) for o in op.ops))
     return _Erase(op, mean, std) if isinstance(op, RandomErasing) else op
 
-_BATCH = {_Erase:lambda e, x, u: erase(e.op, x, u, e.mean, e.std), **colour.BATCH, **geometry.BATCH, **dict.fromkeys((AutoAugment, RandAugment, TrivialAugmentWide, AugMix), _each_image)}
-_ONE = {**colour.ONE, **geometry.ONE}
+_BATCH = {_Erase:lambda e, x, u: erase(e.op, x, u, e.mean, e.std), **color.BATCH, **geometry.BATCH, **dict.fromkeys((AutoAugment, RandAugment, TrivialAugmentWide, AugMix), _each_image)}
+_ONE = {**color.ONE, **geometry.ONE}
 LARGE = 2**14         # numbers in an image, from which on a processor takes images one by one; below, an image costs less than a call
 
 def _parts(op, u):

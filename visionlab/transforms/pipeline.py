@@ -8,6 +8,7 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'Pipeline', 'Rows', 'Plan']
 # %% ../../nbs/transforms/02_pipeline.ipynb #024d43d0
 from dataclasses import dataclass, fields, is_dataclass, replace
 from fastcore.basics import patch
+from ..core.extend import Extensible
 from ..core.errors import ConfigError, one_of
 from ..core.text import html_table
 from .ops import (
@@ -63,7 +64,7 @@ def _own_line(part):
     return f"your {name}" + (f" of {', '.join(steps)}" if steps else "") + (", which normalises" if part.normalises else "")
 
 @dataclass
-class Pipeline:
+class Pipeline(metaclass=Extensible):
     "Say what happens between a decoded image and the model"
     frame:object                  # cuts and resizes one image: `RandomResizedCrop`, `Resize` or `Custom`
     ops:tuple = ()                # change a batch on the device

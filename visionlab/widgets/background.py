@@ -6,9 +6,10 @@
 __all__ = ['Run']
 
 # %% ../../nbs/widgets/20_background.ipynb #9e16dc83
-import asyncio, atexit, contextvars, inspect, math, signal, sys, threading, time, weakref
-from functools import lru_cache, partial, wraps
+import asyncio, atexit, contextvars, math, signal, sys, threading, time, weakref
+from functools import lru_cache, partial
 import torch
+from fastcore.basics import patch
 from ..core.errors import ConfigError
 from ..core.progress import in_notebook, progress_mode, running_cell
 from ..training.events import Callback, CancelFit
@@ -134,29 +135,20 @@ def _at_exit():
     getattr(threading, "_register_atexit", atexit.register)(_end_all)
 
 # %% ../../nbs/widgets/20_background.ipynb #9c03d8c5
-def _in_background(learn, work):
-    "Begin a fit in a thread, and show its chart"
-    learn.alone()
-    if learn.group is not None: raise ConfigError("Several processes train together, and a fit in the background cannot be one of them", "", "Leave background out; with launch(f, n) the progress of the first process is shown")
+@patch
+def in_background(self:Learner,
+    train,      # a method that trains, such as `learn.fit_one_cycle`
+    *args,      # its arguments
+    **kwargs
+)->Run:
+    "Begin a training in a thread, and show its chart"
+    self.alone()
+    if self.group is not None:
+        raise ConfigError("Several processes train together, and a fit in the background cannot be one of them", "",
+                          "Leave background out; with launch(f, n) the progress of the first process is shown")
     chart = LiveChart()
-    chart.run = run = Run(learn, work, chart)
+    chart.run = run = Run(self, partial(train, *args, **kwargs), chart)
     for o in list(_RUNS):
         if o.over: o.chart.forget()
     if progress_mode() == "html": run._cell = running_cell(); chart.show()
     return run.begin()
-
-def _with_background(name):
-    "Give a way of training the option to run in a thread"
-    plain = getattr(Learner, name)
-    @wraps(plain)
-    def fit(self, *args, background:bool=False, **kwargs):
-        if not background: return plain(self, *args, **kwargs)
-        inspect.signature(plain).bind(self, *args, **kwargs)             # what is missing is said here
-        return _in_background(self, partial(plain, self, *args, **kwargs))
-    s = inspect.signature(plain)
-    more = inspect.Parameter("background", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
-    fit.__signature__ = s.replace(parameters=[*s.parameters.values(), more])
-    setattr(Learner, name, fit)
-
-for _name in ("fit", "fit_one_cycle", "fine_tune"):
-    if "background" not in inspect.signature(getattr(Learner, _name)).parameters: _with_background(_name)
