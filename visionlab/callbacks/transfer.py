@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import torch, torch.nn.functional as F
 from torch import nn
 from fastcore.basics import patch
-from ..core.errors import ConfigError, one_of, TrainingError
+from ..core.errors import ConfigError, one_of
 from ..core.randomness import key
 from ..core.show import new_figure
-from ..data.loader import Loader
 from ..models.network import head_names
 from ..models.groups import unwrap
 from ..models.probs import to_probs

@@ -6,7 +6,7 @@
 __all__ = ['LoaderSpeed', 'benchmark_loader']
 
 # %% ../../nbs/data/13_benchmark.ipynb #e1fc624b
-import os, statistics, time
+import statistics, time
 from dataclasses import dataclass
 import numpy as np, torch
 from ..core.machine import usable_cpus

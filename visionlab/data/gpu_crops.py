@@ -7,7 +7,6 @@ __all__ = ['resize_weights', 'crop_resize', 'Resident']
 
 # %% ../../nbs/data/08_gpu_crops.ipynb #1d69466b
 import numpy as np, torch
-from ..core.randomness import uniforms
 from ..transforms.ops import RandomResizedCrop
 
 # %% ../../nbs/data/08_gpu_crops.ipynb #08775c81

@@ -15,7 +15,7 @@ from ..catalog.catalog import Catalog
 from ..training.learner import Learner
 from ..catalog.folds import deal_folds
 from ..callbacks.transfer import BelowHead, fold_probs
-from .interpretation import _loss_of, interpret_folds, interpret_probs, Interpretation
+from .interpretation import _loss_of, interpret_probs, Interpretation
 
 # %% ../../nbs/interpret/03_label_opinions.ipynb #f532c260
 def _same_images(found, first):

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
 from ..core.errors import ConfigError, DataError, one_of
-from ..core.text import csv_bytes, html_table
+from ..core.text import html_table
 from ..core.settings import read_yaml
 from ..core.show import new_figure
 from ..core.progress import clock

@@ -10,7 +10,7 @@ import json, shutil, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
-from ..core.errors import CheckpointError, ClassMismatchError, ConfigError, one_of
+from ..core.errors import ClassMismatchError, ConfigError, one_of
 from ..core.machine import usable_cpus
 from ..core.text import csv_bytes, escape, finite, html_table, printable
 from ..core.files import atomic_write, check_own, starts_as

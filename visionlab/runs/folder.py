@@ -8,11 +8,10 @@ __all__ = ['RECORDS', 'WHICH', 'SaveCheckpoints', 'RunFolder', 'exported', 'begu
 # %% ../../nbs/runs/06_folder.ipynb #a4c6997a
 import csv, io, json, os, secrets, shutil, signal, sys, threading, time, warnings
 from pathlib import Path
-from ..core.errors import CheckpointError, ConfigError, one_of, VisionlabError, whole_number
+from ..core.errors import CheckpointError, ConfigError, one_of, whole_number
 from ..core.text import finite
 from ..core.files import atomic_write, check_writable
 from ..training.events import Callback, CancelFit
-from ..training.learner import Learner
 from ..callbacks.stopping import Watcher
 from .fingerprint import fit_settings, given_loader, ImageStates, settings
 from .checkpoints import Checkpoint, list_checkpoints, random_state, remove, resolve, sweep

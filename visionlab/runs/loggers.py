@@ -8,7 +8,6 @@ __all__ = ['LOGGERS', 'Courier', 'public', 'to_png', 'batch_picture', 'Logger', 
 
 # %% ../../nbs/runs/08_loggers.ipynb #4a03fdfc
 import io, json, logging, math, netrc, os, queue, re, secrets, sys, tempfile, threading, time, warnings
-from contextlib import suppress
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
@@ -19,7 +18,6 @@ from ..core.show import show_images
 from ..training.events import Callback, CancelFit, EndOfFit
 from .fingerprint import settings
 from .compare import flat_names, read_config
-from ..interpret import interpretation as interpret      # adds learn.interpret
 
 # %% ../../nbs/runs/08_loggers.ipynb #15d0f472
 class Courier:

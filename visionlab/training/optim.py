@@ -12,7 +12,7 @@ import inspect, math, sys
 from fnmatch import fnmatch
 import numpy as np, torch
 from torch import nn
-from ..core.errors import close_matches, ConfigError, MissingDependencyError, one_of, UnknownOptionError
+from ..core.errors import ConfigError, MissingDependencyError, one_of
 from ..models.groups import layer_groups, unwrap
 
 # %% ../../nbs/training/00_optim.ipynb #808d95fa

@@ -17,9 +17,9 @@ from .ops import (
 from .custom import Custom
 from .pipeline import Pipeline
 from .policies import apply_image
-from .color import _cv2, _floats, _like, _on, Normalize, normalize_one
+from .color import _cv2, _like, _on, Normalize, normalize_one
 from .geometry import (
-    chains, compose, COPIES, cover, erase, erasing_boxes, look, MATRICES, move, warp_one)
+    chains, compose, COPIES, erase, erasing_boxes, look, MATRICES, move, warp_one)
 from . import color
 from . import geometry
 

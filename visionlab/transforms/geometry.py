@@ -10,7 +10,7 @@ __all__ = ['MATRICES', 'COPIES', 'BATCH', 'ONE', 'compose', 'warp', 'warp_one', 
 import math
 import numpy as np, torch
 from visionlab.transforms.ops import (
-    Affine, CoarseDropout, GaussianBlur, HorizontalFlip, MotionBlur, PadCrop, Perspective, RandomErasing, Rotate90,
+    Affine, CoarseDropout, GaussianBlur, HorizontalFlip, MotionBlur, PadCrop, Perspective, Rotate90,
     VerticalFlip)
 from .color import _cv2, _on, _pixels, chosen, some
 

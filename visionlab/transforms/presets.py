@@ -8,7 +8,7 @@ __all__ = ['PRESETS', 'BACKENDS', 'preset', 'lacking', 'list_presets', 'list_tra
 
 # %% ../../nbs/transforms/06_presets.ipynb #137fd470
 from dataclasses import replace
-from ..core.errors import ConfigError, one_of
+from ..core.errors import one_of
 from visionlab.transforms.ops import (
     Affine, AugMix, AutoAugment, BrightnessContrast, ChannelDrop, CoarseDropout, ColorJitter, GaussianBlur, GaussNoise,
     HorizontalFlip, MotionBlur, OneOf, PadCrop, RandAugment, RandomResizedCrop, Resize, Rotate90, TrivialAugmentWide,

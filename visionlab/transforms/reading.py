@@ -6,10 +6,9 @@
 __all__ = ['Stats', 'read_transform']
 
 # %% ../../nbs/transforms/10_reading.ipynb #1633962f
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 import torch
 from fastcore.basics import patch
-from ..core.errors import ConfigError
 from .ops import (
     Affine, AugMix, AutoAugment, BrightnessContrast, CoarseDropout, ColorJitter, GaussianBlur, GaussNoise, Grayscale,
     HorizontalFlip, MotionBlur, OneOf, PadCrop, Perspective, RandAugment, RandomErasing, RandomResizedCrop, Resize,
