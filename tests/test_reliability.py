@@ -22,24 +22,24 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 ELSEWHERE = { # row: file::test
     # 1A image files
-    "zero byte, text, html, pickle": "items::contents_that_are_no_image data::unreadable_files_leave_with_a_reason",
-    "truncated JPEG/PNG": "items::jpeg_cut_anywhere_is_an_error items::cut_files_are_truncated data::unreadable_files_leave_with_a_reason",
-    "one byte flipped in PNG": "items::flipped_byte_in_a_png decode_fuzz::damaged_images",
-    "40 flipped bytes in JPEG": "items::damage_that_pillow_passes_over_is_an_error decode_fuzz::damaged_images",
-    "bomb 20k": "items::bomb_is_refused_from_its_header",
-    "JPEG header claiming 65,500²": "items::lying_jpeg_header",
-    "128 MB zTXt chunk": "items::text_bomb_in_a_png",
-    "CMYK JPEG/TIFF": "items::cmyk_files",
-    "16-bit gray PNG/TIFF": "items::sixteen_bits_keep_their_range data::sixteen_bit_and_alpha_come_out_the_same_in_loader_and_predict",
-    "int32 / float32 TIFF": "items::int32 items::float items::values_without_a_range_are_refused",
-    "gray, 1-bit, palette, LA, RGBA": "items::grey items::one_bit items::palette items::alpha_from_files",
-    "EXIF orientation": "items::exif_orientation",
-    "animated, multipage": "items::first_frame_only",
+    "zero byte, text, html, pickle": "decode::contents_that_are_no_image data::unreadable_files_leave_with_a_reason",
+    "truncated JPEG/PNG": "decode::jpeg_cut_anywhere_is_an_error decode::cut_files_are_truncated data::unreadable_files_leave_with_a_reason",
+    "one byte flipped in PNG": "decode::flipped_byte_in_a_png decode_fuzz::damaged_images",
+    "40 flipped bytes in JPEG": "decode::damage_that_pillow_passes_over_is_an_error decode_fuzz::damaged_images",
+    "bomb 20k": "decode::bomb_is_refused_from_its_header",
+    "JPEG header claiming 65,500²": "decode::lying_jpeg_header",
+    "128 MB zTXt chunk": "decode::text_bomb_in_a_png",
+    "CMYK JPEG/TIFF": "decode::cmyk_files",
+    "16-bit gray PNG/TIFF": "decode::sixteen_bits_keep_their_range data::sixteen_bit_and_alpha_come_out_the_same_in_loader_and_predict",
+    "int32 / float32 TIFF": "decode::int32 decode::float decode::values_without_a_range_are_refused",
+    "gray, 1-bit, palette, LA, RGBA": "decode::grey decode::one_bit decode::palette decode::alpha_from_files",
+    "EXIF orientation": "decode::exif_orientation",
+    "animated, multipage": "decode::first_frame_only",
     "DICOM": "dicom::stored_bits_fill_the_range dicom::monochrome1_is_turned_round dicom::a_folder_of_scans_trains",
-    "mixed-case extensions, content≠extension": "catalog::extensions items::content_decides_not_the_name",
+    "mixed-case extensions, content≠extension": "catalog::extensions decode::content_decides_not_the_name",
     "hidden and system entries": "catalog::hidden_entries",
-    "FIFO": "items::paths_that_are_no_file catalog::pipes_and_sockets_are_not_opened",
-    "broken symlink": "items::missing_paths catalog::links",
+    "FIFO": "decode::paths_that_are_no_file catalog::pipes_and_sockets_are_not_opened",
+    "broken symlink": "decode::missing_paths catalog::links",
     # 1B data sets
     "val lacks a class": "catalog::class_missing_in_val_is_a_note",
     "val has an extra class": "catalog::class_missing_in_train_is_an_error",
@@ -54,22 +54,22 @@ ELSEWHERE = { # row: file::test
     "last batch of 1": "learner::a_last_batch_of_one_trains",
     "unicode class folders": "catalog::odd_names",
     # 1C CSV
-    "UTF-8 BOM": "tables::marks_and_line_ends",
-    "missing/renamed column": "tables::missing_and_renamed_columns",
-    "missing file, unknown and empty label, ragged rows, NUL byte, outside root": "tables::every_bad_row_is_named_with_its_line",
-    "spaces": "tables::spaces_around_labels",
-    "duplicate / conflicting rows": "tables::repeated_and_conflicting_rows",
-    "../../etc/passwd, absolute path": "tables::paths_that_lead_out",
-    "UTF-16 / latin-1": "tables::other_encodings",
-    "empty / header only": "tables::empty_tables",
-    "duplicate header column": "tables::two_columns_of_one_name",
-    "semicolon": "tables::delimiters"}
+    "UTF-8 BOM": "csv::marks_and_line_ends",
+    "missing/renamed column": "csv::missing_and_renamed_columns",
+    "missing file, unknown and empty label, ragged rows, NUL byte, outside root": "csv::every_bad_row_is_named_with_its_line",
+    "spaces": "csv::spaces_around_labels",
+    "duplicate / conflicting rows": "csv::repeated_and_conflicting_rows",
+    "../../etc/passwd, absolute path": "csv::paths_that_lead_out",
+    "UTF-16 / latin-1": "csv::other_encodings",
+    "empty / header only": "csv::empty_tables",
+    "duplicate header column": "csv::two_columns_of_one_name",
+    "semicolon": "csv::delimiters"}
 
 
 def test_the_tests_named_here_exist():
     for row, names in ELSEWHERE.items():
         for file, name in (o.split("::") for o in names.split()):
-            text = (Path(__file__).parent/f"test_{file}.py").read_text(encoding="utf-8")
+            text = next(Path(__file__).parent.rglob(f"test_{file}.py")).read_text(encoding="utf-8")
             assert re.search(rf"^def test_{name}\(", text, re.M), f"{row}: no test_{name} in test_{file}.py"
 
 

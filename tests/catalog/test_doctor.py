@@ -9,6 +9,7 @@ import pytest
 import torch
 from defects import BROKEN, LOOKS, NEAR, PLAIN, TURNED, distinct, found_copies, jpeg, plant, recall
 from PIL import Image
+from visionlab.catalog import similar
 from visionlab.catalog.catalog import Catalog
 from visionlab.core.errors import ConfigError, DataError, ImageReadError, UnknownOptionError
 from visionlab.catalog import doctor
@@ -477,17 +478,17 @@ def test_blocks_do_not_matter():
     cos = x.astype(float) @ x.astype(float).T
     a, b = np.nonzero(np.triu(cos > .8, 1))
     known = np.array([a[0]*400 + b[0]])
-    found = [doctor._closest(x, .8, known, block) for block in (1, 4000, 10**7)]
+    found = [similar._closest(x, .8, known, block) for block in (1, 4000, 10**7)]
     for pairs, score, missed in found:
         assert {*map(tuple, pairs.tolist())} == {*zip(a[1:].tolist(), b[1:].tolist())} and missed == 0
         assert np.array_equal(pairs, found[0][0]) and np.array_equal(score, found[0][1]) and (np.diff(score) < 1e-6).all()
     for block in (1, 4000, 10**7):
-        pairs, score, missed = doctor._closest(x, .8, known, block, most=20)
+        pairs, score, missed = similar._closest(x, .8, known, block, most=20)
         assert np.array_equal(pairs, found[0][0][:20]) and missed == len(a) - 21
 
 
 def test_very_many_similar_pairs_are_capped_with_a_note(turned, monkeypatch):
-    monkeypatch.setattr(doctor._closest, "__defaults__", (*doctor._closest.__defaults__[:-1], 5))
+    monkeypatch.setattr(similar._closest, "__defaults__", (*similar._closest.__defaults__[:-1], 5))
     report = check(turned, embeddings=lambda images: np.ones((len(images), 2)))
     assert len(named(report)) == 5
     assert "more pairs are similar" in report.frame.set_index("issue").at["not_compared", "detail"]

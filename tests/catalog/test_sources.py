@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visionlab.catalog import sources
+from visionlab.catalog import imagenet_tree, sources
 from visionlab.catalog.catalog import Catalog
 from visionlab.core.errors import (
     ClassMismatchError, ConfigError, DataError, EmptyDatasetError, ImageReadError, MissingDependencyError,
@@ -310,7 +310,7 @@ def test_the_thousand_classes_have_a_thousand_names_in_the_standard_order():
 def test_the_tree_is_read_once(net, monkeypatch):
     first = Catalog.from_imagenet(net)
     read = []
-    monkeypatch.setattr(sources, "_read_tree", lambda root, keep=sources._read_tree: read.append(root) or keep(root))
+    monkeypatch.setattr(imagenet_tree, "_read_tree", lambda root, keep=imagenet_tree._read_tree: read.append(root) or keep(root))
     assert Catalog.from_imagenet(net).frame.equals(first.frame) and not read
     (net/"val/n01440764/new.JPEG").write_bytes((net/"val/n01440764/n01440764_0.JPEG").read_bytes())
     assert len(Catalog.from_imagenet(net)) == 17 and len(read) == 1
@@ -349,7 +349,7 @@ def test_imagenet_module(net, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_hundred_thousand_rows(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]/"benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]/"benchmarks"))
     import catalog_scale
     found = catalog_scale.run(100_000)
     share = found["rows"]/1_300_000

@@ -16,6 +16,9 @@ import pytest
 import torch
 
 from photos import photo_folder
+from visionlab.core import settings, text
+from visionlab.data import audit, shard_files
+from visionlab.export import load
 from visionlab.runs import checkpoints
 from visionlab.core import errors as core
 from visionlab.export import folder as deploy
@@ -205,7 +208,7 @@ def test_left_folders_of_exports_go_by_their_own_form(tmp_path):
 
 def test_an_export_is_there_after_a_kill_between_its_renames(tmp_path):
     _export(tmp_path/".model-0123abcd.old")
-    with pytest.raises(VisionlabError, match="names no format"): deploy.load_model(tmp_path/"model")      # found, and read as far as it goes
+    with pytest.raises(VisionlabError, match="names no format"): load.load_model(tmp_path/"model")      # found, and read as far as it goes
     try:
         with deploy._whole(tmp_path/"model"): raise OSError("broken disk")
     except OSError: pass
@@ -213,14 +216,14 @@ def test_an_export_is_there_after_a_kill_between_its_renames(tmp_path):
 
 def test_interrupted_shards_are_refused_and_cleared(catalog, tmp_path, monkeypatch):
     from visionlab.data import shards
-    write,done = shards._finished, []
+    write,done = shard_files._finished, []
     def stop(fs, writer):
         if len(done) == 2: raise KeyboardInterrupt
         done.append(1)
         return write(fs, writer)
-    monkeypatch.setattr(shards, "_finished", stop)
+    monkeypatch.setattr(shard_files, "_finished", stop)
     with pytest.raises(KeyboardInterrupt): write_shards(catalog, tmp_path/"s", max_count=3)
-    monkeypatch.setattr(shards, "_finished", write)
+    monkeypatch.setattr(shard_files, "_finished", write)
     for o in (tmp_path/"s").glob("*.part"): o.unlink()         # killed between two shards
     for at in (tmp_path/"s", tmp_path/"s/*.tar", tmp_path/"s/train-000000.tar"):
         with pytest.raises(VisionlabError, match="interrupted"): Catalog.from_shards(at)
@@ -259,10 +262,10 @@ def test_odd_yaml_is_a_typed_error(name, tmp_path):
 def test_a_bomb_of_aliases_costs_nothing():
     assert len(_BOMB) < 300
     start = time.process_time()
-    with pytest.raises(ValueError, match="aliases"): core.read_yaml(_BOMB)
+    with pytest.raises(ValueError, match="aliases"): settings.read_yaml(_BOMB)
     assert time.process_time() - start < .1
 
-def test_aliases_may_be_used(): assert core.read_yaml("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: *a") == dict(a=dict(x=1), b=dict(x=1, y=2), c=dict(x=1))
+def test_aliases_may_be_used(): assert settings.read_yaml("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: *a") == dict(a=dict(x=1), b=dict(x=1, y=2), c=dict(x=1))
 
 def _damages(data, rng, n):
     "Yield versions of a file that was cut, overwritten, or filled with something else"
@@ -309,11 +312,11 @@ def test_damaged_notes_of_an_audit_are_made_anew(note, catalog, tmp_path, monkey
     from visionlab.data import module as data
     from visionlab.data.images import Images
     monkeypatch.setenv("VISIONLAB_CACHE", str(tmp_path))
-    data.audit(catalog, Images(catalog, 3), 1)
+    audit.audit(catalog, Images(catalog, 3), 1)
     notes = [o for o in tmp_path.rglob("*.json")]
     assert notes
     for o in notes: o.write_text(note)
-    assert data.audit(catalog, Images(catalog, 3), 1) == []
+    assert audit.audit(catalog, Images(catalog, 3), 1) == []
 
 def test_a_damaged_checkpoint_or_manifest_is_a_typed_error(tmp_path):
     made = tmp_path/"step-00000001"
@@ -323,7 +326,7 @@ def test_a_damaged_checkpoint_or_manifest_is_a_typed_error(tmp_path):
         (made/checkpoints.MANIFEST).write_bytes(o)
         with pytest.raises(VisionlabError): checkpoints.Checkpoint.read(made)
         (made/deploy.MANIFEST).write_bytes(o)
-        with pytest.raises(VisionlabError): deploy.load_model(made)
+        with pytest.raises(VisionlabError): load.load_model(made)
 
 
 # ---- texts that act on spreadsheets, terminals and cards
@@ -332,7 +335,7 @@ def test_tables_of_answers_hold_no_formulas(tmp_path):
     found = Predictions([Prediction([(NASTY, .9)], torch.tensor([.9]), "=1+1.jpg")])
     rows = pd.read_csv(found.to_csv(tmp_path/"p.csv"))
     assert rows["path"][0] == "'=1+1.jpg" and rows["label"][0].startswith("'=")
-    table = pd.read_csv(__import__("io").BytesIO(core.csv_bytes(pd.DataFrame({"=a":["@x", 1.5], "b":[-1.5, None]}, index=["+run", "r"]), "run")))
+    table = pd.read_csv(__import__("io").BytesIO(text.csv_bytes(pd.DataFrame({"=a":["@x", 1.5], "b":[-1.5, None]}, index=["+run", "r"]), "run")))
     assert table["run"].tolist() == ["'+run", "r"] and table["'=a"].tolist() == ["'@x", "1.5"] and table["b"].tolist()[0] == -1.5
 
 def test_the_table_of_runs_holds_no_formulas(tmp_path):

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 import visionlab.data.store as cache
+from visionlab.data import cache_plan, caches as caches_page, disk_store, pixel_keys
 from visionlab.data.store import MemoryStore
 from visionlab.data.disk_store import DiskStore
 from visionlab.data.pixel_keys import cache_key
@@ -292,7 +293,7 @@ def test_another_version_or_other_images_are_replaced(tmp_path, monkeypatch):
     for other in (lambda: opened(path, n=81), lambda: opened(path, channels=1), lambda: DiskStore(path, 80, 3, None, dict(key="other"), 0)):
         assert len(other()) == 0
         opened(path).put(5, image(5)); assert len(opened(path)) == 1
-    monkeypatch.setattr(cache, "_FORMAT", 99)
+    monkeypatch.setattr(disk_store, "_FORMAT", 99)
     assert len(opened(path)) == 0
 
 
@@ -300,19 +301,19 @@ def test_another_version_or_other_images_are_replaced(tmp_path, monkeypatch):
 def test_an_entry_that_points_elsewhere(tmp_path, offset):
     store = opened(tmp_path/"a.pixels")
     with open(tmp_path/"a.pixels", "r+b") as f:
-        f.seek(cache._HEAD); f.write(cache._pack(0, offset, 2, 2, cache.zlib.crc32((tmp_path/"a.pixels").read_bytes()[offset:offset+12] if offset < 2**40 else b"")))
+        f.seek(disk_store._HEAD); f.write(disk_store._pack(0, offset, 2, 2, cache.zlib.crc32((tmp_path/"a.pixels").read_bytes()[offset:offset+12] if offset < 2**40 else b"")))
     assert store.get(0) is None and store.put(0, image(0)) and np.array_equal(store.get(0), image(0))
 
 
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_file_removed_while_it_is_opened(tmp_path, monkeypatch, replaced):
-    path, real, calls = tmp_path/"a.pixels", cache._mark_in_use, []
+    path, real, calls = tmp_path/"a.pixels", disk_store._mark_in_use, []
     opened(path).put(0, image(0)); opened(tmp_path/"b.pixels")
     def mark(fd, alone=False):
         if not calls: os.replace(tmp_path/"b.pixels", path) if replaced else os.unlink(path)
         calls.append(fd)
         return real(fd, alone)
-    monkeypatch.setattr(cache, "_mark_in_use", mark)
+    monkeypatch.setattr(disk_store, "_mark_in_use", mark)
     store = opened(path)
     assert len(calls) == 2 and len(store) == 0 and store.put(1, image(1)) and np.array_equal(opened(path).get(1), image(1))
 
@@ -427,7 +428,7 @@ def test_the_key_follows_files_and_decoding(photos, monkeypatch):
     path, stat = photos.sources[1], os.stat(photos.sources[1])
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1)); assert cache_key(photos, 3) != first
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns)); assert cache_key(photos, 3) == first
-    monkeypatch.setattr(cache, "_decoders", lambda: "another")
+    monkeypatch.setattr(pixel_keys, "_decoders", lambda: "another")
     assert cache_key(photos, 3) != first
 
 
@@ -564,9 +565,9 @@ def test_a_wrong_name_for_a_place():
 
 def test_memory_of_a_container(tmp_path):
     for name, text in (("memory.max", "1000\n"), ("memory.current", "700\n"), ("memory.stat", "anon 300\ninactive_file 250\n")): (tmp_path/name).write_text(text)
-    assert cache._container_memory(tmp_path) == 550           # files the system keeps give way
-    (tmp_path/"memory.max").write_text("max\n"); assert cache._container_memory(tmp_path) == float("inf")
-    assert cache._container_memory(tmp_path/"none") == float("inf")
+    assert cache_plan._container_memory(tmp_path) == 550           # files the system keeps give way
+    (tmp_path/"memory.max").write_text("max\n"); assert cache_plan._container_memory(tmp_path) == float("inf")
+    assert cache_plan._container_memory(tmp_path/"none") == float("inf")
 
 
 # ---- the list, the removal
@@ -585,14 +586,14 @@ def test_the_list_tells_size_source_and_use(tmp_path):
     table = caches(tmp_path)
     assert table["source"].tolist() == ["cats", "birds", "not readable"] and table["images"].tolist() == [20, 10, 0]
     assert not table["in_use"].any() and table["used"].is_monotonic_increasing
-    sizes = [o["size"] for o in cache._listed(tmp_path)]
+    sizes = [o["size"] for o in caches_page._listed(tmp_path)]
     assert 600_000 <= sizes[0] < 700_000 and 300_000 <= sizes[1] < 400_000
     assert len(caches(tmp_path/"none")) == 0
 
 
 def test_the_oldest_make_room_and_those_in_use_stay(tmp_path):
     for name, used in (("a", 400), ("b", 300), ("c", 200), ("d", 100)): filled(tmp_path, name, 10, used)
-    one = cache._listed(tmp_path)[0]["size"]
+    one = caches_page._listed(tmp_path)[0]["size"]
     assert make_room(one, tmp_path, limit=5*one) == 0
     a = DiskStore(tmp_path/"a.pixels", 10, 3, (100, 100), dict(key="a"), 0)
     view = a.get(3); a.close()                                # and still in use: somebody holds an image
@@ -642,7 +643,7 @@ def test_opening_makes_room(photos, monkeypatch, tmp_path):
     filled(folder, "old", 30, 1000)
     monkeypatch.setenv("VISIONLAB_CACHE_LIMIT", "1MB")
     store = open_store(plan_cache("disk", [(400, 400)], 1, 3, 224), photos, 3)
-    assert store is not None and [o["source"] for o in cache._listed(folder)] == ["lists"]
+    assert store is not None and [o["source"] for o in caches_page._listed(folder)] == ["lists"]
 
 
 # ---- large
@@ -658,7 +659,7 @@ def test_a_million_rows_open_fast(tmp_path):
         assert (len(store), store.complete) == (1, False)
         store.close()
     assert min(times) < .5
-    assert cache._on_disk(tmp_path/"a.pixels") < 33_000_000
+    assert cache_plan._on_disk(tmp_path/"a.pixels") < 33_000_000
 
 
 def test_get_is_cheap(tmp_path):

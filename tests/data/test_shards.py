@@ -2,6 +2,7 @@
 import gzip, io, json, pickle, shutil, tarfile
 import fsspec, numpy as np, pandas as pd, pytest, torch
 from PIL import Image
+from visionlab.data import shard_reading
 from visionlab.catalog.catalog import Catalog
 from visionlab.core.errors import (
     ClassMismatchError, ConfigError, DataError, ImageReadError, MissingDependencyError, TooManyBadFilesError,
@@ -312,8 +313,8 @@ def test_resuming_opens_no_shard_that_is_behind(shards, monkeypatch):
     cat = Catalog.from_shards(shards)
     dl = stream(cat, ImageDataModule(cat, image_size=32).train_pipeline, shuffle=False)
     opened = []
-    real = module._open_shard
-    monkeypatch.setattr(module, "_open_shard", lambda url: opened.append(url) or real(url))
+    real = shard_reading._open_shard
+    monkeypatch.setattr(shard_reading, "_open_shard", lambda url: opened.append(url) or real(url))
     list(dl.batches(0, start=len(dl)-1))
     assert len(opened) == 1
 

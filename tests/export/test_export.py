@@ -239,11 +239,11 @@ def test_a_failed_exchange_is_undone(learn, copy, monkeypatch):
 def test_killed_in_the_middle(copy, photos):
     code = f"""if True:
     import os, signal, sys
-    sys.path.insert(0, {str(Path(__file__).parent)!r})
+    sys.path.insert(0, {str(Path(__file__).parents[1])!r})
     from test_deploy import *
     deploy.flush_to_disk = lambda path: os.kill(os.getpid(), signal.SIGKILL)
     make_learner({str(photos)!r}, seed=1).export({str(copy)!r})"""
-    done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=str(Path(deploy.__file__).parents[1])))
+    done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=str(Path(deploy.__file__).parents[2])))
     assert done.returncode == -signal.SIGKILL
     assert load_model(copy, "cpu") and all(re.fullmatch(r"\.model-\w+\.tmp", o) for o in leftovers(copy))
 
@@ -480,7 +480,7 @@ def test_a_manifest_is_not_obeyed_before_the_weights_are_looked_at(copy, tmp_pat
             except BaseException as e: said = f"{{type(e).__name__}}: {{str(e)[:80]}}"
             if said != "typed" or asked or used() - before > 100: print(way, folder.name, said, asked, round(used() - before))
             asked.clear()"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(Path(deploy.__file__).parents[1])))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(Path(deploy.__file__).parents[2])))
     assert not done.returncode and not done.stdout, done.stdout + done.stderr[-2000:]
 
 def test_an_export_whose_network_says_its_size_while_built_loads(photos, tmp_path):

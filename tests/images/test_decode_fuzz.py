@@ -13,7 +13,7 @@ SECONDS_EACH,MEMORY = 5, 3*2**30      # what one image may take: processor time,
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_damaged_images(fmt, tmp_path):
     count,log = TOTAL//len(FORMATS), tmp_path/"log"
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     env = {**os.environ, "PYTHONPATH":os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([sys.executable, "-W", "ignore", __file__, fmt, str(count), str(SEED), str(log)], env=env, capture_output=True, text=True)
     case = log.read_text() if log.exists() else "none"

@@ -199,7 +199,7 @@ def test_errors(photos):
 
 def test_import_is_light():
     code = "import sys, visionlab.interpret.interpretation; print([o for o in ('matplotlib', 'sklearn', 'timm', 'torchvision') if o in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(interpret.__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(interpret.__file__).parents[2])
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
     assert "sklearn" not in Path(interpret.__file__).read_text()
 

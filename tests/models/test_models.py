@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest, torch
 from torch import nn
 from safetensors.torch import save_file
+from visionlab.models import weights
 from visionlab.core.errors import CheckpointError, ConfigError, UnknownOptionError
 from visionlab.transforms.pipeline import IMAGENET_MEAN
 from visionlab.models.resnet import resnet9
@@ -446,7 +447,7 @@ def test_a_network_that_does_not_answer_is_given_up(offline, monkeypatch):
     def silent(*args, **kwargs):
         done.wait(30); raise socket.gaierror(-2, "late")
     monkeypatch.setattr(socket, "getaddrinfo", silent)
-    monkeypatch.setattr(models, "PATIENCE", .5)
+    monkeypatch.setattr(weights, "PATIENCE", .5)
     start = time.perf_counter()
     with pytest.raises(CheckpointError, match="no answer within 0.5 seconds"): ImageClassifier("resnet18", 3)
     assert time.perf_counter() - start < 5

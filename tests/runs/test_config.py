@@ -13,6 +13,7 @@ from fastcore.docments import docments
 from torch import nn
 
 from photos import photo_folder
+from visionlab.runs import plan
 from visionlab.callbacks import precision
 from visionlab.runs import train as train_module
 from visionlab.catalog.catalog import Catalog
@@ -580,8 +581,8 @@ class _Told(Callback):
 @pytest.fixture
 def best_second(monkeypatch):
     "The second of three epochs has the best accuracy; the third has the lowest loss"
-    own = train_module.fit_callbacks
-    monkeypatch.setattr(train_module, "fit_callbacks", lambda config: [*own(config), _Told("accuracy", [.2, .9, .5]), _Told("valid_loss", [3., 2., 1.])])
+    own = plan.fit_callbacks
+    monkeypatch.setattr(plan, "fit_callbacks", lambda config: [*own(config), _Told("accuracy", [.2, .9, .5]), _Told("valid_loss", [3., 2., 1.])])
 
 
 @pytest.mark.parametrize("out", [True, False])
@@ -590,8 +591,8 @@ def test_the_value_of_train_has_the_best_weights(tmp_path, no_figures, best_seco
     class Keep(Callback):
         order,aside = 999, True
         def after_epoch(self, learn): after[len(learn.history)] = {k:v.clone() for k,v in learn.model.state_dict().items()}
-    own = train_module.fit_callbacks
-    monkeypatch.setattr(train_module, "fit_callbacks", lambda config: [*own(config), Keep()])
+    own = plan.fit_callbacks
+    monkeypatch.setattr(plan, "fit_callbacks", lambda config: [*own(config), Keep()])
     said = []
     learn = train(**FEW, epochs=3, batch_size=64, out=str(tmp_path/"run") if out else None, say=lambda o: said.append(str(o)))
     same = lambda model, epoch: all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), after[epoch].values()))

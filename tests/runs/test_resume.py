@@ -20,7 +20,7 @@ from resuming import data, learner, net, options, told
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from visionlab.runs import checkpoints
+from visionlab.runs import fingerprint, checkpoints
 from visionlab.catalog.catalog import Catalog
 from visionlab.callbacks.ema import EMA
 from visionlab.callbacks.one_cycle import Schedule
@@ -606,11 +606,11 @@ def test_pixels_in_memory_that_have_changed_are_seen(tmp_path):
 def test_what_is_read_of_a_file_is_bounded(tmp_path, monkeypatch):
     "A start of 100,000 files must not read them all: at most 64 KB of each, and nothing where size and time are the same."
     (tmp_path/"big").write_bytes(bytes(10**7))
-    before = checkpoints._content(tmp_path/"big")
+    before = fingerprint._content(tmp_path/"big")
     with open(tmp_path/"big", "r+b") as f: f.seek(10**7-1); f.write(b"x")
-    assert checkpoints._content(tmp_path/"big") != before and checkpoints._BLOCK*checkpoints._BLOCKS <= 2**16
+    assert fingerprint._content(tmp_path/"big") != before and fingerprint._BLOCK*fingerprint._BLOCKS <= 2**16
     folder = stopped(photos(tmp_path), tmp_path/"ck")
-    monkeypatch.setattr(checkpoints, "_content", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(fingerprint, "_content", lambda path: pytest.fail("read again"))
     of_pictures(tmp_path/"photos").resume(folder)
 
 

@@ -1,5 +1,6 @@
 "Several processes train as one: the same losses, weights and numbers; nobody waits for the dead; nothing is left running."
 import multiprocessing, os, signal, subprocess, sys, time
+from pathlib import Path
 from dataclasses import replace
 import numpy as np
 import pytest
@@ -369,8 +370,8 @@ def script(folder, start):
     "Start a script that launches processes: a fork of this one, or a new interpreter, which spawning needs"
     if start == "fork": return apart(lambda: launch(steps_until_stopped, 2, folder, start="fork"))
     (folder/"script.py").write_text(SCRIPT)
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return subprocess.Popen([sys.executable, "script.py"], cwd=folder, env={**os.environ, "PYTHONPATH": os.pathsep.join((root, os.path.dirname(__file__)))}, stderr=subprocess.DEVNULL).pid
+    root = str(Path(__file__).resolve().parents[2])
+    return subprocess.Popen([sys.executable, "script.py"], cwd=folder, env={**os.environ, "PYTHONPATH": os.pathsep.join((root, str(Path(__file__).parents[1])))}, stderr=subprocess.DEVNULL).pid
 
 
 @pytest.mark.parametrize("start,number", [("fork", signal.SIGINT), ("spawn", signal.SIGINT), ("fork", signal.SIGKILL)])
@@ -390,7 +391,7 @@ def test_a_script_that_is_stopped_leaves_nobody(tmp_path, start, number):
 # --- commands and notebooks
 
 def test_torchrun_trains_and_only_one_writes(tmp_path):
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    root = str(Path(__file__).resolve().parents[2])
     env = {**os.environ, "PYTHONPATH": root, "VISIONLAB_PROGRESS": "plain", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "visionlab.cli", "train", "--data", "FashionSample", "--model", "resnet9",
                            "--max-samples", "300", "--epochs", "1", "--out", "run", "--device", "cpu"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)

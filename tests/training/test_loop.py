@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import visionlab.callbacks.sanity
+from visionlab.training import device
 from visionlab.callbacks.ema import EMA
 from visionlab.callbacks.batch_size import AutoBatch
 from visionlab.callbacks.one_cycle import Schedule
@@ -262,7 +263,7 @@ def test_every_spelling_of_a_precision(precision, want): assert choose_precision
 
 def test_bfloat16_without_the_hardware_is_said(monkeypatch):
     import visionlab.training.learner as page
-    monkeypatch.setattr(page, "has_bf16", lambda device: False)
+    monkeypatch.setattr(device, "has_bf16", lambda device: False)
     with pytest.warns(UserWarning, match="no bfloat16 arithmetic"): choose_precision("bf16", "cpu")
 
 

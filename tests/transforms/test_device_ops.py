@@ -4,8 +4,7 @@ import numpy as np, pytest, torch
 import torchvision.transforms.v2.functional as TF
 from torchvision.transforms import InterpolationMode as How
 from skimage import data as photos
-from visionlab.transforms import color
-from visionlab.transforms import geometry
+from visionlab.transforms import color, geometry
 from visionlab.transforms.augment import BatchAugment
 from visionlab.transforms.color import dropped
 from visionlab.core.errors import ConfigError
