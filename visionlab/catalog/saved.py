@@ -135,7 +135,7 @@ def load(cls:Catalog,
     base = root or (meta.get("root") and os.path.join(folder, meta["root"]))
     return cls(_inside(frame, os.path.abspath(base)) if base else frame, root=base and os.path.abspath(base), **rest)
 
-_READERS = dict(shards="visionlab.data.shards", hf="visionlab.catalog.sources") # key in `info`: the module whose `reader_again` makes the reader from what stands there
+_READERS = dict(shards="visionlab.data.shards", hf="visionlab.catalog.hugging_face") # key in `info`: the module whose `reader_again` makes the reader from what stands there
 
 def _reader_again(info, root):
     "Make the reader of a catalog whose images are not files; None if they are"
