@@ -10,7 +10,6 @@ import inspect
 from dataclasses import fields
 from pathlib import Path
 import torch
-from ..export import folder as deploy
 from ..core.errors import ConfigError, one_of
 from ..core.randomness import key
 from ..transforms.presets import from_transform_args
@@ -22,6 +21,8 @@ from ..models.suggest import suggest_model
 from ..training.losses import make_loss, plain_loss
 from ..training.metrics import MetricConfig
 from ..training.learner import Learner
+from ..export.folder import _parse, MANIFEST, WEIGHTS
+from ..export.load import load_model
 from .config import TrainConfig
 from .folder import exported
 
@@ -83,12 +84,12 @@ def _model_folder(name):
 
 def _with_head_for(model, name, classes, reuse):
     "Give a model that was exported with other classes a new head; with `reuse` the classes that both know keep their rows"
-    manifest = Path(name).expanduser()/deploy.MANIFEST
-    known = deploy._parse(manifest)["classes"] if manifest.is_file() else classes
+    manifest = Path(name).expanduser()/MANIFEST
+    known = _parse(manifest)["classes"] if manifest.is_file() else classes
     if list(known) == list(classes): return model
     model.reset_head(len(classes))
     shared = [(i, known.index(c)) for i,c in enumerate(classes) if c in known] if reuse else []
-    if shared: _copy_rows(model.net, read_weights(manifest.with_name(deploy.WEIGHTS)), *map(list, zip(*shared)))
+    if shared: _copy_rows(model.net, read_weights(manifest.with_name(WEIGHTS)), *map(list, zip(*shared)))
     return model
 
 @torch.no_grad()
@@ -138,7 +139,7 @@ def teacher_for(
     folder         # an exported model, or a run
 )->torch.nn.Module:
     "Load a teacher, if it suits the student"
-    found = deploy.load_model(exported(folder), device=learn.device)
+    found = load_model(exported(folder), device=learn.device)
     if list(found.classes) != list(learn.classes): raise ConfigError(f"The teacher knows other classes, or in another order: {', '.join(map(str, found.classes[:5]))} …", str(folder), "Train it on the same classes")
     stats = [(tuple(p.mean), tuple(p.std)) for p in (learn.data.eval_pipeline, found.pipeline)]
     if len(stats[0][0]) != len(stats[1][0]): raise ConfigError(f"The teacher sees {len(stats[1][0])} channels and the student {len(stats[0][0])}", str(folder), "Give both the same in_chans")

@@ -10,11 +10,11 @@ import os, re
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-from ..export import folder as deploy
 from ..core.text import printable
 from ..training.counts import Metric
 from ..training.learner import Learner
 from ..interpret.interpretation import answered
+from ..export.folder import _versions
 from .config import shown
 
 # %% ../../nbs/runs/11_model_card.ipynb #4c5d6104
@@ -123,6 +123,6 @@ def _card(learn, config, scores, found, best=None):
     "Write the model card"
     name = "exported_last" if best is None else "exported_best"
     classes = f"{', '.join(map(_text, learn.classes[:20]))}{' …' if len(learn.classes) > 20 else ''}"
-    versions = ", ".join(f"{k} {v}" for k,v in deploy._versions().items())
+    versions = ", ".join(f"{k} {v}" for k,v in _versions().items())
     parts = {"Scores":_card_scores(scores, found), "Use":_card_use(name, getattr(getattr(learn.model, "config", None), "architecture", "").partition("/")[0]), "Data":_card_data(learn.data), "Training":_card_options(learn, config, best), "Versions":[versions, ""]}
     return "\n".join([*_card_front(learn, config), f"# {_text(Path(config.out).name)}", "", f"An image classifier for {len(learn.classes):,} classes: {classes}.", "", *[o for title,part in parts.items() for o in (f"## {title}", "", *part)]])

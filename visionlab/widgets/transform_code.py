@@ -37,11 +37,11 @@ def _named(p:Pipeline)->Pipeline:
 
 def _own_code(p):
     "Write a pipeline that is visionlab's own"
-    if p.name in list_presets() and _named(p) == p: return f"from visionlab.transforms.presets import preset\npipeline = preset({p.name!r}, {_size_code(p)}{_stats_code(p)})"
+    if p.name in list_presets() and _named(p) == p: return f"from visionlab.transforms import preset\npipeline = preset({p.name!r}, {_size_code(p)}{_stats_code(p)})"
     names = sorted({"Pipeline", *(k for o in (p.frame, *p.ops) for k in _kinds(o))})
     ops = ", ".join(map(_part_code, p.ops)) + ","*(len(p.ops) == 1)
     name = f", name={p.name!r}" if p.name != "custom" else ""
-    return f"from visionlab.transforms.ops import {', '.join(names)}\npipeline = Pipeline({_part_code(p.frame)}, ({ops}), size={_size_code(p)}{_stats_code(p)}{name})"
+    return f"from visionlab.transforms import {', '.join(names)}\npipeline = Pipeline({_part_code(p.frame)}, ({ops}), size={_size_code(p)}{_stats_code(p)}{name})"
 
 # %% ../../nbs/widgets/08_transform_code.ipynb #8505ba1c
 _HOMES = (("torchvision.transforms.v2", "v2", "from torchvision.transforms import v2"), ("torchvision", "T", "import torchvision.transforms as T"),
@@ -60,7 +60,7 @@ class _Writer:
         if isinstance(v, enum.Enum): return f"v2.{type(v).__name__}.{v.name}"
         if isinstance(v, torch.dtype): self.imports.add("import torch")
         if is_dataclass(v):
-            self.imports |= {f"from visionlab.transforms.ops import {k}" for k in _kinds(v)}
+            self.imports |= {f"from visionlab.transforms import {k}" for k in _kinds(v)}
             return _part_code(v)
         if isinstance(v, (list, tuple)): return f"({', '.join(map(self.value, v))}{','*(len(v) == 1)})" if not any(map(_home, v)) else f"[{', '.join(map(self.step, v))}]"
         return self.step(v) if _home(v) and hasattr(v, "__dict__") and not isinstance(v, type) else repr(v)
