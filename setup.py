@@ -18,7 +18,7 @@ setup(
     author=cfg["author"], license=cfg["license"], license_files=["LICENSE", "NOTICE"],
     long_description=(here/"README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
     classifiers=lines("classifiers"), python_requires=f">={cfg['min_python']}",
-    packages=find_packages(include=["visionlab", "visionlab.*"]), package_data={"visionlab": ["sample/*"]}, zip_safe=False, ext_modules=[region],
+    packages=find_packages(include=["visionlab", "visionlab.*"]), package_data={"visionlab": ["sample/*", "py.typed", "*.pyi", "*/*.pyi"]}, zip_safe=False, ext_modules=[region],
     install_requires=lines("requirements"), extras_require=extras,
     entry_points={"console_scripts": lines("console_scripts")},
 )

@@ -374,13 +374,28 @@ def test_every_name_of_a_wing_is_found(wing):
     for name in dir(found.NAMES): assert found.NAMES.thing(name) is not None
     assert found.__doc__ and not hasattr(found, "no_such_name")
 
-def methods_tool():
+def tool(name):
+    "Import a script of tools/"
     sys.path.insert(0, str(ROOT/"tools"))
-    try: import methods
-    finally: sys.path.pop(0)
-    return methods
+    try: return __import__(name)
+    finally: sys.path.remove(str(ROOT/"tools"))
 
-def test_the_table_of_methods_is_what_the_pages_say(): assert methods_tool().text() == read(PKG/"_methods.py"), "run: python tools/methods.py"
+def test_the_table_of_methods_is_what_the_pages_say(): assert tool("methods").text() == read(PKG/"_methods.py"), "run: python tools/methods.py"
+
+def test_stubs_are_what_the_pages_say():
+    stubs = tool("stubs").stubs()
+    assert {str(p.relative_to(PKG)) for p in PKG.rglob("*.pyi")} == set(stubs)
+    stale = [path for path,text in stubs.items() if read(PKG/path) != text]
+    assert not stale, f"run: python tools/stubs.py; stale: {stale}"
+
+@pytest.mark.parametrize("cls,module", [("Learner", "training.learner"), ("Catalog", "catalog.catalog"), ("ImageDataModule", "data.module")])
+def test_a_stub_has_every_method_of_its_class(cls, module):
+    import importlib
+    found = getattr(importlib.import_module(f"visionlab.{module}"), cls)
+    source = ast.parse(read(PKG/f"{module.replace('.', '/')}.pyi"))
+    stub = next(o for o in source.body if isinstance(o, ast.ClassDef) and o.name == cls)
+    told = {o.name for o in stub.body if isinstance(o, DEFS)} | {o.target.id for o in stub.body if isinstance(o, ast.AnnAssign)}
+    assert not {o for o in dir(found) if o[0] != "_"} - told
 
 FIRST_USE = """
 import importlib, json, os, sys, traceback
@@ -399,9 +414,9 @@ sys.exit(f"methods are not found on first use: {failed}" if failed else 0)
 """
 
 def test_each_method_is_there_whatever_was_imported(run_python):
-    tool = methods_tool()
-    home = {node.name:module for module,source in tool.modules() for node in source.body if isinstance(node, ast.ClassDef)}
-    asked = [(cls, home[cls], sorted(names, key=names.get)) for cls,names in tool.methods().items()]       # from the lowest wing upwards, by name
+    methods = tool("methods")
+    home = {node.name:module for module,source in methods.modules() for node in source.body if isinstance(node, ast.ClassDef)}
+    asked = [(cls, home[cls], sorted(names, key=names.get)) for cls,names in methods.methods().items()]       # from the lowest wing upwards, by name
     code,said = run_python("-W", "ignore", "-c", FIRST_USE, json.dumps(asked), seconds=300)
     assert len(asked) > 5 and code == 0, said
 

@@ -1,0 +1,23 @@
+# Written by tools/stubs.py.
+from visionlab.callbacks.gradients import Accumulate as Accumulate
+from visionlab.callbacks.batch_size import AutoBatch as AutoBatch
+from visionlab.callbacks.transfer import BatchNormStatistics as BatchNormStatistics
+from visionlab.callbacks.precision import Checkpointing as Checkpointing
+from visionlab.callbacks.gradients import ClipGrad as ClipGrad
+from visionlab.callbacks.precision import Compile as Compile
+from visionlab.callbacks.transfer import Distill as Distill
+from visionlab.callbacks.ema import EMA as EMA
+from visionlab.callbacks.stopping import EarlyStopping as EarlyStopping
+from visionlab.callbacks.options import FitOptions as FitOptions
+from visionlab.callbacks.gradients import GradientStats as GradientStats
+from visionlab.callbacks.stopping import KeepBest as KeepBest
+from visionlab.callbacks.lr_find import LRFinder as LRFinder
+from visionlab.callbacks.precision import MatmulPrecision as MatmulPrecision
+from visionlab.callbacks.mixing import Mix as Mix
+from visionlab.callbacks.kfold import OutOfFold as OutOfFold
+from visionlab.callbacks.transfer import ProgressiveResize as ProgressiveResize
+from visionlab.callbacks.one_cycle import Schedule as Schedule
+from visionlab.callbacks.sanity import StepTimer as StepTimer
+from visionlab.callbacks.one_cycle import Steps as Steps
+from visionlab.callbacks.stopping import ValidateEvery as ValidateEvery
+from visionlab.callbacks.kfold import out_of_fold as out_of_fold

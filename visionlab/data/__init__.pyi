@@ -1,0 +1,20 @@
+# Written by tools/stubs.py.
+from visionlab.data.defects import AnomalyDataModule as AnomalyDataModule
+from visionlab.data.clips import Avenue as Avenue
+from visionlab.data.cache_plan import CachePlan as CachePlan
+from visionlab.data.defect_folders import Folder as Folder
+from visionlab.data.module import ImageDataModule as ImageDataModule
+from visionlab.data.imagenet import ImageNetDataModule as ImageNetDataModule
+from visionlab.data.loader import Loader as Loader
+from visionlab.data.benchmark import LoaderSpeed as LoaderSpeed
+from visionlab.data.mvtec import MVTec3D as MVTec3D
+from visionlab.data.mvtec import MVTecAD as MVTecAD
+from visionlab.data.multilabel import MultiLabelImageDataModule as MultiLabelImageDataModule
+from visionlab.data.shards import ShardedDataModule as ShardedDataModule
+from visionlab.data.defect_folders import Tabular as Tabular
+from visionlab.data.benchmark import benchmark_loader as benchmark_loader
+from visionlab.data.caches import clear_cache as clear_cache
+from visionlab.data.module import list_images as list_images
+from visionlab.data.shard_files import list_shards as list_shards
+from visionlab.data.cache_plan import plan_cache as plan_cache
+from visionlab.data.shard_files import write_shards as write_shards

@@ -1,0 +1,27 @@
+# Written by tools/stubs.py.
+from visionlab.training.guards import Advisor as Advisor
+from visionlab.training.events import Callback as Callback
+from visionlab.training.events import CancelBatch as CancelBatch
+from visionlab.training.events import CancelEpoch as CancelEpoch
+from visionlab.training.events import CancelFit as CancelFit
+from visionlab.training.events import CancelValid as CancelValid
+from visionlab.training.distributed import Distributed as Distributed
+from visionlab.training.losses import LOSSES as LOSSES
+from visionlab.training.learner import Learner as Learner
+from visionlab.training.metrics import METRICS as METRICS
+from visionlab.training.metrics import MULTILABEL_METRICS as MULTILABEL_METRICS
+from visionlab.training.counts import Metric as Metric
+from visionlab.training.metrics import MetricConfig as MetricConfig
+from visionlab.training.metrics import MetricManager as MetricManager
+from visionlab.training.optim import OPTIMIZERS as OPTIMIZERS
+from visionlab.training.launch import ProcessError as ProcessError
+from visionlab.training.recorder import Progress as Progress
+from visionlab.training.recorder import Recorder as Recorder
+from visionlab.training.schedules import SCHEDULES as SCHEDULES
+from visionlab.training.guards import StopOnNaN as StopOnNaN
+from visionlab.training.losses import class_weights as class_weights
+from visionlab.training.schedules import get_schedule as get_schedule
+from visionlab.training.optim import list_optimizers as list_optimizers
+from visionlab.training.losses import make_loss as make_loss
+from visionlab.training.optim import make_optimizer as make_optimizer
+from visionlab.training.schedules import plot_schedule as plot_schedule
