@@ -87,6 +87,38 @@ def test_sibling_imports_are_seen(code, found): assert siblings(ast.parse(code),
     ("transforms.ops", "images.decode", False), ("data.module", "training.learner", False), ("cli", "runs.train", True), ("runs.train", "cli", False)])
 def test_what_may_import_what(name, other, allowed): assert below(name, other) == allowed
 
+# ---- the map in CONTRIBUTING
+
+MAP = read(ROOT/"CONTRIBUTING.md")
+
+def drawn_rooms():
+    "Read the drawing: wing → its rooms, in their order"
+    found, wing = {}, None
+    for line in MAP.split("```")[1].splitlines():
+        first, rooms = line[:12].strip(), line[12:].split("   ")[0]      # what a wing is about stands further right
+        wing = first if first in WINGS else wing if not first else None
+        if wing: found.setdefault(wing, []).extend(rooms.split())
+    return found
+
+def wings_imported(wing):
+    "List the lower wings that a wing imports from, by its sources"
+    names = [o for o in MODULES if o.startswith(f"{wing}.")]
+    found = {o.split(".")[0] for name in names for o in siblings(tree(MODULES[name]), wing)}
+    return [o for o in WINGS if o in found - {wing}]
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_the_map_names_the_rooms_of_a_wing(wing):
+    rooms = sorted((page(p)[1], name.split(".")[1]) for name,p in MODULES.items() if name.startswith(f"{wing}."))
+    assert drawn_rooms()[wing] == [name for _,name in rooms]
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_the_map_says_what_a_wing_imports(wing):
+    said = re.search(rf"^\| `{wing}` \| ([a-z, ]+) \|$", MAP, re.M)[1]
+    assert said == (", ".join(wings_imported(wing)) or "nothing")
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\((nbs/[^)]+\.ipynb)\)", MAP))))
+def test_links_of_the_map_lead_somewhere(path): assert (ROOT/path).is_file()
+
 # ---- importing
 
 ALONE = """
