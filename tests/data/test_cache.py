@@ -260,7 +260,7 @@ def test_threads(kind, tmp_path):
 @pytest.mark.parametrize("shape", [None, (30, 40)])
 def test_any_flipped_bit_is_noticed(tmp_path, monkeypatch, shape):
     "A bit anywhere in the file: all that is read is right, and what is not can be written again."
-    monkeypatch.setattr(cache, "_STEP", 2**16)
+    monkeypatch.setattr(cache, "GROWTH_STEP", 2**16)
     path, want, rng = tmp_path/"a.pixels", [image(i, shape) for i in range(12)], random.Random(0)
     store = opened(path, 12, 3, shape)
     for i in range(12): store.put(i, want[i])
@@ -293,7 +293,7 @@ def test_another_version_or_other_images_are_replaced(tmp_path, monkeypatch):
     for other in (lambda: opened(path, n=81), lambda: opened(path, channels=1), lambda: DiskStore(path, 80, 3, None, dict(key="other"), 0)):
         assert len(other()) == 0
         opened(path).put(5, image(5)); assert len(opened(path)) == 1
-    monkeypatch.setattr(disk_store, "_FORMAT", 99)
+    monkeypatch.setattr(disk_store, "STORE_FORMAT", 99)
     assert len(opened(path)) == 0
 
 
@@ -307,13 +307,13 @@ def test_an_entry_that_points_elsewhere(tmp_path, offset):
 
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_file_removed_while_it_is_opened(tmp_path, monkeypatch, replaced):
-    path, real, calls = tmp_path/"a.pixels", disk_store._mark_in_use, []
+    path, real, calls = tmp_path/"a.pixels", disk_store.mark_in_use, []
     opened(path).put(0, image(0)); opened(tmp_path/"b.pixels")
     def mark(fd, alone=False):
         if not calls: os.replace(tmp_path/"b.pixels", path) if replaced else os.unlink(path)
         calls.append(fd)
         return real(fd, alone)
-    monkeypatch.setattr(disk_store, "_mark_in_use", mark)
+    monkeypatch.setattr(disk_store, "mark_in_use", mark)
     store = opened(path)
     assert len(calls) == 2 and len(store) == 0 and store.put(1, image(1)) and np.array_equal(opened(path).get(1), image(1))
 
@@ -659,7 +659,7 @@ def test_a_million_rows_open_fast(tmp_path):
         assert (len(store), store.complete) == (1, False)
         store.close()
     assert min(times) < .5
-    assert cache_plan._on_disk(tmp_path/"a.pixels") < 33_000_000
+    assert cache_plan.bytes_on_disk(tmp_path/"a.pixels") < 33_000_000
 
 
 def test_get_is_cheap(tmp_path):
