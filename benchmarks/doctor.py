@@ -16,7 +16,7 @@ from defects import distinct, found_copies, jpeg, plant, recall
 from visionlab import __version__
 from visionlab.catalog.catalog import Catalog
 from visionlab.core.machine import usable_cpus
-from visionlab.catalog.looks import _look
+from visionlab.catalog.looks import look_at_rows
 from visionlab.catalog.doctor import check
 
 
@@ -48,7 +48,7 @@ def planted_set(args, root):
 
 def one_part(paths):
     "Look at some of the photographs in this process"
-    return len(_look(Catalog.from_lists(paths), 1, False)[0])
+    return len(look_at_rows(Catalog.from_lists(paths), 1, False)[0])
 
 
 def speed(args, root, n=1200):
@@ -58,7 +58,7 @@ def speed(args, root, n=1200):
         for k in range(4): (root/f"{i:04}-{k}.jpg").write_bytes(jpeg(image, 86+2*k))
     paths = sorted(root.iterdir())
     cat, rates = Catalog.from_lists(paths), {}
-    ways = {"1 thread": lambda: _look(cat, 1, False), f"{args.workers} threads": lambda: _look(cat, args.workers, False)}
+    ways = {"1 thread": lambda: look_at_rows(cat, 1, False), f"{args.workers} threads": lambda: look_at_rows(cat, args.workers, False)}
     for _ in range(3):
         for name, work in ways.items(): rates.setdefault(name, []).append(rate(work, n))
         with multiprocessing.get_context("fork").Pool(args.workers) as pool:

@@ -373,11 +373,11 @@ def test_processes_begin_as_the_script_has_chosen(monkeypatch):
     import multiprocessing
     from visionlab.core.machine import check_guarded, UNGUARDED
     from visionlab.training.launch import choose_start
-    from visionlab.data.own_transforms import _context
+    from visionlab.data.own_transforms import worker_context
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: "spawn")
-    assert choose_start(photo_folder) == "spawn" and _context() is None
+    assert choose_start(photo_folder) == "spawn" and worker_context() is None
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: None)
-    assert choose_start(photo_folder) == "fork" and _context() == "fork"
+    assert choose_start(photo_folder) == "fork" and worker_context() == "fork"
     check_guarded()
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
     with pytest.raises(SystemExit) as e: check_guarded()

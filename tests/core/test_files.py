@@ -200,14 +200,14 @@ def test_left_folders_of_exports_go_by_their_own_form(tmp_path):
     (tmp_path/".model-01234567.tmp/thesis.tex").write_text("mine")
     for o in tmp_path.iterdir(): os.utime(o, (1, 1))
     (tmp_path/".model-89abcdef.tmp").mkdir()             # of a process that is writing now
-    with deploy._whole(tmp_path/"model") as made: (made/"config.json").write_text("{}")
+    with deploy.whole_folder(tmp_path/"model") as made: (made/"config.json").write_text("{}")
     assert {o.name for o in tmp_path.iterdir()} == {"model", ".model-01234567.tmp", ".model-mine.tmp", ".other-0123abcd.tmp", ".model-89abcdef.tmp"}
 
 def test_an_export_is_there_after_a_kill_between_its_renames(tmp_path):
     _export(tmp_path/".model-0123abcd.old")
     with pytest.raises(VisionlabError, match="names no format"): deploy.load_model(tmp_path/"model")      # found, and read as far as it goes
     try:
-        with deploy._whole(tmp_path/"model"): raise OSError("broken disk")
+        with deploy.whole_folder(tmp_path/"model"): raise OSError("broken disk")
     except OSError: pass
     assert [o.name for o in tmp_path.iterdir()] == ["model"] and (tmp_path/"model"/deploy.MANIFEST).is_file()
 

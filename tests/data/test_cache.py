@@ -259,7 +259,7 @@ def test_threads(kind, tmp_path):
 @pytest.mark.parametrize("shape", [None, (30, 40)])
 def test_any_flipped_bit_is_noticed(tmp_path, monkeypatch, shape):
     "A bit anywhere in the file: all that is read is right, and what is not can be written again."
-    monkeypatch.setattr(cache, "_STEP", 2**16)
+    monkeypatch.setattr(cache, "GROWTH_STEP", 2**16)
     path, want, rng = tmp_path/"a.pixels", [image(i, shape) for i in range(12)], random.Random(0)
     store = opened(path, 12, 3, shape)
     for i in range(12): store.put(i, want[i])

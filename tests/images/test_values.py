@@ -10,7 +10,7 @@ from visionlab.runs.config import TrainConfig
 from visionlab.core.errors import ConfigError, ImageReadError
 from visionlab.data.module import ImageDataModule
 from visionlab.export.load import load_model
-from visionlab.catalog.report import _picture
+from visionlab.catalog.report import row_picture
 from visionlab.catalog.doctor import check
 from visionlab.runs.evaluate import evaluate
 from visionlab.interpret.interpretation import interpret_probs
@@ -205,7 +205,7 @@ def test_previews_show_what_training_reads(tmp_path):
         shown = [_glimpse(dm.as_read(), i, 96)[0].mean() for i in rows.index]
         assert max(o for o,c in zip(shown, rows["label"]) if c == "dark") < 2 < 50 < min(o for o,c in zip(shown, rows["label"]) if c == "light")
     report = check(root)
-    assert {_picture(report.catalog, i).mean() > 50 for i in report.catalog.frame.index[report.catalog.frame["label"] == "light"]} == {True}
+    assert {row_picture(report.catalog, i).mean() > 50 for i in report.catalog.frame.index[report.catalog.frame["label"] == "light"]} == {True}
 
 def test_every_door_to_the_picture_of_a_row_is_as_training_reads_it(tmp_path):
     dm = module(dataset(tmp_path/"d", ".tif", KINDS["float tiff"][1])).setup()

@@ -13,7 +13,7 @@ from ..models.groups import split_like
 from ..training.events import Callback, CancelFit, CancelValid
 from .one_cycle import check_monitor
 from .ema import EMA
-from .weights_file import _plain_tensors, _write
+from .weights_file import plain_tensors, write_tensors
 
 # %% ../../nbs/callbacks/08_stopping.ipynb #1f14850c
 def usual_monitor(
@@ -94,8 +94,8 @@ class KeepBest(Watcher):
     def after_epoch(self, learn):
         if not self.improved(learn): return
         with _judged(learn):
-            self.weights = _plain_tensors(learn.model)
-            if self.path is not None and (learn.peers is None or learn.peers.group.rank == 0): _write(self.path, self.weights)
+            self.weights = plain_tensors(learn.model)
+            if self.path is not None and (learn.peers is None or learn.peers.group.rank == 0): write_tensors(self.path, self.weights)
 
     def after_fit(self, learn):
         if self.restore and self.weights is not None: learn.model.load_state_dict({k:split_like(self.weights[k], v) for k,v in learn.model.state_dict().items()})

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from ..core.errors import DataError, one_of
-from ..core.text import _shown
+from ..core.text import safe_name
 from ..core.files import cache_dir
 from .catalog import Catalog
 
@@ -114,7 +114,7 @@ def _torchvision(spec, home, inside, train, download):
     try: return getattr(datasets, spec.name)(str(home), train=train, download=download)
     except (OSError, RuntimeError) as e:
         why = "could not be downloaded" if download else "download=False"
-        raise DataError(f"{spec.name} is not on this machine, and {why}", _shown(f"{type(e).__name__}: {e}", 200),
+        raise DataError(f"{spec.name} is not on this machine, and {why}", safe_name(f"{type(e).__name__}: {e}", 200),
                         f"Put the files from {spec.homepage} into {str(home/inside)!r}, or use 'FashionSample', which needs no download", dataset=spec.name) from None
 
 def _read_cifar(spec, root, download):

@@ -11,14 +11,14 @@ from dataclasses import replace
 import pandas as pd
 from ..core.errors import ClassMismatchError, ConfigError, DataError
 from ..core.machine import usable_cpus
-from ..core.text import _shown
+from ..core.text import safe_name
 from ..images.values import agreed_range, check_range, used_values
 from .catalog import Catalog
 from .sources import open_data
-from .looks import _look, _range_of_all
-from .issues import _class_issues, _issue_table, _look_issues, _pair_issues, _row, _skipped_issues
-from .copies import _exact, _looks_same, _MOST, _pair_table, _same_pixels
-from .similar import _LISTED, _similar, SIMILAR
+from .looks import look_at_rows, range_of_all
+from .issues import class_issues, issue_table, look_issues, pair_issues, issue_row, skipped_issues
+from .copies import identical_files, near_copies, MOST_COPIES, pair_table, same_pixels
+from .similar import MOST_LISTED, similar_pairs, SIMILAR
 from .report import Report
 
 # %% ../../nbs/catalog/24_doctor.ipynb #24a2b4f2
@@ -27,17 +27,17 @@ def _value_issues(notes, value_range):
     if not notes: return
     try: own = agreed_range(notes)
     except ConfigError as e: own,said = None, str(e.what)
-    if value_range is None and own is None: yield _row("unusable", f"{said}: pass value_range=(low, high)"); return
+    if value_range is None and own is None: yield issue_row("unusable", f"{said}: pass value_range=(low, high)"); return
     text = used_values(notes, value_range or own)
     low,high = (f"{o:g}" for o in value_range or own)
-    yield _row("values", f"{len(notes):,} {text}; pass value_range=({low}, {high}) to keep it so, or another range")
+    yield issue_row("values", f"{len(notes):,} {text}; pass value_range=({low}, {high}) to keep it so, or another range")
 
 # %% ../../nbs/catalog/24_doctor.ipynb #b66e9529
 def _nothing_read(error, data):
     "Make a catalog without images, and list why"
-    cat = Catalog(pd.DataFrame(columns=["path", "label", "split"]), [], source=_shown(data if isinstance(data, (str, os.PathLike)) else type(data).__name__, 80))
+    cat = Catalog(pd.DataFrame(columns=["path", "label", "split"]), [], source=safe_name(data if isinstance(data, (str, os.PathLike)) else type(data).__name__, 80))
     rows = [("bad_row", ":".join(map(str, o[:2])) + "".join(f" {v}" for v in o[2:-1]) if len(o) > 2 else f"row {o[0]}", o[-1]) for o in error.context.get("rows", ()) if o[-1]]
-    return cat, [_row("unusable", error.what + (f": {error.where}" if error.where and not rows else "")), *(_row(k, f"{where}: {why}", rank=n) for n,(k,where,why) in enumerate(rows))]
+    return cat, [issue_row("unusable", error.what + (f": {error.where}" if error.where and not rows else "")), *(issue_row(k, f"{where}: {why}", rank=n) for n,(k,where,why) in enumerate(rows))]
 
 def open_anyway(
     data,    # a `Catalog`, or whatever `open_data` takes
@@ -50,7 +50,7 @@ def open_anyway(
     except DataError as e:
         if isinstance(data, (str, os.PathLike)) and not os.path.exists(os.path.expanduser(data)): raise
         if (known := e.context.get("catalog")) is None: return _nothing_read(e, data)
-        return known, [] if isinstance(e, ClassMismatchError) else [_row("unusable", e.what)]
+        return known, [] if isinstance(e, ClassMismatchError) else [issue_row("unusable", e.what)]
 
 def check(
     data,               # a `Catalog`, or whatever a data module takes: a folder, a CSV, a DataFrame, a built-in's name; it is opened however bad it is
@@ -69,14 +69,14 @@ def check(
     if max_pixels is not None: catalog = replace(catalog, info=catalog.info | dict(max_pixels=max_pixels))
     if value_range is not None: catalog = replace(catalog, info=catalog.info | dict(value_range=list(check_range(value_range))))
     workers = usable_cpus() if workers is None else int(workers)
-    measures,thumbs,notes = _look(catalog, workers, progress)
+    measures,thumbs,notes = look_at_rows(catalog, workers, progress)
     value_range = catalog.info.get("value_range")
-    if value_range is None and (found := _range_of_all(notes)): catalog = replace(catalog, info=catalog.info | dict(value_range=list(found)))
-    exact,single = _exact(catalog.frame, measures["digest"])
-    alike,missed = _looks_same(measures, thumbs, single, workers) if near else ([], 0)
-    hints,unlisted = _similar(catalog, measures, single, embeddings, similar, exact + alike) if embeddings is not None else ([], 0)
-    pairs = _pair_table(catalog.frame, exact, alike, hints, _same_pixels(catalog, alike, workers))
-    missed = [_row("not_compared", f"{missed:,} pairs that may be copies were not compared; the {_MOST:,} most alike were")] if missed else []
-    if unlisted: missed.append(_row("not_compared", f"{unlisted:,} more pairs are similar by embedding; the {_LISTED:,} most alike are listed, and a higher similar= lists fewer"))
-    rows = [*_pair_issues(pairs), *_look_issues(catalog.frame, measures), *refused, *_class_issues(catalog), *_skipped_issues(catalog), *_value_issues(notes, value_range), *missed]
-    return Report(catalog, _issue_table(rows), measures, pairs)
+    if value_range is None and (found := range_of_all(notes)): catalog = replace(catalog, info=catalog.info | dict(value_range=list(found)))
+    exact,single = identical_files(catalog.frame, measures["digest"])
+    alike,missed = near_copies(measures, thumbs, single, workers) if near else ([], 0)
+    hints,unlisted = similar_pairs(catalog, measures, single, embeddings, similar, exact + alike) if embeddings is not None else ([], 0)
+    pairs = pair_table(catalog.frame, exact, alike, hints, same_pixels(catalog, alike, workers))
+    missed = [issue_row("not_compared", f"{missed:,} pairs that may be copies were not compared; the {MOST_COPIES:,} most alike were")] if missed else []
+    if unlisted: missed.append(issue_row("not_compared", f"{unlisted:,} more pairs are similar by embedding; the {MOST_LISTED:,} most alike are listed, and a higher similar= lists fewer"))
+    rows = [*pair_issues(pairs), *look_issues(catalog.frame, measures), *refused, *class_issues(catalog), *skipped_issues(catalog), *_value_issues(notes, value_range), *missed]
+    return Report(catalog, issue_table(rows), measures, pairs)

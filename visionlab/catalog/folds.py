@@ -12,11 +12,11 @@ from dataclasses import replace
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from ..core.errors import ConfigError, DataError, EmptyDatasetError, one_of
-from ..core.text import _plural
+from ..core.text import plural
 from .paths import Repeated
 from .labels import label_text
 from .catalog import Catalog
-from .splits import _deal_rows, _group_names, _lot, _shares
+from .splits import deal_rows, group_names, draw_lot, deal_shares
 
 # %% ../../nbs/catalog/11_folds.ipynb #148a07b6
 def _names_of(label): return label if isinstance(label, tuple) else (label,)
@@ -34,7 +34,7 @@ def _deal_folds(units, n, seed):
     "Give each unit the fold in which its classes are scarcest, then the one with the fewest images"
     total = _summed(units)
     rarest = lambda o: min((total[c] for c in units[o][0]), default=0)
-    order = sorted(units, key=lambda o: (-units[o][1], rarest(o), _lot(seed, o)))
+    order = sorted(units, key=lambda o: (-units[o][1], rarest(o), draw_lot(seed, o)))
     have,size,fold = [Counter() for _ in range(n)], [0]*n, {}
     for name in order:
         classes,images = units[name]
@@ -60,9 +60,9 @@ def deal_folds(
     if not isinstance(n, (int, np.integer)) or n < 2: raise ConfigError(f"There must be at least 2 folds, not {n!r}")
     if not isinstance(seed, (int, np.integer)): raise ConfigError(f"seed={seed!r} is not a whole number", "", "Give one; 0 is a seed like any other")
     rows = cat.frame[cat.frame["split"].isin(splits) & cat.frame["label"].notna()]
-    names = _group_names(rows, group_col) or list(rows["path"])
+    names = group_names(rows, group_col) or list(rows["path"])
     units = _units(rows, names)
-    if len(units) < n: raise DataError(f"{_plural(len(units), 'labelled image')} cannot make {n} folds" if group_col is None else f"{_plural(len(units), 'group')} cannot make {n} folds", cat.source, f"Ask for {len(units)} at most")
+    if len(units) < n: raise DataError(f"{plural(len(units), 'labelled image')} cannot make {n} folds" if group_col is None else f"{plural(len(units), 'group')} cannot make {n} folds", cat.source, f"Ask for {len(units)} at most")
     fold = _deal_folds(units, int(n), seed)
     return pd.Series([fold[o] for o in names], rows.index, dtype=np.int64)
 
@@ -111,8 +111,8 @@ def sample(self:Catalog,
     rows,names = rows[names.notna()], names[names.notna()]
     counts = dict(sorted(Counter(names).items()))
     if not balanced and max_samples < len(counts): raise ConfigError(f"{max_samples} images are fewer than the {len(counts)} classes", self.source, "Keep more")
-    shares = dict(zip(counts, (_even_shares if balanced else _shares)(np.array(list(counts.values())), int(max_samples)).tolist()))
-    chosen = set(_deal_rows(rows.assign(label=names), shares, seed))
+    shares = dict(zip(counts, (_even_shares if balanced else deal_shares)(np.array(list(counts.values())), int(max_samples)).tolist()))
+    chosen = set(deal_rows(rows.assign(label=names), shares, seed))
     less = self.drop([i for i in self.subset(split).frame.index if i not in chosen], "not sampled")
     return replace(less, info=less.info | dict(sample=dict(max_samples=int(max_samples), balanced=balanced, seed=int(seed), split=split)))
 

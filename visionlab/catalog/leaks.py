@@ -12,7 +12,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from ..core.errors import DataError
 from ..core.machine import usable_cpus
-from ..core.text import _plural, _shown
+from ..core.text import plural, safe_name
 from ..core.files import file_sha256
 from .paths import Repeated
 from .labels import SPLITS
@@ -96,7 +96,7 @@ class LeakError(DataError): "Training images are among the images held out to me
 
 def _not_looked(cat):
     "Say why identical images are not looked for, or return None"
-    if len(cat) > LOOK_UP_TO: return f"{_plural(len(cat), 'image')} are more than {LOOK_UP_TO:,}"
+    if len(cat) > LOOK_UP_TO: return f"{plural(len(cat), 'image')} are more than {LOOK_UP_TO:,}"
     return "their sizes are not known" if cat.reader is not None and _reader_sizes(cat.reader) is None else None
 
 def _held_copies(rows):
@@ -121,5 +121,5 @@ def leak_text(
 )->str:
     "Say in one sentence which held-out images are training images"
     where = " and ".join(o for o in ("val", "test") if (table["split"] == o).any())
-    first = "; ".join(f"{_shown(o.path, 80)} = {_shown(o.train_path, 80)}" for o in table.head(n).itertuples()) + (f"; {len(table)-n:,} more" if len(table) > n else "")
-    return f"{_plural(len(table), 'image')} of {where} {'is' if len(table) == 1 else 'are'} also in train, byte for byte: {first}"
+    first = "; ".join(f"{safe_name(o.path, 80)} = {safe_name(o.train_path, 80)}" for o in table.head(n).itertuples()) + (f"; {len(table)-n:,} more" if len(table) > n else "")
+    return f"{plural(len(table), 'image')} of {where} {'is' if len(table) == 1 else 'are'} also in train, byte for byte: {first}"

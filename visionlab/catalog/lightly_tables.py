@@ -11,13 +11,13 @@ from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
 from ..core.errors import ConfigError, EmptyDatasetError, one_of
-from ..core.text import _listed, _shown
+from ..core.text import listed, safe_name
 from ..core.settings import read_yaml
 from .labels import sorted_classes, SPLITS
-from .catalog import _skips, Catalog
-from .scan import _Scan, refuse_bad
+from .catalog import skipped_table, Catalog
+from .scan import FolderScan, refuse_bad
 from .folders import (
-    _check_single, _check_splits, _class_list, _existing_folder, _facts, _merged_notes, _nothing, _only)
+    refuse_single_class, refuse_unknown_classes, class_names_and_ids, existing_folder, without_empty, merged_notes, no_images_error, named_class_folders)
 from .sheets import is_csv
 
 # %% ../../nbs/catalog/14_lightly_tables.ipynb #09f19289
@@ -31,9 +31,9 @@ def read_settings(
     if isinstance(source, dict): return dict(source), Path()
     path = Path(os.path.expanduser(source))
     try: text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as e: raise ConfigError(f"The settings cannot be read: {_shown(e, 200)}", str(path), "Give a YAML file in UTF-8") from e
+    except (OSError, ValueError) as e: raise ConfigError(f"The settings cannot be read: {safe_name(e, 200)}", str(path), "Give a YAML file in UTF-8") from e
     try: found = read_yaml(text)
-    except ValueError as e: raise ConfigError(f"The settings are no YAML: {_shown(e, 200)}", str(path), "One `name: value` a line") from e
+    except ValueError as e: raise ConfigError(f"The settings are no YAML: {safe_name(e, 200)}", str(path), "One `name: value` a line") from e
     if not isinstance(found, dict): raise ConfigError("The settings are not names with values", str(path), "One `name: value` a line")
     return found, path.parent
 
@@ -43,13 +43,13 @@ def _without_aliases(data):
         if key in data and f"{key}_csv" in data: raise ConfigError(f"Both {key!r} and '{key}_csv' are given", "", "Give one of them")
         if f"{key}_csv" in data: data[key] = data.pop(f"{key}_csv")
     for key in data: one_of(key, _LIGHTLY, "key")
-    if not data.get("train"): raise ConfigError("The dictionary has no 'train'", f"keys: {_listed(data)}", "Give the folder of the training images")
+    if not data.get("train"): raise ConfigError("The dictionary has no 'train'", f"keys: {listed(data)}", "Give the folder of the training images")
     return data
 
 def _kept_classes(classes, ignored):
     "Split {id: name} into the classes to learn and the names to leave out"
     given = {str(i).strip():i for i in classes}      # JSON has no keys but texts: "7" and 7 are one id
-    if len(given) < len(classes): raise ConfigError(f"Two classes have one id: {_listed(map(repr, classes))}", "", "Give each class an id of its own")
+    if len(given) < len(classes): raise ConfigError(f"Two classes have one id: {listed(map(repr, classes))}", "", "Give each class an id of its own")
     if isinstance(ignored, (str, int)): raise ConfigError(f"ignore_classes={ignored!r} is no list", "", "Write it as [id, …]")
     gone = {given[one_of(str(o).strip(), list(given), "class id in ignore_classes")] for o in ignored}
     kept = {i:name for i,name in classes.items() if i not in gone}
@@ -62,7 +62,7 @@ def _lightly_tables(cls, data, base, ignored, task, allow_single, on_bad):
     options = {k:data[k] for k in _LIGHTLY_TABLES if k in data}
     cat = cls.from_csv(**at, classes=data.get("classes"), task=task, allow_single=True, on_bad=on_bad, **options)
     cat = cat.with_classes(ignore_classes=ignored)
-    if cat.task == "multiclass": _check_single(cat, allow_single)
+    if cat.task == "multiclass": refuse_single_class(cat, allow_single)
     return cat
 
 def _lightly_tree(scan, folders, ignored):
@@ -94,19 +94,19 @@ def from_lightly(cls:Catalog,
     classes,ignored = _kept_classes(data["classes"], data.get("ignore_classes") or ()) if isinstance(data.get("classes"), dict) else (data.get("classes"), [])
     if not classes and data.get("ignore_classes"): raise ConfigError("ignore_classes needs classes", "", "Give classes as {id: name}")
     if is_csv(data["train"]): return _lightly_tables(cls, data, base, ignored, task, allow_single, on_bad)
-    folders = {s:_existing_folder(base/os.path.expanduser(data[s])) for s in SPLITS if data.get(s)}
+    folders = {s:existing_folder(base/os.path.expanduser(data[s])) for s in SPLITS if data.get(s)}
     _check_apart(folders)
-    names,ids = _class_list(classes)
-    scan = _Scan(Path(os.path.commonpath(folders.values())), follow_links)
+    names,ids = class_names_and_ids(classes)
+    scan = FolderScan(Path(os.path.commonpath(folders.values())), follow_links)
     tree = _lightly_tree(scan, folders, ignored)
-    scan.read(_only(scan, tree, names) if names else tree)
-    if not scan.rows: raise _nothing(scan.root, [], scan)
+    scan.read(named_class_folders(scan, tree, names) if names else tree)
+    if not scan.rows: raise no_images_error(scan.root, [], scan)
     if on_bad == "error": refuse_bad([(o[0], o[3]) for o in scan.bad], len(scan.bad) + len(scan.rows))
     frame = pd.DataFrame(sorted(scan.rows, key=lambda o: (SPLITS.index(o[2]), o[0])), columns=["path", "label", "split"], dtype=object)
-    info = _facts(hidden=dict(scan.hidden), class_ids=ids, notes=_merged_notes(scan.below, 1), unusable=scan.judged())
-    cat = cls(frame, names or sorted_classes(frame["label"]), scan.root, f"folder {scan.root.name}", _skips(scan.skipped), info=info)
+    info = without_empty(hidden=dict(scan.hidden), class_ids=ids, notes=merged_notes(scan.below, 1), unusable=scan.judged())
+    cat = cls(frame, names or sorted_classes(frame["label"]), scan.root, f"folder {scan.root.name}", skipped_table(scan.skipped), info=info)
     scan.refuse_lost(cat)
     if "train" not in cat.splits: raise EmptyDatasetError("The training folder has no image", str(folders["train"]), "Put the images into <train>/<class>/")
-    _check_splits(cat, "Add images to train, or put the class on ignore_classes")
-    _check_single(cat, allow_single)
+    refuse_unknown_classes(cat, "Add images to train, or put the class on ignore_classes")
+    refuse_single_class(cat, allow_single)
     return cat

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from ..core.errors import ClassMismatchError, ConfigError, DataError, EmptyDatasetError, one_of
-from ..core.text import _listed, _plural, _shown
-from .labels import _is_several, _undressed, plain_labels, SPLIT_NAMES
-from .catalog import _skips, Catalog
+from ..core.text import listed, plural, safe_name
+from .labels import is_several, plain_label, plain_labels, SPLIT_NAMES
+from .catalog import skipped_table, Catalog
 from .builtins import BUILTINS
-from .folders import _check_single, _check_splits, _existing_folder
-from .frames import _as_numbers
-from .sheets import _Sheet, is_csv
-from .csv import _LABEL_NAMES, _PATH_NAMES, _RESERVED
-from .hugging_face import _is_saved
+from .folders import refuse_single_class, refuse_unknown_classes, existing_folder
+from .frames import as_numbers
+from .sheets import Sheet, is_csv
+from .csv import LABEL_COLUMNS, PATH_COLUMNS, RESERVED_COLUMNS
+from .hugging_face import is_saved_dataset
 
 # %% ../../nbs/catalog/16_sources.ipynb #c88865e7
 _UNIT = "\x1f"                # stands between the labels of a cell that was a list
@@ -30,42 +30,42 @@ def _number_text(o): return "" if o is None else str(int(o)) if isinstance(o, fl
 
 def _cell(value):
     "Write a value as the text a CSV would have; return it and why it cannot be a label"
-    found,wrong = _undressed(value)
+    found,wrong = plain_label(value)
     if isinstance(found, list): return _UNIT.join(map(_number_text, found)), None
     return (str(value) if wrong else _number_text(found)), wrong
 
 def _likely_labels(names, image_column, label_column):
     "List the columns that may hold labels of any type"
     if label_column is not None: return [names[label_column] if isinstance(label_column, int) else label_column]
-    image = image_column or next((o for o in names if o.lower() in _PATH_NAMES), names[0])
-    left = [o for o in names if o != image and o.lower() not in _RESERVED]
-    return [o for o in left if o.lower() in _LABEL_NAMES] or left[:1]*(len(left) == 1)
+    image = image_column or next((o for o in names if o.lower() in PATH_COLUMNS), names[0])
+    left = [o for o in names if o != image and o.lower() not in RESERVED_COLUMNS]
+    return [o for o in left if o.lower() in LABEL_COLUMNS] or left[:1]*(len(left) == 1)
 
 def _as_sheet(df, base, labels):
     "Write a DataFrame as records; return them, whether `labels` hold lists, and what is wrong with each row's label"
     if not len(df): raise EmptyDatasetError("The table has no rows", f"columns: {', '.join(map(str, df.columns))}", "Give a row for each image")
     names = [str(o).strip() for o in df.columns]
-    if twice := [o for o,n in Counter(names).items() if n > 1]: raise ConfigError(f"Two columns are called {_listed(twice)}", "", "Rename one of them")
+    if twice := [o for o,n in Counter(names).items() if n > 1]: raise ConfigError(f"Two columns are called {listed(twice)}", "", "Rename one of them")
     cells = {name:[_cell(o) for o in df.iloc[:,i]] for i,name in enumerate(names)}
-    ids = tuple(o for i,o in enumerate(names) if _as_numbers(plain_labels(df.iloc[:,i])[0]).dtype != object)
+    ids = tuple(o for i,o in enumerate(names) if as_numbers(plain_labels(df.iloc[:,i])[0]).dtype != object)
     rows = [list(o) for o in zip(*([text for text,_ in values] for values in cells.values()))]
     labels = [o for o in labels if o in cells]
-    lists = any(_is_several(o) for name in labels for o in df.iloc[:,names.index(name)])
+    lists = any(is_several(o) for name in labels for o in df.iloc[:,names.index(name)])
     wrong = [next(filter(None, o), None) for o in zip(*([w for _,w in cells[name]] for name in labels))] or [None]*len(df)
     if lists: wrong = [w or bare for w,bare in zip(wrong, _unlabelled(df, names, cells, labels[0]))]
-    return _Sheet(Path("table"), base, "", list(range(len(df))), rows, names, ids), lists, wrong
+    return Sheet(Path("table"), base, "", list(range(len(df))), rows, names, ids), lists, wrong
 
 def _unlabelled(df, names, cells, label):
     "Say where lists of labels are missing, which is not an empty list, in rows that are not for prediction"
     predict = [text.strip().lower() == "predict" for text,_ in cells["split"]] if "split" in names else [False]*len(df)
-    return ["missing label" if not p and _undressed(o) == (None, None) else None for p,o in zip(predict, df.iloc[:,names.index(label)])]
+    return ["missing label" if not p and plain_label(o) == (None, None) else None for p,o in zip(predict, df.iloc[:,names.index(label)])]
 
 def _settle_labels(tables, on_bad):
     "Raise for labels that are none, or take their rows out; return (table, row, reason) of those"
     bad = [(split, i, why) for split,(_,_,wrong) in tables.items() for i,why in enumerate(wrong) if why]
     if bad and on_bad == "error":
         first = "; ".join(f"row {i}: {why}" for _,i,why in bad[:5]) + (f"; {len(bad)-5:,} more" if len(bad) > 5 else "")
-        raise DataError(f"{_plural(len(bad), 'label')} cannot be read", first, "Give names or whole numbers, or lists of them; on_bad='skip' leaves the rows out and lists them", rows=bad)
+        raise DataError(f"{plural(len(bad), 'label')} cannot be read", first, "Give names or whole numbers, or lists of them; on_bad='skip' leaves the rows out and lists them", rows=bad)
     for split,i,_ in reversed(bad): sheet = tables[split][0]; del sheet.rows[i], sheet.lines[i]
     return bad
 
@@ -83,7 +83,7 @@ def from_table(cls:Catalog,
 )->Catalog:
     "Read DataFrames as CSVs are read"
     one_of(on_bad, ("error", "skip"), "on_bad")
-    base = str(_existing_folder(image_dir)) if image_dir is not None else os.getcwd()
+    base = str(existing_folder(image_dir)) if image_dir is not None else os.getcwd()
     given = {s:df for s,df in dict(train=train, val=val, test=test).items() if df is not None}
     tables = {s:_as_sheet(df, base, _likely_labels([str(o).strip() for o in df.columns], image_column, label_column)) for s,df in given.items()}
     gone = _settle_labels(tables, on_bad)
@@ -95,7 +95,7 @@ def from_table(cls:Catalog,
 def _with_gone(cat, given, gone):
     "List rows whose labels are none"
     more = [(f"row {i}", split if len(given) > 1 else None, why) for split,i,why in gone]
-    return replace(cat, skipped=_skips([*cat.skipped.to_numpy().tolist(), *more]), source="table") if more else replace(cat, source="table")
+    return replace(cat, skipped=skipped_table([*cat.skipped.to_numpy().tolist(), *more]), source="table") if more else replace(cat, source="table")
 
 def _with_types(cat, given, lines):
     "Give the columns that were kept the values and types they had"
@@ -112,7 +112,7 @@ def _is_hf(data):
     if not isinstance(data, (str, os.PathLike)): return False
     path = Path(os.path.expanduser(data))
     if (inside := path/"autotrain-data").is_dir(): return _is_hf(inside)
-    return str(data).startswith("hf://") or _is_saved(path) or any(_is_saved(path/o) for names in SPLIT_NAMES.values() for o in names)
+    return str(data).startswith("hf://") or is_saved_dataset(path) or any(is_saved_dataset(path/o) for names in SPLIT_NAMES.values() for o in names)
 
 def open_source(
     data,            # anything a person may call data
@@ -151,15 +151,15 @@ def _mvtec_door(path):
     kinds = [path] if _good_only(path) else [o for o in sorted(path.iterdir()) if o.is_dir() and _good_only(o)]
     if not kinds: return None
     module = "MVTec3D" if (kinds[0]/"train/good/rgb").is_dir() else "MVTecAD"
-    return (f"{_shown(path.name)!r} has normal images to train on and defects to test on: it is for finding anomalies", f"{module}({str(kinds[0].parent)!r}, category={kinds[0].name!r})"
-            + (f"; {_plural(len(kinds), 'category', 'categories')}: {_listed([o.name for o in kinds])}" if path not in kinds else ""))
+    return (f"{safe_name(path.name)!r} has normal images to train on and defects to test on: it is for finding anomalies", f"{module}({str(kinds[0].parent)!r}, category={kinds[0].name!r})"
+            + (f"; {plural(len(kinds), 'category', 'categories')}: {listed([o.name for o in kinds])}" if path not in kinds else ""))
 
 def _object_door(data):
     "Name what to do with an object that is no path, or return None"
     kind = type(data).__name__
     if isinstance(data, (str, os.PathLike)): return None
     if data is None: return "There is no data", "Give a folder, a CSV, a DataFrame, a built-in's name or a Catalog"
-    if isinstance(data, (list, tuple)) and all(isinstance(o, (str, os.PathLike)) for o in data): return f"A list of {_plural(len(data), 'path')} has no labels", "Catalog.from_lists(paths, labels) makes data of it; to predict them: learn.predict(paths)"
+    if isinstance(data, (list, tuple)) and all(isinstance(o, (str, os.PathLike)) for o in data): return f"A list of {plural(len(data), 'path')} has no labels", "Catalog.from_lists(paths, labels) makes data of it; to predict them: learn.predict(paths)"
     if isinstance(data, (list, tuple)): return f"A {kind} of {type(data[0]).__name__ if data else 'nothing'} is no set of images", "For files and labels: Catalog.from_lists([path, …], [label, …])"
     if hasattr(data, "__array__"): return f"An array of shape {tuple(data.shape)} has no files", "Learner((train, valid), model) takes loaders of (x, y), such as DataLoader(TensorDataset(x, y), 32); for all else save the images as files"
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
@@ -175,19 +175,19 @@ def _file_door(data):
     "Name what to do with an address or a file, or return None"
     path = Path(os.path.expanduser(data))
     suffix = path.suffix.lower()
-    if re.match(r"[a-z][a-z0-9+.-]*://", str(data), re.I): return f"{_shown(data, 80)!r} is an address, and nothing is fetched from there", "Download and unpack it; shards are read from where they are: ShardedDataModule(url + '/{000..009}.tar')"
+    if re.match(r"[a-z][a-z0-9+.-]*://", str(data), re.I): return f"{safe_name(data, 80)!r} is an address, and nothing is fetched from there", "Download and unpack it; shards are read from where they are: ShardedDataModule(url + '/{000..009}.tar')"
     if not path.is_file(): return None
     fix = next((text for suffixes,text in _FILE_DOORS.items() if suffix in suffixes), "Give the folder of images, or a table as .csv or .tsv")
-    return f"{_shown(path.name)!r} is one file", fix
+    return f"{safe_name(path.name)!r} is one file", fix
 
 def refuse_strange(
     data # anything a person may call data
 ):
     "Raise an error that names the right door for what is no classification data set"
-    if _shards(data): raise ConfigError("These are tar shards", _shown(data, 80), "ShardedDataModule(…) reads them, from disk or from a URL")
+    if _shards(data): raise ConfigError("These are tar shards", safe_name(data, 80), "ShardedDataModule(…) reads them, from disk or from a URL")
     door = _object_door(data)
     if door is None: door = _file_door(data) or _mvtec_door(Path(os.path.expanduser(data)))
-    if door: raise ConfigError(door[0], _shown(data, 80) if isinstance(data, (str, os.PathLike)) else "", door[1])
+    if door: raise ConfigError(door[0], safe_name(data, 80) if isinstance(data, (str, os.PathLike)) else "", door[1])
 
 # %% ../../nbs/catalog/16_sources.ipynb #035223b8
 def _ignoring(read, ignored):
@@ -197,8 +197,8 @@ def _ignoring(read, ignored):
         if not ignored or (cat := e.context.get("catalog")) is None: raise
     if not ignored: return cat
     cat = cat.with_classes(ignore_classes=ignored)
-    _check_splits(cat, "Add rows of it to train, or put it into ignore_classes")
-    if cat.task == "multiclass": _check_single(cat, False)
+    refuse_unknown_classes(cat, "Add rows of it to train, or put it into ignore_classes")
+    if cat.task == "multiclass": refuse_single_class(cat, False)
     return cat
 
 def _and_ignored(classes, ignored):

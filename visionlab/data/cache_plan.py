@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CACHES', 'Free', 'CachePlan', 'kept_size', 'plan_cache', 'free_memory', 'read_bytes_count', 'cache_folder',
-           'cache_limit', 'free_space', 'image_sizes']
+           'bytes_on_disk', 'cache_limit', 'free_space', 'image_sizes']
 
 # %% ../../nbs/data/03_cache_plan.ipynb #dba12f87
 import os, shutil
@@ -153,7 +153,7 @@ def _existing(folder):
     folder = Path(folder).absolute()
     return next(o for o in (folder, *folder.parents) if o.is_dir())
 
-def _on_disk(path):
+def bytes_on_disk(path):
     "Count the bytes that a file takes on the disk, without its holes"
     try: s = os.stat(path)
     except OSError: return 0
@@ -164,7 +164,7 @@ def cache_limit(folder=None)->int: # 0 where nothing can be written
     folder = cache_folder(folder)
     home = _existing(folder)
     if not os.access(home, os.W_OK): return 0
-    most = shutil.disk_usage(home).free + sum(map(_on_disk, folder.glob("*.pixels")))
+    most = shutil.disk_usage(home).free + sum(map(bytes_on_disk, folder.glob("*.pixels")))
     asked = os.environ.get("VISIONLAB_CACHE_LIMIT")
     return min(read_bytes_count(asked, "VISIONLAB_CACHE_LIMIT"), most) if asked else most//2
 

@@ -10,14 +10,14 @@ import os, warnings
 from pathlib import Path
 from ..core.errors import ConfigError
 from .store import fcntl, MemoryStore, show_bytes
-from .disk_store import _mark_in_use, _read_head, DiskStore
-from .pixel_keys import _hash, _kind, row_identities
-from .cache_plan import _on_disk, cache_folder, cache_limit, CachePlan
+from .disk_store import mark_in_use, read_head, DiskStore
+from .pixel_keys import hash_parts, pixel_kind, row_identities
+from .cache_plan import bytes_on_disk, cache_folder, cache_limit, CachePlan
 
 # %% ../../nbs/data/04_caches.ipynb #2eeb420b
 def _head_of(path):
     try:
-        with open(path, "rb") as f: return _read_head(f.fileno())
+        with open(path, "rb") as f: return read_head(f.fileno())
     except OSError: return None
 
 def _describe(path):
@@ -26,14 +26,14 @@ def _describe(path):
     except OSError: return None
     about = head.get("about", {})
     return dict(source=about.get("source", "?" if head else "not readable"), images=about.get("images", head.get("n", 0)), kept={True:"whole"}.get(about.get("keep", True), f"{about.get('keep')} px"),
-                size=_on_disk(path), used=stat.st_mtime, in_use=_in_use(path), path=str(path))
+                size=bytes_on_disk(path), used=stat.st_mtime, in_use=_in_use(path), path=str(path))
 
 def _in_use(path):
     "Say whether a process has a cache open"
     if fcntl is None: return False      # Windows will refuse the removal itself
     try: fd = os.open(path, os.O_RDONLY)
     except OSError: return False
-    try: return not _mark_in_use(fd, alone=True)
+    try: return not mark_in_use(fd, alone=True)
     finally: os.close(fd)
 
 def _listed(folder): return sorted(filter(None, map(_describe, cache_folder(folder).glob("*.pixels"))), key=lambda o: o["used"])
@@ -51,8 +51,8 @@ def _remove(path, force=False)->int: # bytes
     try: fd = os.open(path, os.O_RDONLY)
     except OSError: return 0
     try:
-        if not _mark_in_use(fd, alone=True) and not force: return 0
-        n = _on_disk(path)
+        if not mark_in_use(fd, alone=True) and not force: return 0
+        n = bytes_on_disk(path)
         if fcntl is None: os.close(fd); fd = None
         os.unlink(path)
         return n
@@ -99,8 +99,8 @@ def open_store(
 
 def _open_disk(plan, catalog, channels, folder, n):
     if (rows := row_identities(catalog)) is None: raise OSError("the state of its source cannot be told")
-    kind = _kind(channels, plan.keep, catalog.info.get("value_range"))
-    key = _hash(kind.encode(), rows.tobytes())
+    kind = pixel_kind(channels, plan.keep, catalog.info.get("value_range"))
+    key = hash_parts(kind.encode(), rows.tobytes())
     path,about = folder/f"{key}.pixels", dict(key=key, kind=kind, source=str(catalog.source), keep=plan.keep, images=len(catalog))
     older = [] if path.exists() else _older(folder, about)       # open, so that they are not what makes room
     if not path.exists(): make_room(plan.nbytes, folder)

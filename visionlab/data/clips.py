@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from ..core.errors import (
     ConfigError, DataError, EmptyDatasetError, ImageReadError, one_of, optional_import, whole_number)
-from ..core.text import _listed
+from ..core.text import listed
 from ..images.decode import decode, read_bytes
 from ..transforms.ops import resize
 from ..transforms.augment import BatchAugment
-from ..catalog.labels import _objects
-from ..catalog.catalog import _skips, Catalog
-from ..catalog.scan import _is_hidden, _kind, _Scan
-from ..catalog.folders import _existing_folder
+from ..catalog.labels import object_column
+from ..catalog.catalog import skipped_table, Catalog
+from ..catalog.scan import is_hidden, entry_kind, FolderScan
+from ..catalog.folders import existing_folder
 from .images import Images
 from .audit import audit
-from .defect_layouts import _names, ANOMALOUS, LayoutError, NORMAL
-from .planes import _PlaneSamples, PairedLoader
+from .defect_layouts import names_in_folder, ANOMALOUS, LayoutError, NORMAL
+from .planes import PlaneSamples, PairedLoader
 from .defects import AnomalyDataModule
 from .download import Archive, download
 from .video import FrameFolder, VIDEO_EXTENSIONS, VideoFile
@@ -37,7 +37,7 @@ class Truth:
 
 def _truth_of_folder(path):
     "Read a folder of masks"
-    scan = _Scan(path, False)
+    scan = FolderScan(path, False)
     for entry,rel in scan.entries(""): scan.take(entry, rel, None, None)
     frames = FrameFolder(path, [o[0] for o in scan.rows])
     mask = lambda n: (decode(read_bytes(os.path.join(path, frames.files[n])), "L", frames.files[n])[...,0] > 0).astype(np.uint8)
@@ -72,10 +72,10 @@ def _number(name):
 
 def _match_truth(gt_dir, name):
     "Find the ground truth that belongs to a video"
-    found = [o for o in sorted(Path(gt_dir).iterdir()) if not _is_hidden(o.name) and (o.is_dir() or o.suffix in (".mat", ".npy"))]
+    found = [o for o in sorted(Path(gt_dir).iterdir()) if not is_hidden(o.name) and (o.is_dir() or o.suffix in (".mat", ".npy"))]
     same = [o for o in found if o.stem == name] or [o for o in found if _number(o.stem) is not None and _number(o.stem) == _number(name)]
     if len(same) == 1: return same[0]
-    raise LayoutError(f"There is {'no' if not same else 'more than one'} ground truth for the video {name!r}", f"{gt_dir} has {_names(gt_dir)}", f"Expected {name}/ (masks), {name}_label.mat or {name}.npy")
+    raise LayoutError(f"There is {'no' if not same else 'more than one'} ground truth for the video {name!r}", f"{gt_dir} has {names_in_folder(gt_dir)}", f"Expected {name}/ (masks), {name}_label.mat or {name}.npy")
 
 # %% ../../nbs/data/26_clips.ipynb #839da8e2
 TARGETS = ("last", "first", "mid", "all")
@@ -94,7 +94,7 @@ def _videos(scan, folder, split):
     "Find the videos in a folder: {relative path: VideoFile or FrameFolder}"
     found = {}
     for entry,rel in scan.entries(folder, split):
-        if _kind(entry) == "folder": video = _frame_folder(scan, rel, split)
+        if entry_kind(entry) == "folder": video = _frame_folder(scan, rel, split)
         elif os.path.splitext(entry.name)[1].lower() in VIDEO_EXTENSIONS: video = _video_file(scan, rel, split)
         else: scan.skip(rel, split, "neither a video nor a folder of frames"); continue
         if video is not None: found[rel] = video
@@ -140,16 +140,16 @@ class _Films:
 
 def _avenue_folder(root):
     "Find the folder that has the two folders of videos"
-    root = _existing_folder(root)
+    root = existing_folder(root)
     for o in (root, root/"Avenue Dataset"):
         if (o/"training_videos").is_dir() and (o/"testing_videos").is_dir(): return o
-    raise LayoutError(f"There are no 'training_videos' and 'testing_videos' in {root.name!r}", f"{root} has {_names(root)}", f"Expected {_AVENUE}")
+    raise LayoutError(f"There are no 'training_videos' and 'testing_videos' in {root.name!r}", f"{root} has {names_in_folder(root)}", f"Expected {_AVENUE}")
 
 def _truth_folder(folder, root, gt_dir):
     "Find the ground truth"
-    if gt_dir is not None: return _existing_folder(gt_dir)
+    if gt_dir is not None: return existing_folder(gt_dir)
     found = next((base/o for o in _TRUTH_FOLDERS for base in (folder, Path(root)) if (base/o).is_dir()), None)
-    if found is None: raise LayoutError("There is no ground truth for the test videos", f"{folder} has {_names(folder)}", f"Expected {_AVENUE}; pass gt_dir=, or test_split_mode='none' with val_split_mode='none'")
+    if found is None: raise LayoutError("There is no ground truth for the test videos", f"{folder} has {names_in_folder(folder)}", f"Expected {_AVENUE}; pass gt_dir=, or test_split_mode='none' with val_split_mode='none'")
     return found
 
 def avenue_catalog(
@@ -162,15 +162,15 @@ def avenue_catalog(
 )->tuple: # the catalog, and the videos it refers to
     "Read videos in the layout of Avenue"
     folder = _avenue_folder(root)
-    scan = _Scan(folder, False)
+    scan = FolderScan(folder, False)
     videos = {split:_videos(scan, name, split) for split,name in (("train", "training_videos"), ("test", "testing_videos")) if test or split == "train"}
     truths = {rel:read_truth(_match_truth(_truth_folder(folder, root, gt_dir), Path(rel).stem), len(v)) for rel,v in videos.get("test", {}).items()}
     rows = [o for split,some in videos.items() for rel,v in some.items()
             for o in _clip_rows(scan, rel, v, split, truths[rel].labels if rel in truths else np.zeros(len(v), bool), length, step, target)]
-    if not rows: raise EmptyDatasetError("No video gives a clip", f"{folder}: {_listed(sorted(set(o[2] for o in scan.skipped)))}", f"Expected {_AVENUE}")
+    if not rows: raise EmptyDatasetError("No video gives a clip", f"{folder}: {listed(sorted(set(o[2] for o in scan.skipped)))}", f"Expected {_AVENUE}")
     frame = pd.DataFrame(rows)
-    frame = frame.assign(**{c:_objects(frame[c]) for c in ("defect", "mask", "depth", "video")})
-    cat = Catalog(frame, [NORMAL, ANOMALOUS], folder, f"Avenue layout, {folder.name}", _skips(scan.skipped), info=dict(hidden=dict(scan.hidden)))
+    frame = frame.assign(**{c:object_column(frame[c]) for c in ("defect", "mask", "depth", "video")})
+    cat = Catalog(frame, [NORMAL, ANOMALOUS], folder, f"Avenue layout, {folder.name}", skipped_table(scan.skipped), info=dict(hidden=dict(scan.hidden)))
     return cat, _Films({k:v for o in videos.values() for k,v in o.items()}, truths, length, target)
 
 # %% ../../nbs/data/26_clips.ipynb #353288a6
@@ -214,7 +214,7 @@ class Clips(Images):
         truth = self.films.truths.get(row.video)
         return np.array([truth is not None and truth.labels[n] for n in self.films.shown(row)], np.int64)
 
-class _ClipSamples(_PlaneSamples):
+class _ClipSamples(PlaneSamples):
     "Frame clips with a user's transform, which sees (T, H, W, C)"
     def _pixels(self, row):
         planes = super()._pixels(row)

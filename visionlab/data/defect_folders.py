@@ -10,16 +10,16 @@ import os
 from pathlib import Path
 import pandas as pd
 from ..core.errors import close_matches, ConfigError, EmptyDatasetError, one_of
-from ..core.text import _listed, _plural, _shown
-from ..catalog.labels import _objects
+from ..core.text import listed, plural, safe_name
+from ..catalog.labels import object_column
 from ..catalog.catalog import Catalog
-from ..catalog.scan import _Scan
-from ..catalog.folders import _existing_folder
-from ..catalog.frames import _clashes, _first, _read_splits, _settle_bad, _under
-from ..catalog.sheets import _read_sheet, CsvError
-from ..catalog.csv import _file, _name_columns, _row_problem
+from ..catalog.scan import FolderScan
+from ..catalog.folders import existing_folder
+from ..catalog.frames import conflicting_rows, first_problems, read_splits, settle_bad_rows, path_under
+from ..catalog.sheets import read_sheet, CsvError
+from ..catalog.csv import file_of_row, name_columns, row_problem
 from .defect_layouts import (
-    _catalog, _folders, _GOOD, _names, _of, _partners, ANOMALOUS, LayoutError, NORMAL)
+    scanned_catalog, folder_names, GOOD, names_in_folder, rows_of_split, partner_files, ANOMALOUS, LayoutError, NORMAL)
 from .defects import AnomalyDataModule
 
 # %% ../../nbs/data/24_defect_folders.ipynb #a6c97574
@@ -30,7 +30,7 @@ def _given(root, names):
     names = [] if names is None else [names] if isinstance(names, (str, os.PathLike)) else list(names)
     found = [(os.fspath(o).replace(os.sep, "/").rstrip("/"), root/o) for o in names]
     for rel,path in found:
-        if not path.is_dir(): raise LayoutError(f"There is no folder {rel!r}", f"{path.parent} has {_names(path.parent)}" if path.parent.is_dir() else str(path), f"Expected {_FOLDER}")
+        if not path.is_dir(): raise LayoutError(f"There is no folder {rel!r}", f"{path.parent} has {names_in_folder(path.parent)}" if path.parent.is_dir() else str(path), f"Expected {_FOLDER}")
     return found
 
 def _check_apart(**folders):
@@ -46,20 +46,20 @@ _APART = dict(abnormal_dir="; folders inside abnormal_dir are kinds of defects, 
 
 def _kinds(scan, rel, path):
     "List (folder, kind) of a folder of defects: its folders, or itself"
-    inside = _folders(scan, rel) if any(o.is_dir() for o in path.iterdir()) else []
+    inside = folder_names(scan, rel) if any(o.is_dir() for o in path.iterdir()) else []
     return [(f"{rel}/{o}", o) for o in inside] or [(rel, path.name)]
 
 def folder_catalog(normal_dir, abnormal_dir=None, normal_test_dir=None, mask_dir=None, root=None, normal_val_dir=None, abnormal_val_dir=None)->Catalog:
     "Read folders of normal and anomalous images as `Folder` describes them"
-    root = _existing_folder(root) if root is not None else Path.cwd()
+    root = existing_folder(root) if root is not None else Path.cwd()
     _check_apart(**{k:_given(root, v) for k,v in dict(normal_dir=normal_dir, abnormal_dir=abnormal_dir, normal_test_dir=normal_test_dir, normal_val_dir=normal_val_dir,
                                                       abnormal_val_dir=abnormal_val_dir, mask_dir=mask_dir).items()})
-    scan = _Scan(root, False)
-    tree = [(rel, _GOOD, split) for names,split in ((normal_dir, "train"), (normal_test_dir, "test"), (normal_val_dir, "val")) for rel,_ in _given(root, names)]
+    scan = FolderScan(root, False)
+    tree = [(rel, GOOD, split) for names,split in ((normal_dir, "train"), (normal_test_dir, "test"), (normal_val_dir, "val")) for rel,_ in _given(root, names)]
     bad = [(*o, split) for names,split in ((abnormal_dir, "test"), (abnormal_val_dir, "val")) for rel,path in _given(root, names) for o in _kinds(scan, rel, path)]
     scan.read([*tree, *bad])
     masks = _mask_folders(_given(root, mask_dir), [kind for _,kind,_ in bad]) if mask_dir else None
-    return _catalog(scan, f"folder {_given(root, normal_dir)[0][1].parent.name}", _partners(scan, masks, "_mask") if masks else None)
+    return scanned_catalog(scan, f"folder {_given(root, normal_dir)[0][1].parent.name}", partner_files(scan, masks, "_mask") if masks else None)
 
 def _mask_folders(given, kinds):
     "Say which folder of masks belongs to which kind of defect: the one of its name, or the only one"
@@ -88,9 +88,9 @@ _INDEX = {"0":NORMAL, "0.0":NORMAL, "false":NORMAL, "1":ANOMALOUS, "1.0":ANOMALO
 
 def _csv_frame(path):
     "Read a CSV as text; a record that is no row is an error"
-    sheet = _name_columns(_read_sheet(path, None, None, None), True, None)
-    bad = [(line, wrong) for line,row in zip(sheet.lines, sheet.rows) if (wrong := _row_problem(row, sheet))]
-    if bad: raise CsvError(f"{_plural(len(bad), 'row')} of {sheet.path.name} cannot be read", f"{sheet.path}:{bad[0][0]}: {bad[0][1]}", "Correct the lines", rows=[(sheet.path.name, n, "", o) for n,o in bad])
+    sheet = name_columns(read_sheet(path, None, None, None), True, None)
+    bad = [(line, wrong) for line,row in zip(sheet.lines, sheet.rows) if (wrong := row_problem(row, sheet))]
+    if bad: raise CsvError(f"{plural(len(bad), 'row')} of {sheet.path.name} cannot be read", f"{sheet.path}:{bad[0][0]}: {bad[0][1]}", "Correct the lines", rows=[(sheet.path.name, n, "", o) for n,o in bad])
     return pd.DataFrame(sheet.rows, columns=sheet.columns, dtype=object), str(sheet.path.parent), sheet.path.name
 
 def _samples_frame(samples):
@@ -110,22 +110,22 @@ def _kind_of(index, label):
     word = label.lower()
     said = None if not label else NORMAL if word in _NORMAL_WORDS else ANOMALOUS
     found = _INDEX.get(index.lower()) if index else said
-    if index and found is None: return None, None, f"label_index '{_shown(index)}' is neither 0 nor 1"
+    if index and found is None: return None, None, f"label_index '{safe_name(index)}' is neither 0 nor 1"
     if found is None: return None, None, "missing label"
-    if said and said != found: return None, None, f"label_index {index} and label '{_shown(label)}' disagree"
-    return found, _GOOD if found == NORMAL else "abnormal" if not label or word in _ABNORMAL_WORDS else label, None
+    if said and said != found: return None, None, f"label_index {index} and label '{safe_name(label)}' disagree"
+    return found, GOOD if found == NORMAL else "abnormal" if not label or word in _ABNORMAL_WORDS else label, None
 
 def _table_splits(frame, labels):
     "Read the split of each row; where none is said it follows from the label"
     own = ["test" if label == ANOMALOUS or word.lower().endswith("_test") else "train" for label,word in zip(labels, _text(frame, "label"))]
     said = [o or None for o in _text(frame, "split")]
-    found,wrong = _read_splits([o or d for o,d in zip(said, own)])
+    found,wrong = read_splits([o or d for o,d in zip(said, own)])
     return found, wrong
 
 def _table_mask(value, base):
     "Find a mask's file: (path, what is wrong)"
     if not value: return None, None
-    path,wrong = _file(value, base, False)
+    path,wrong = file_of_row(value, base, False)
     return path, wrong and f"mask {wrong}"
 
 def tabular_catalog(
@@ -137,14 +137,14 @@ def tabular_catalog(
     one_of(on_bad_rows, ("error", "skip"), "on_bad_rows")
     frame,base,source = _samples_frame(samples)
     _check_columns(frame, source)
-    base = str(_existing_folder(root)) if root is not None else base
+    base = str(existing_folder(root)) if root is not None else base
     given = _text(frame, "image_path")
-    paths,bad_path = zip(*(_file(o, base, False) for o in given))
+    paths,bad_path = zip(*(file_of_row(o, base, False) for o in given))
     labels,defects,bad_label = zip(*map(_kind_of, _text(frame, "label_index"), _text(frame, "label")))
     masks,bad_mask = zip(*(_table_mask(o, base) for o in _text(frame, "mask_path")))
     splits,bad_split = _table_splits(frame, labels)
-    rows = pd.DataFrame({k:_objects(v) for k,v in dict(path=paths, label=labels, split=splits, defect=defects, mask=masks, depth=[None]*len(given)).items()}).assign(synthetic=False)
-    kept,skipped = _settle_bad(rows, _first(bad_path, bad_label, bad_split, _clashes(rows), bad_mask), given, on_bad_rows)
+    rows = pd.DataFrame({k:object_column(v) for k,v in dict(path=paths, label=labels, split=splits, defect=defects, mask=masks, depth=[None]*len(given)).items()}).assign(synthetic=False)
+    kept,skipped = settle_bad_rows(rows, first_problems(bad_path, bad_label, bad_split, conflicting_rows(rows), bad_mask), given, on_bad_rows)
     cat = Catalog(_inside(kept, base), [NORMAL, ANOMALOUS], base, source, skipped)
     if kept["mask"].isna().all(): return cat
     return cat.drop(kept.index[(kept["label"] == ANOMALOUS) & (kept["split"] != "train") & kept["mask"].isna()], "no mask")
@@ -155,12 +155,12 @@ def _check_columns(frame, source):
     for names in (("image_path",), ("label_index", "label")):
         if any(o in frame for o in names): continue
         near = close_matches(names[0], [str(o) for o in frame])
-        raise CsvError(f"The table has no column {' or '.join(map(repr, names))}", f"{source} has {_listed([str(o) for o in frame], 20)}", (f"Did you mean {_listed(near)}? " if near else "") + _TABULAR, columns=[str(o) for o in frame])
+        raise CsvError(f"The table has no column {' or '.join(map(repr, names))}", f"{source} has {listed([str(o) for o in frame], 20)}", (f"Did you mean {listed(near)}? " if near else "") + _TABULAR, columns=[str(o) for o in frame])
 
 def _inside(frame, base):
     "Write paths relative to the root where they lie below it"
-    short = lambda p: p if p is None else _under(p, base) or p
-    return frame.assign(**{c:_objects([short(o) for o in frame[c]], frame.index) for c in ("path", "mask")})
+    short = lambda p: p if p is None else path_under(p, base) or p
+    return frame.assign(**{c:object_column([short(o) for o in frame[c]], frame.index) for c in ("path", "mask")})
 
 class Tabular(AnomalyDataModule):
     "Serve normal and abnormal images that a table lists"
@@ -172,6 +172,6 @@ class Tabular(AnomalyDataModule):
         **options             # of `AnomalyDataModule`; val_split_mode is "from_dir" where the table has rows for validation
     ):
         catalog = tabular_catalog(samples, root, on_bad_rows)
-        if len(_of(catalog, "val")): options = dict(val_split_mode="from_dir") | options
+        if len(rows_of_split(catalog, "val")): options = dict(val_split_mode="from_dir") | options
         if not (catalog.frame["label"] == ANOMALOUS).any(): options = dict(test_split_mode="synthetic") | options
         super().__init__(catalog, image_size, train_batch_size, eval_batch_size, num_workers, **options)

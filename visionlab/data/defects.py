@@ -10,7 +10,7 @@ import os
 from dataclasses import replace
 from fastcore.basics import patch
 from ..core.errors import EmptyDatasetError, ImageReadError
-from ..core.text import _plural
+from ..core.text import plural
 from ..images.decode import decode, read_bytes
 from ..images.sizes import image_size as read_size
 from ..transforms.ops import HorizontalFlip, PadCrop, Resize, VerticalFlip
@@ -19,8 +19,8 @@ from ..catalog.labels import sorted_classes
 from ..catalog.catalog import Catalog
 from .audit import audit
 from .module import ImageDataModule
-from .defect_layouts import _check_ratio, _GOOD, _lots, ANOMALOUS, NORMAL, settle_splits
-from .planes import _depth_size, _one_for_both, load_depth, PairedLoader, Planes
+from .defect_layouts import check_ratio, GOOD, draw_share, ANOMALOUS, NORMAL, settle_splits
+from .planes import depth_size, same_transform_for_both, load_depth, PairedLoader, Planes
 
 # %% ../../nbs/data/21_defects.ipynb #70d762e3
 class AnomalyDataModule(ImageDataModule):
@@ -45,7 +45,7 @@ class AnomalyDataModule(ImageDataModule):
     ):
         catalog = settle_splits(catalog, val_split_mode, val_split_ratio, test_split_mode, test_split_ratio, seed)
         super().__init__(catalog, image_size=image_size, batch_size=train_batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, val_split=0, seed=seed,
-                         resize=resize, **_one_for_both(options, transform))
+                         resize=resize, **same_transform_for_both(options, transform))
         self.collate = collate
 
     @property
@@ -65,7 +65,7 @@ class AnomalyDataModule(ImageDataModule):
     def facts(self):
         rows = self.catalog.frame
         kinds = rows.loc[rows["label"] == ANOMALOUS, "defect"].value_counts().sort_index()
-        with_ = ", ".join(f"{_plural(int(rows[o].notna().sum()), o)}" for o in ("mask", "depth") if rows[o].notna().any())
+        with_ = ", ".join(f"{plural(int(rows[o].notna().sum()), o)}" for o in ("mask", "depth") if rows[o].notna().any())
         s = self.catalog.info["splits"]
         return [*super().facts(), ("Defects", ", ".join(f"{k} {n}" for k,n in kinds.items()) or "none"), *([("Beside images", with_)] if with_ else []),
                 ("Splits", f"val {s['val']}, test {s['test']}, seed {s['seed']}"), *([("Licence", self.catalog.info["licence"])] if "licence" in self.catalog.info else [])]
@@ -78,7 +78,7 @@ class _Partners:
         self.images = replace(catalog, frame=rows)
         self.catalog = replace(catalog, frame=rows.assign(path=rows[column]))
         self.read = load_depth if column == "depth" else lambda p: decode(read_bytes(p), "L", p)
-        self.size = _depth_size if column == "depth" else read_size
+        self.size = depth_size if column == "depth" else read_size
         self.files = dict(zip(rows.index, self.catalog.files()))
 
     def __getitem__(self, i): return self.read(self.files[i])
@@ -120,15 +120,15 @@ def classification_catalog(
     seed:int=42
 )->Catalog:
     "Make a supervised problem out of normal and anomalous images"
-    _check_ratio(val_split, "val_split"); _check_ratio(test_split or .5, "test_split"); _check_ratio(val_split + test_split, "val_split + test_split")
+    check_ratio(val_split, "val_split"); check_ratio(test_split or .5, "test_split"); check_ratio(val_split + test_split, "val_split + test_split")
     rows = _labelled(catalog)
     rows = (rows if with_normals else rows[rows["split"] != "train"]).assign(split="train")
     if not (rows["label"] == ANOMALOUS).any(): raise EmptyDatasetError("There is no real anomalous image to learn from", catalog.source, "Give a folder of them")
-    rows.loc[_lots(catalog, rows, val_split, seed), "split"] = "val"
-    if test_split: rows.loc[_lots(catalog, rows[rows["split"] == "train"], test_split/(1-val_split), seed+1), "split"] = "test"
+    rows.loc[draw_share(catalog, rows, val_split, seed), "split"] = "val"
+    if test_split: rows.loc[draw_share(catalog, rows[rows["split"] == "train"], test_split/(1-val_split), seed+1), "split"] = "test"
     _check_both(rows, catalog)
     rows["label"] = rows["defect"] if kinds else rows["label"].map({NORMAL:"normal", ANOMALOUS:"defect"})
-    first = _GOOD if kinds else "normal"
+    first = GOOD if kinds else "normal"
     classes = [first, *sorted_classes(set(rows["label"]) - {first})]
     return replace(catalog, frame=rows, classes=classes, source=f"{catalog.source}, as classes", info=catalog.info | dict(split=dict(val_split=val_split, test_split=test_split, seed=int(seed))))
 

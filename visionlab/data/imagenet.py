@@ -13,11 +13,11 @@ import pandas as pd
 from fastcore.basics import patch
 from ..core.errors import ConfigError, DataError, one_of, optional_import
 from ..images.batch import ImageItem
-from ..core.text import _listed, _plural
-from ..catalog.catalog import _skips, Catalog
-from ..catalog.sheets import _existing_file, _records, _text, _tidy
+from ..core.text import listed, plural
+from ..catalog.catalog import skipped_table, Catalog
+from ..catalog.sheets import existing_file, sheet_records, sheet_text, tidy_quotes
 from ..catalog.lightly_tables import read_settings
-from ..catalog.imagenet_tree import _imagenet_root, IMAGENET_HOMES
+from ..catalog.imagenet_tree import imagenet_root, IMAGENET_HOMES
 from ..transforms.ops import Resize
 from ..transforms.pipeline import IMAGENET_MEAN, IMAGENET_STD, Pipeline
 from .images import Images
@@ -30,7 +30,7 @@ _SYNSET = re.compile(r"n\d{8}")
 
 def _images_root(root):
     "Find the folder that has train, in Kaggle's layout too"
-    root = _imagenet_root(root, IMAGENET_HOMES)
+    root = imagenet_root(root, IMAGENET_HOMES)
     return next((root/o for o in ("", *_KAGGLE) if (root/o/"train").is_dir()), root)
 
 def _labels_beside(root):
@@ -53,9 +53,9 @@ def read_val_labels(
     path # LOC_val_solution.csv, the development kit's ground truth, or a list of either kind
 )->dict: # synset by the stem of an image's name, or by its number, counted from 1
     "Read which class each validation image has"
-    path = _existing_file(path)
-    text = _text(path, None)
-    rows = [(line, [o for f in fields for o in f.split()]) for line,fields in _records(_tidy(text, ","), ",")]
+    path = existing_file(path)
+    text = sheet_text(path, None)
+    rows = [(line, [o for f in fields for o in f.split()]) for line,fields in sheet_records(tidy_quotes(text, ","), ",")]
     if rows and rows[0][1][:1] == ["ImageId"]: rows = rows[1:]
     if not rows: raise DataError(f"{path.name} is empty", str(path), "It should have a line for each validation image")
     alone = all(len(o) == 1 for _,o in rows)
@@ -90,7 +90,7 @@ def place_loose(
     root = Path(catalog.root)
     path = Path(val_labels) if val_labels is not None else _labels_beside(root)
     if path is None:
-        raise DataError(f"{_plural(len(loose), 'validation image')} {'lies' if len(loose) == 1 else 'lie'} loose in val, and no file says their classes", f"{root}: looked for {', '.join(VAL_LABELS[:3])}",
+        raise DataError(f"{plural(len(loose), 'validation image')} {'lies' if len(loose) == 1 else 'lie'} loose in val, and no file says their classes", f"{root}: looked for {', '.join(VAL_LABELS[:3])}",
                         "Put Kaggle's LOC_val_solution.csv, or the development kit's ILSVRC2012_validation_ground_truth.txt with meta.mat, beside val; or name the file with val_labels=; or sort the images into val/<synset>/")
     return _placed(catalog, loose, path)
 
@@ -99,13 +99,13 @@ def _placed(catalog, loose, path):
     labels,name = read_val_labels(path), dict(zip(catalog.info["synsets"], catalog.classes))
     synsets = [_synset_of(o, labels) for o in loose["path"]]
     if missing := [o for o,s in zip(loose["path"], synsets) if s is None]:
-        raise DataError(f"{_plural(len(missing), 'validation image')} of {len(loose):,} have no class in {Path(path).name}", _listed(missing), "Use the file that came with these images", missing=missing)
+        raise DataError(f"{plural(len(missing), 'validation image')} of {len(loose):,} have no class in {Path(path).name}", listed(missing), "Use the file that came with these images", missing=missing)
     rows = pd.DataFrame([(o, name[s], "val") for o,s in zip(loose["path"], synsets) if s in name], columns=["path", "label", "split"])
-    if not len(rows): raise DataError("No validation image is of a class in train", str(path), f"Train has {_listed(catalog.info['synsets'], 5)}")
+    if not len(rows): raise DataError("No validation image is of a class in train", str(path), f"Train has {listed(catalog.info['synsets'], 5)}")
     other = [(o, "val", "class not in train") for o,s in zip(loose["path"], synsets) if s not in name]
     at = Path(os.path.abspath(path))
     rest = [o for o in catalog.skipped.drop(index=loose.index).to_numpy().tolist() if Path(catalog.root)/o[0] not in (at, *at.parents)]      # the file itself has served
-    skipped = _skips([*rest, *other])
+    skipped = skipped_table([*rest, *other])
     frame = pd.concat([catalog.frame, rows.astype(catalog.frame.dtypes[["path", "label", "split"]].to_dict())], ignore_index=True)
     return replace(catalog, frame=frame, skipped=skipped, info=catalog.info | dict(val_labels=Path(path).name))
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from ..core.errors import ConfigError
 from ..catalog.catalog import Catalog
-from ..catalog.scan import _Scan
-from .defect_layouts import _catalog, _category, _folders, _GOOD, _layout_error, _partners
+from ..catalog.scan import FolderScan
+from .defect_layouts import scanned_catalog, category_folder, folder_names, GOOD, layout_error, partner_files
 from .defects import AnomalyDataModule
 from .download import Archive, download
 
@@ -21,10 +21,10 @@ _VAL_NAMES = ("validation", "val")
 
 def _split_trees(scan, folder, inside="", expected=_MVTEC):
     "List (folder, kind, split) of train, test and validation"
-    if not (folder/"train"/_GOOD/inside).is_dir(): raise _layout_error(folder, f"'train/{_GOOD}{'/' + inside if inside else ''}'", expected)
+    if not (folder/"train"/GOOD/inside).is_dir(): raise layout_error(folder, f"'train/{GOOD}{'/' + inside if inside else ''}'", expected)
     tree = []
     for name,split in (("train", "train"), ("test", "test"), *((o, "val") for o in _VAL_NAMES)):
-        tree += [(f"{name}/{kind}" + (f"/{inside}" if inside else ""), kind, split) for kind in _folders(scan, name, split)]
+        tree += [(f"{name}/{kind}" + (f"/{inside}" if inside else ""), kind, split) for kind in folder_names(scan, name, split)]
     return tree
 
 def mvtec_catalog(
@@ -32,11 +32,11 @@ def mvtec_catalog(
     category="bottle",  # one of them; None: `root` is the category
 )->Catalog:
     "Read one category in the layout of MVTec AD"
-    folder = _category(root, category, f"folders of categories, each with {_MVTEC}")
-    scan = _Scan(folder, False)
+    folder = category_folder(root, category, f"folders of categories, each with {_MVTEC}")
+    scan = FolderScan(folder, False)
     scan.read(_split_trees(scan, folder))
-    kinds = _folders(scan, "ground_truth")
-    return _catalog(scan, f"MVTec AD layout, {folder.name}", _partners(scan, [(o, f"ground_truth/{o}") for o in kinds], "_mask") if kinds else None)
+    kinds = folder_names(scan, "ground_truth")
+    return scanned_catalog(scan, f"MVTec AD layout, {folder.name}", partner_files(scan, [(o, f"ground_truth/{o}") for o in kinds], "_mask") if kinds else None)
 
 # %% ../../nbs/data/23_mvtec.ipynb #d1e7600f
 MVTEC_AD = Archive("https://www.mydrive.ch/shares/38536/3830184030e49fe74747669442f0f282/download/420938113-1629952094/mvtec_anomaly_detection.tar.xz",
@@ -75,13 +75,13 @@ MVTEC_3D_LICENCE = "CC BY-NC-SA 4.0 (not for commercial use), © MVTec Software 
 
 def mvtec3d_catalog(root, category="bagel")->Catalog:
     "Read one category in the layout of MVTec 3D-AD"
-    folder = _category(root, category, f"folders of categories, each with {_MVTEC_3D}")
-    scan = _Scan(folder, False)
+    folder = category_folder(root, category, f"folders of categories, each with {_MVTEC_3D}")
+    scan = FolderScan(folder, False)
     tree = _split_trees(scan, folder, "rgb", _MVTEC_3D)
     scan.read(tree)
     beside = lambda part: [(f"{split}/{kind}", f"{rel.removesuffix('rgb')}{part}") for rel,kind,split in tree]
-    masks = _partners(scan, beside("gt"))
-    return _catalog(scan, f"MVTec 3D-AD layout, {folder.name}", masks, _partners(scan, beside("xyz")))
+    masks = partner_files(scan, beside("gt"))
+    return scanned_catalog(scan, f"MVTec 3D-AD layout, {folder.name}", masks, partner_files(scan, beside("xyz")))
 
 class MVTec3D(MVTecAD):
     "Serve one category of MVTec 3D-AD: colour and depth"

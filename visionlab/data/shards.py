@@ -17,19 +17,19 @@ from fastcore.basics import patch
 from ..core.errors import ConfigError, DataError, EmptyDatasetError, ImageReadError, one_of
 from ..core.machine import rank, world_size
 from ..core.randomness import uniforms
-from ..core.text import _listed, _plural, _shown
+from ..core.text import listed, plural, safe_name
 from ..core.files import file_sha256
 from ..transforms.custom import Custom
-from ..catalog.labels import _objects, _SPLIT_OF, label_names, sorted_classes, SPLITS, TASKS
-from ..catalog.catalog import _skips, Catalog
-from ..catalog.folders import _check_single, _check_splits, _class_list, _facts
+from ..catalog.labels import object_column, SPLIT_OF, label_names, sorted_classes, SPLITS, TASKS
+from ..catalog.catalog import skipped_table, Catalog
+from ..catalog.folders import refuse_single_class, refuse_unknown_classes, class_names_and_ids, without_empty
 from .images import Images
 from .sampling import cut
 from .loader import Loader
 from .audit import audit
 from .module import ImageDataModule
-from .shard_files import _fs, _is_local, _read_index, list_shards
-from .shard_reading import _contents, _stamp, ShardReader
+from .shard_files import file_system_of, is_local_system, read_shard_index, list_shards
+from .shard_reading import shard_contents, shard_stamp, ShardReader
 
 # %% ../../nbs/data/18_shards.ipynb #3e4a00a9
 def _listing(urls):
@@ -38,7 +38,7 @@ def _listing(urls):
     for split in urls: one_of(split, SPLITS, "split")
     return [(o, split) for split,u in urls.items() for o in list_shards(u)]
 
-def _split_by_name(url): return _SPLIT_OF.get(re.match(r"[a-zA-Z]*", os.path.basename(url))[0].lower())
+def _split_by_name(url): return SPLIT_OF.get(re.match(r"[a-zA-Z]*", os.path.basename(url))[0].lower())
 
 _POSITIONS = 20 # bits for the place in a shard, in the number of a row that has none of its own
 
@@ -64,7 +64,7 @@ def _translated(labels, names, ids):
     number = {int(i):n for i,n in zip(ids or range(len(names)), names) if isinstance(i, int) or _WHOLE.fullmatch(i)}
     by_id = set(map(int, known)) <= set(number) if whole and ids else whole and not any(map(_WHOLE.fullmatch, names))
     if whole and (by_id or ids and not known <= set(by)): by = {o:number[int(o)] for o in known if int(o) in number}
-    return [by.get(o) for o in labels], ["missing label" if o is None else None if o in by else f"label '{_shown(o)}' is not a class" for o in labels]
+    return [by.get(o) for o in labels], ["missing label" if o is None else None if o in by else f"label '{safe_name(o)}' is not a class" for o in labels]
 
 def _spellings(labels):
     "List numbers that are written in several ways, as ['01', '1']"
@@ -85,9 +85,9 @@ def _settle(frame, problems, on_bad):
     "Raise for what cannot be used, or list it"
     if problems and on_bad == "error":
         hint = _NO_LABEL if any(r == "missing label" for *_,r in problems) else ""
-        raise DataError(f"{_plural(len(problems), 'sample')} of {len(frame)+len(problems):,} cannot be used", "; ".join(f"{_shown(p, 80)}: {r}" for p,_,r in problems[:5]) + (f"; {len(problems)-5:,} more" if len(problems) > 5 else ""),
+        raise DataError(f"{plural(len(problems), 'sample')} of {len(frame)+len(problems):,} cannot be used", "; ".join(f"{safe_name(p, 80)}: {r}" for p,_,r in problems[:5]) + (f"; {len(problems)-5:,} more" if len(problems) > 5 else ""),
                         f"Mend the shards, or pass on_bad='skip' (to ShardedDataModule on_bad_rows='skip') to leave these out and list them in .skipped{hint}", problems=problems)
-    return _skips(problems)
+    return skipped_table(problems)
 
 def _known_classes(indexes):
     "Return the classes of the indexes, if they agree"
@@ -97,14 +97,14 @@ def _known_classes(indexes):
 def _known_task(indexes, urls):
     "Say whether images have several classes: what the indexes say, who may not contradict each other"
     tasks = {o["task"] for o in indexes if o} or {"multiclass"}
-    if len(tasks) > 1 or not tasks <= set(TASKS): raise DataError(f"Shards of different tasks: {_listed(sorted(tasks))}", _listed(urls), "Read one kind at a time")
+    if len(tasks) > 1 or not tasks <= set(TASKS): raise DataError(f"Shards of different tasks: {listed(sorted(tasks))}", listed(urls), "Read one kind at a time")
     return tasks.pop()
 
 # %% ../../nbs/data/18_shards.ipynb #9c73d8fb
 def _same_shards(shards, found):
     "Yield (shard, its split, shard, its split) where two splits have one file: the same address, or the same size, contents and bytes"
     by = {}
-    for (url,split),o in zip(shards, found): by.setdefault(json.dumps([_stamp(url)[1], o["rows"]["member"], o["rows"]["offset"]]), []).append((url, split))
+    for (url,split),o in zip(shards, found): by.setdefault(json.dumps([shard_stamp(url)[1], o["rows"]["member"], o["rows"]["offset"]]), []).append((url, split))
     for same in (o for o in by.values() if len({split for _,split in o}) > 1):
         first = {}
         for url,split in same:
@@ -113,14 +113,14 @@ def _same_shards(shards, found):
 
 def _content_of(url):
     "Hash a shard; of one that is far away, its beginning"
-    fs,path = _fs(url)
-    return file_sha256(url) if _is_local(fs) else hashlib.sha256(fs.cat_file(path, 0, 2**20)).hexdigest()
+    fs,path = file_system_of(url)
+    return file_sha256(url) if is_local_system(fs) else hashlib.sha256(fs.cat_file(path, 0, 2**20)).hexdigest()
 
 def _check_apart(shards, found):
     "Refuse shards that serve two splits"
     if len({split for _,split in shards}) < 2 or not (same := list(_same_shards(shards, found))): return
     a,s,b,t = same[0]
-    raise DataError(f"{_plural(len(same), 'shard')} would serve as {s} and as {t}: {os.path.basename(a) if a == b else f'{a} and {b} are one'}", a,
+    raise DataError(f"{plural(len(same), 'shard')} would serve as {s} and as {t}: {os.path.basename(a) if a == b else f'{a} and {b} are one'}", a,
                     "Give each split shards of its own, or leave val out: validation images are then taken from train", shards=same)
 
 def _repeated_samples(frame, reader, most=200):
@@ -131,7 +131,7 @@ def _repeated_samples(frame, reader, most=200):
     pairs = [(i, train[k], s) for i,k,s in rows if s != "train" and k in train]
     if reader.seekable: pairs = [o for o in pairs[:most] if reader[o[0]] == reader[o[1]]] + pairs[most:]
     n = Counter(s for *_,s in pairs)
-    return [f"{_plural(k, 'sample')} of {s} {'is' if k == 1 else 'are'} in train too, going by key and size; the first is {reader.name(pairs[0][0])}. catalog.leaks() compares all bytes" for s,k in n.items()]
+    return [f"{plural(k, 'sample')} of {s} {'is' if k == 1 else 'are'} in train too, going by key and size; the first is {reader.name(pairs[0][0])}. catalog.leaks() compares all bytes" for s,k in n.items()]
 
 # %% ../../nbs/data/18_shards.ipynb #67aeb259
 @patch(cls_method=True)
@@ -142,11 +142,11 @@ def from_shards(cls:Catalog,
     allow_single:bool=False  # accept one class
 )->Catalog:
     "Read the tables of tar shards in the WebDataset convention; images stay where they are"
-    one_of(on_bad, ("error", "skip"), "on_bad"); names,ids = _class_list(classes)
+    one_of(on_bad, ("error", "skip"), "on_bad"); names,ids = class_names_and_ids(classes)
     shards = _listing(urls)
     folders = list(dict.fromkeys(o.rpartition("/")[0] for o,_ in shards))
-    indexes = {o:_read_index(o) for o in folders}
-    found = [_contents(o, indexes[o.rpartition("/")[0]]) for o,_ in shards]
+    indexes = {o:read_shard_index(o) for o in folders}
+    found = [shard_contents(o, indexes[o.rpartition("/")[0]]) for o,_ in shards]
     shards = [(o, split or f.get("split") or _split_by_name(o) or "train") for (o,split),f in zip(shards, found)]
     _check_apart(shards, found)
     frame = pd.concat([_shard_frame(n, url, split, o) for n,((url,split),o) in enumerate(zip(shards, found))], ignore_index=True)
@@ -167,15 +167,15 @@ def _shard_catalog(cls, urls, frame, problems, indexes, names, ids, on_bad, allo
     labels,bad,notes = _sample_labels(frame, task, names, ids)
     reader = ShardReader(urls, frame)
     problems = problems + [(reader.name(i), s, b) for i,s,b in zip(frame.index, frame["split"], bad) if b]
-    rows = frame.assign(label=_objects(labels, frame.index))[[b is None for b in bad]]
+    rows = frame.assign(label=object_column(labels, frame.index))[[b is None for b in bad]]
     skipped = _settle(rows, problems, on_bad)
-    if not len(rows): raise EmptyDatasetError("There is no image in the shards", _listed(urls), "Images end in .jpg, .jpeg, .png or .webp, and their classes in .cls, .txt or .json")
+    if not len(rows): raise EmptyDatasetError("There is no image in the shards", listed(urls), "Images end in .jpg, .jpeg, .png or .webp, and their classes in .cls, .txt or .json")
     found = names or sorted_classes(label_names(rows["label"]))
     numbers = [int(o) for o in found] if not names and all(re.fullmatch(r"0|[1-9]\d*", o) for o in found) else None
-    info = (indexes[0]["info"] if own else {}) | _facts(class_ids=ids or numbers, notes=notes + _repeated_samples(rows, reader)) | dict(shards=urls)
-    cat = cls(rows[["path", "label", "split"]], found, source=f"{_plural(len(urls), 'shard')} in {os.path.basename(os.path.dirname(urls[0])) or urls[0]}", skipped=skipped, info=info, reader=reader, task=task)
-    _check_splits(cat, "Add shards to train, or name the classes with classes=[…]")
-    if task == "multiclass": _check_single(cat, allow_single)
+    info = (indexes[0]["info"] if own else {}) | without_empty(class_ids=ids or numbers, notes=notes + _repeated_samples(rows, reader)) | dict(shards=urls)
+    cat = cls(rows[["path", "label", "split"]], found, source=f"{plural(len(urls), 'shard')} in {os.path.basename(os.path.dirname(urls[0])) or urls[0]}", skipped=skipped, info=info, reader=reader, task=task)
+    refuse_unknown_classes(cat, "Add shards to train, or name the classes with classes=[…]")
+    if task == "multiclass": refuse_single_class(cat, allow_single)
     return cat
 
 def reader_again(urls, root=None):
@@ -308,7 +308,7 @@ def _decode_in_order(images, ids, workers, many=64):
 
 def _own_catalog(catalog, given, classes):
     "Take a catalog of shards as it is; refuse what would be passed over"
-    if more := [k for k in ("val", "test") if k in given] + ["classes"]*(classes is not None): raise ConfigError(f"The catalog has its splits and classes; {_listed(more)} cannot be given beside it", catalog.source, "Give Catalog.from_shards({'train': …, 'val': …}, classes)")
+    if more := [k for k in ("val", "test") if k in given] + ["classes"]*(classes is not None): raise ConfigError(f"The catalog has its splits and classes; {listed(more)} cannot be given beside it", catalog.source, "Give Catalog.from_shards({'train': …, 'val': …}, classes)")
     if not isinstance(catalog.reader, ShardReader): raise ConfigError("The catalog is not one of shards", catalog.source, "Use ImageDataModule, or write_shards first")
     return catalog
 

@@ -12,7 +12,7 @@ import numpy as np
 from ..core.errors import ImageReadError
 from ..core.files import atomic_write, cache_dir
 from ..images.decode import decode, MAX_PIXELS, read_bytes
-from .planes import _cv2
+from .planes import need_cv2
 
 # %% ../../nbs/data/25_video.ipynb #1d4ce3cf
 VIDEO_EXTENSIONS = frozenset(".avi .mp4 .m4v .mkv .mov .mpg .mpeg .webm".split())
@@ -23,7 +23,7 @@ def _video_error(path, reason, why): return ImageReadError(f"Cannot read {os.pat
 def _open_video(path):
     "Open a video with OpenCV"
     if not os.path.isfile(path): raise _video_error(path, "missing", "there is no such file")
-    cv2 = _cv2()
+    cv2 = need_cv2()
     video = cv2.VideoCapture(str(path))
     if not video.isOpened(): raise _video_error(path, "corrupt", "it is damaged, or of a kind that OpenCV does not read")
     if (n := video.get(cv2.CAP_PROP_FRAME_WIDTH)*video.get(cv2.CAP_PROP_FRAME_HEIGHT)) > MAX_PIXELS: raise _video_error(path, "too_large", f"its frames have {n:,.0f} pixels")
@@ -32,7 +32,7 @@ def _open_video(path):
 def _read_times(path):
     "Read a video through and list the time of each frame, in milliseconds"
     video,times = _open_video(path), []
-    while video.grab(): times.append(video.get(_cv2().CAP_PROP_POS_MSEC))
+    while video.grab(): times.append(video.get(need_cv2().CAP_PROP_POS_MSEC))
     if not times: raise _video_error(path, "truncated", "it has no frame")
     return times
 
@@ -63,7 +63,7 @@ class _Reel:
 
     def _jump(self, n, times):
         "Try to jump; say whether it led to the frame that was meant"
-        cv2 = _cv2()
+        cv2 = need_cv2()
         self.video.set(cv2.CAP_PROP_POS_FRAMES, n)
         self.frame = n
         return self.video.grab() and self.video.get(cv2.CAP_PROP_POS_MSEC) == times[n] and times.count(times[n]) == 1

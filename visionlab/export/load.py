@@ -19,7 +19,7 @@ from ..models.config import ModelConfig
 from ..models.weights import check_finite, misfits, outline, read_shapes
 from ..models.predictor import Predictor
 from visionlab.export.folder import (
-    _check_pipeline, _damaged, _is_export, _parse, _rebuilt, _seal, CONFIG, FORMAT, MANIFEST, NewerFormatError,
+    _check_pipeline, _damaged, _is_export, parse_json_file, _rebuilt, _seal, CONFIG, FORMAT, MANIFEST, NewerFormatError,
     WEIGHTS)
 
 # %% ../../nbs/export/01_load.ipynb #5fdab3b7
@@ -38,7 +38,7 @@ def _check_folder(folder):
 
 def _read_manifest(path):
     "Read `visionlab.json`, or say what is wrong with it"
-    d = _parse(path)
+    d = parse_json_file(path)
     if not isinstance(n := d.get("format"), int): raise _damaged(path, "is damaged: it names no format")
     if n > FORMAT: raise NewerFormatError(f"The model has format {n}; this visionlab reads up to {FORMAT}", str(path), "pip install -U visionlab", format=n)
     if d.get("sha256") != _seal(d): raise _damaged(path, "is damaged or was edited: its values do not match their SHA-256")

@@ -12,7 +12,7 @@ from operator import attrgetter
 import numpy as np, torch
 from ..core.errors import DataError
 from ..core.text import escape
-from .reasons import _printable
+from .reasons import printable_path
 
 # %% ../../nbs/images/05_batch.ipynb #1b20b3fe
 ALIASES = dict(label="target", gt_label="target", gt_mask="mask", image_path="path", idx="index", depth_map="depth")
@@ -78,7 +78,7 @@ def _stack_images(items):
 def _mixed(kinds):
     "Name the sizes that cannot form one batch, and a file of each"
     seen = "; ".join(f"{shape} {dtype} × {len(paths)}" for (shape,dtype),paths in kinds.items())
-    where = ", ".join(_printable(str(paths[0])) for paths in list(kinds.values())[:6] if paths[0] is not None)
+    where = ", ".join(printable_path(str(paths[0])) for paths in list(kinds.values())[:6] if paths[0] is not None)
     return DataError(f"Images of different sizes or types cannot form one batch: {seen}", where,
                      "Set image_size, or end the transforms with a resize or crop to one size", kinds=kinds)
 

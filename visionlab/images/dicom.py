@@ -9,9 +9,9 @@ __all__ = ['read', 'size', 'load_dicom', 'load_values', 'dicom_info']
 import io
 import numpy as np
 from ..core.errors import optional_import
-from .reasons import _reading, _Refused
+from .reasons import reading_image, RefusedImage
 from .values import check_range, Values
-from .decode import _check_size, _encoded, _path_of, MAX_PIXELS
+from .decode import check_size, encoded_bytes, path_of, MAX_PIXELS
 
 # %% ../../nbs/images/06_dicom.ipynb #860eb591
 def _pydicom(): return optional_import("pydicom", "dicom")
@@ -20,9 +20,9 @@ def _open_dicom(file, header=False):
     "Read a DICOM file's elements; `header` leaves the pixels where they are"
     pydicom = _pydicom()
     try: ds = pydicom.dcmread(file, stop_before_pixels=header, force=False)
-    except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException) as e: raise _Refused("corrupt", str(e)) from e
+    except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException) as e: raise RefusedImage("corrupt", str(e)) from e
     if "Rows" not in ds or "Columns" not in ds or not (header or "PixelData" in ds):
-        raise _Refused("unsupported_format", "DICOM without an image", "Leave reports, plans and waveforms out")
+        raise RefusedImage("unsupported_format", "DICOM without an image", "Leave reports, plans and waveforms out")
     return ds
 
 def _syntax(ds): return getattr(getattr(ds.file_meta, "TransferSyntaxUID", None), "name", "an unnamed transfer syntax")
@@ -32,9 +32,9 @@ def _first_frame(ds):
     try: return _pydicom().pixels.pixel_array(ds, index=0)
     except RuntimeError as e:
         if "missing dependencies" not in str(e): raise
-        raise _Refused("unsupported_format", f"{_syntax(ds)} needs another package", "Install one of those pydicom names: "+_names(str(e))) from e
-    except ValueError as e: raise _Refused("truncated" if "less than expected" in str(e) else "corrupt", str(e).split(" - ")[0]) from e
-    except (AttributeError, KeyError, NotImplementedError) as e: raise _Refused("unsupported_mode", str(e)) from e
+        raise RefusedImage("unsupported_format", f"{_syntax(ds)} needs another package", "Install one of those pydicom names: "+_names(str(e))) from e
+    except ValueError as e: raise RefusedImage("truncated" if "less than expected" in str(e) else "corrupt", str(e).split(" - ")[0]) from e
+    except (AttributeError, KeyError, NotImplementedError) as e: raise RefusedImage("unsupported_mode", str(e)) from e
 
 def _names(text):
     "Take the packages out of pydicom's message"
@@ -65,7 +65,7 @@ def _black_and_white(ds, values, value_range):
         value_range = value_range.value_range
         if value_range is None: return _own_ends(values)         # only noted
     if value_range is None and int(ds.BitsStored) > 16:
-        raise _Refused("bad_range", f"no window, and {ds.BitsStored} bits of which {values.min():g} to {values.max():g} are used")
+        raise RefusedImage("bad_range", f"no window, and {ds.BitsStored} bits of which {values.min():g} to {values.max():g} are used")
     return value_range or _bit_range(ds)
 
 def _own_ends(values): return float(values.min()), float(values.max())
@@ -113,7 +113,7 @@ def read(
 )->np.ndarray: # (H, W, 1) or (H, W, 3)
     "Decode a DICOM file's first frame to uint8; `decode` and `load_image` call this"
     ds = _open_dicom(io.BytesIO(data))
-    _check_size(int(ds.Columns), int(ds.Rows), max_pixels)
+    check_size(int(ds.Columns), int(ds.Rows), max_pixels)
     return _levels(ds, value_range=value_range)
 
 def size(
@@ -130,22 +130,22 @@ def load_dicom(
     value_range=None # (low, high) for a file without a window; default: what its bits can mean
 )->np.ndarray: # uint8 (H, W, 1) or (H, W, 3)
     "Load the first frame with a window of your choice"
-    with _reading(_path_of(source)): return _levels(_open_dicom(io.BytesIO(_encoded(source))), window, check_range(value_range))
+    with reading_image(path_of(source)): return _levels(_open_dicom(io.BytesIO(encoded_bytes(source))), window, check_range(value_range))
 
 def load_values(
     source # a path, bytes or an open file
 )->np.ndarray: # float32 (H, W)
     "Load the first frame of a grey image in the modality's units, such as Hounsfield units"
-    with _reading(_path_of(source)):
-        ds = _open_dicom(io.BytesIO(_encoded(source)))
-        if not _is_grey(ds): raise _Refused("unsupported_mode", f"{ds.PhotometricInterpretation} values have no unit", "Use load_image")
+    with reading_image(path_of(source)):
+        ds = _open_dicom(io.BytesIO(encoded_bytes(source)))
+        if not _is_grey(ds): raise RefusedImage("unsupported_mode", f"{ds.PhotometricInterpretation} values have no unit", "Use load_image")
         return _modality(_first_frame(ds), ds)
 
 def dicom_info(
     source # a path, bytes or an open file
 )->dict:
     "Tell what kind of image it is; nothing about the patient"
-    with _reading(_path_of(source)): ds = _open_dicom(io.BytesIO(_encoded(source)), header=True)
+    with reading_image(path_of(source)): ds = _open_dicom(io.BytesIO(encoded_bytes(source)), header=True)
     numbers = [_item(ds, o) for o in ("WindowCenter", "WindowWidth")]
     return dict(size=(int(ds.Rows), int(ds.Columns)), frames=int(ds.get("NumberOfFrames") or 1), bits=int(ds.BitsStored), photometric=str(ds.PhotometricInterpretation),
                 modality=str(ds.get("Modality", "")), window=None if None in numbers else tuple(map(float, numbers)), compression=_syntax(ds))

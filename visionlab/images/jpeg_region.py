@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
-from .orientation import _exif_orientation, exif_block, jpeg_segments
+from .orientation import exif_orientation, exif_block, jpeg_segments
 
 # %% ../../nbs/images/08_jpeg_region.ipynb #ba25b440
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def jpeg_header(
         if kind in _FRAMES:
             height,width,channels = struct.unpack_from(">HHB", data, start+1) if start+6 <= len(data) else (0, 0, 0)
             return JpegHeader(height, width, channels, orientation) if height and width else None
-        if block := exif_block(data, kind, start, end): orientation = _exif_orientation(block)
+        if block := exif_block(data, kind, start, end): orientation = exif_orientation(block)
     return None
 
 # %% ../../nbs/images/08_jpeg_region.ipynb #97b2e6aa

@@ -9,41 +9,41 @@ __all__ = ['read', 'size']
 import io, struct
 import numpy as np
 from ..core.errors import optional_import
-from .reasons import _Refused
-from .decode import _check_size, _hwc, _open, _pixels, deep_tiff, is_wide, MAX_PIXELS, wide_values
+from .reasons import RefusedImage
+from .decode import check_size, as_hwc, open_image, pillow_pixels, deep_tiff, is_wide, MAX_PIXELS, wide_values
 
 # %% ../../nbs/images/07_multichannel.ipynb #b51c0595
 def _npy_header(file):
     "Read the (shape, dtype) of a NumPy file"
     version = np.lib.format.read_magic(file)
     shape,_,dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
-    if dtype.hasobject: raise _Refused("unsupported_mode", "it holds Python objects", "Save plain numbers with np.save")
+    if dtype.hasobject: raise RefusedImage("unsupported_mode", "it holds Python objects", "Save plain numbers with np.save")
     return shape, dtype
 
 def _sides(shape):
     "Return (height, width, channels) of an array's shape"
-    if len(shape) not in (2, 3): raise _Refused("unsupported_mode", f"its shape is {tuple(shape)}", "Save one image as (H, W), (H, W, C) or (C, H, W)")
-    return _hwc(np.broadcast_to(np.uint8(0), shape), "raw").shape
+    if len(shape) not in (2, 3): raise RefusedImage("unsupported_mode", f"its shape is {tuple(shape)}", "Save one image as (H, W), (H, W, C) or (C, H, W)")
+    return as_hwc(np.broadcast_to(np.uint8(0), shape), "raw").shape
 
 def _read_npy(data, max_pixels):
     "Read a NumPy file"
     file = io.BytesIO(data)
     try: shape,dtype = _npy_header(file)
-    except ValueError as e: raise _Refused("corrupt", str(e)) from e
+    except ValueError as e: raise RefusedImage("corrupt", str(e)) from e
     height,width,_ = _sides(shape)
-    _check_size(width, height, max_pixels)
-    if len(data) - file.tell() < np.prod(shape)*dtype.itemsize: raise _Refused("truncated", f"shape {shape} of {dtype} needs more bytes")
+    check_size(width, height, max_pixels)
+    if len(data) - file.tell() < np.prod(shape)*dtype.itemsize: raise RefusedImage("truncated", f"shape {shape} of {dtype} needs more bytes")
     return np.load(io.BytesIO(data), allow_pickle=False)
 
 # %% ../../nbs/images/07_multichannel.ipynb #6ef86e9f
 def _with_pillow(data, max_pixels):
     "Read a TIFF with Pillow, or return None if that would lose channels"
-    try: im = _open(io.BytesIO(data))
+    try: im = open_image(io.BytesIO(data))
     except SyntaxError: return None
     if getattr(im, "n_frames", 1) > 1 or im.tag_v2.get(277, 1) != len(im.getbands()) or deep_tiff(im): return None
-    _check_size(*im.size, max_pixels)
+    check_size(*im.size, max_pixels)
     im.load()
-    return wide_values(im) if is_wide(im) else _pixels(im, "raw", None)
+    return wide_values(im) if is_wide(im) else pillow_pixels(im, "raw", None)
 
 def _check_pages(file):
     "Refuse a TIFF whose pages lead back to an earlier one: a reader would follow them for ever"
@@ -63,14 +63,14 @@ def _check_pages(file):
             at, = struct.unpack(order+word, file.read(struct.calcsize(word)))
         except (struct.error, OSError, OverflowError): break
     file.seek(0)
-    if at in seen and at: raise _Refused("corrupt", "its pages lead back to an earlier one")
+    if at in seen and at: raise RefusedImage("corrupt", "its pages lead back to an earlier one")
 
 def _series(file):
     "Open the first image of a TIFF; return it and the names of its axes"
     tifffile = optional_import("tifffile", "channels")
     _check_pages(file)
     try: found = tifffile.TiffFile(file).series[0]
-    except (tifffile.TiffFileError, IndexError) as e: raise _Refused("corrupt", str(e)) from e
+    except (tifffile.TiffFileError, IndexError) as e: raise RefusedImage("corrupt", str(e)) from e
     return found, found.axes
 
 def _side(series, axes, name): return series.shape[axes.index(name)] if name in axes else 1
@@ -78,7 +78,7 @@ def _side(series, axes, name): return series.shape[axes.index(name)] if name in 
 def _with_tifffile(data, max_pixels):
     "Read a TIFF of any number of channels as (H, W, C)"
     series,axes = _series(io.BytesIO(data))
-    _check_size(_side(series, axes, "X"), _side(series, axes, "Y"), max_pixels)
+    check_size(_side(series, axes, "X"), _side(series, axes, "Y"), max_pixels)
     a = series.asarray()
     a = a[tuple(slice(None) if o in "YXCS" else 0 for o in axes)]
     kept = [o for o in axes if o in "YXCS"]

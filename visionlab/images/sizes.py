@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np, simplejpeg, torch
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
-from .reasons import _read_error, _reading, _Refused
-from .orientation import _exif_orientation, _jpeg_exif, _SIDEWAYS
+from .reasons import read_error, reading_image, RefusedImage
+from .orientation import exif_orientation, jpeg_exif, SIDEWAYS
 from visionlab.images.decode import (
-    _check_file, _decode, _exif_of, _hwc, _is_path, _open, _path_of, _plug_in, _read_open, _TIFF, _wrong_type,
+    _check_file, _decode, _exif_of, as_hwc, _is_path, open_image, path_of, _plug_in, _read_open, _TIFF, _wrong_type,
     MAX_PIXELS, WHITE)
 
 # %% ../../nbs/images/04_sizes.ipynb #76f50475
@@ -32,34 +32,34 @@ def check_channels(
     "Raise an `ImageReadError` for an image with another number of channels"
     n = image.shape[2]
     if n == channels: return image
-    raise _read_error(_Refused("unsupported_mode", f"{n} channels instead of {channels}", f"Pass in_chans={n} if all have {n}; else leave this one out"), path)
+    raise read_error(RefusedImage("unsupported_mode", f"{n} channels instead of {channels}", f"Pass in_chans={n} if all have {n}; else leave this one out"), path)
 
 # %% ../../nbs/images/04_sizes.ipynb #6416936c
 def _jpeg_size(data):
     "Return the upright (height, width) from a JPEG's first bytes, or None if they do not hold it"
     try: height,width,*_ = simplejpeg.decode_jpeg_header(data)
     except ValueError: return None
-    return (width, height) if _exif_orientation(_jpeg_exif(data)) in _SIDEWAYS else (height, width)
+    return (width, height) if exif_orientation(jpeg_exif(data)) in SIDEWAYS else (height, width)
 
 def _pillow_size(im):
     "Return the upright (height, width) of a Pillow image"
-    turn = _tiff_turns(im) if isinstance(im, TiffImageFile) else _exif_orientation(_exif_of(im)) in _SIDEWAYS
+    turn = _tiff_turns(im) if isinstance(im, TiffImageFile) else exif_orientation(_exif_of(im)) in SIDEWAYS
     return im.size if turn else im.size[::-1]
 
 def _tiff_turns(im):
     "Say whether loading will change a TIFF's size; newer versions of Pillow tell the upright size at once"
-    return im.tag_v2.get(274) in _SIDEWAYS and im.size == (im.tag_v2.get(256), im.tag_v2.get(257))
+    return im.tag_v2.get(274) in SIDEWAYS and im.size == (im.tag_v2.get(256), im.tag_v2.get(257))
 
 def _header_size(file):
     "Return the upright (height, width) from an open file's header"
     head = file.read(2**16)
-    if not head: raise _Refused("empty", "no bytes")
+    if not head: raise RefusedImage("empty", "no bytes")
     if head[:3] == b"\xff\xd8\xff":
         size = _jpeg_size(head) or _jpeg_size(head + file.read())      # colour profiles and thumbnails can fill the first 64 kB
         if size: return size
     file.seek(0)
     if module := _plug_in(head): return module.size(file)
-    try: return _pillow_size(_open(file))
+    try: return _pillow_size(open_image(file))
     except SyntaxError:      # Pillow's word for a kind of TIFF it does not know
         if head[:4] not in _TIFF: raise
     file.seek(0)
@@ -71,7 +71,7 @@ def _size_of(source):
         _check_file(source, float("inf"))
         with open(source, "rb") as f: return _header_size(f)
     if isinstance(source, Image.Image): return _pillow_size(source)
-    if isinstance(source, (np.ndarray, torch.Tensor)): return tuple(_hwc(source).shape[:2])
+    if isinstance(source, (np.ndarray, torch.Tensor)): return tuple(as_hwc(source).shape[:2])
     if hasattr(source, "read"): return _header_size(io.BytesIO(_peek(source)))
     if isinstance(source, (bytes, bytearray, memoryview)): return _header_size(io.BytesIO(source))
     raise _wrong_type(source)
@@ -87,7 +87,7 @@ def image_size(
     source # what `load_image` takes
 )->tuple: # (height, width) of the upright image
     "Read an image's size from its header, or raise an `ImageReadError`"
-    with _reading(_path_of(source)): return _size_of(source)
+    with reading_image(path_of(source)): return _size_of(source)
 
 # %% ../../nbs/images/04_sizes.ipynb #989ea93c
 @dataclass(eq=False)
@@ -100,7 +100,7 @@ class Glance:
 def _orientation_of(data):
     "Read the EXIF orientation of image bytes that were decoded"
     if _plug_in(data): return 1
-    return _exif_orientation(_jpeg_exif(data) if data[:3] == b"\xff\xd8\xff" else _exif_of(_open(io.BytesIO(data))))
+    return exif_orientation(jpeg_exif(data) if data[:3] == b"\xff\xd8\xff" else _exif_of(open_image(io.BytesIO(data))))
 
 def glance(
     data:bytes,                 # the content of an image file
@@ -111,7 +111,7 @@ def glance(
     value_range=None            # as for `load_image`
 )->Glance:
     "Decode image bytes as small as is cheap, or raise the `ImageReadError` that `decode` would"
-    with _reading(path):
+    with reading_image(path):
         image = _decode(data, "RGB", background, max_pixels, side, value_range)
         size = _jpeg_size(data) if data[:3] == b"\xff\xd8\xff" else None
         return Glance(image, size or image.shape[:2], _orientation_of(data))

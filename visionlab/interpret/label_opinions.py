@@ -15,7 +15,7 @@ from ..catalog.catalog import Catalog
 from ..training.learner import Learner
 from ..catalog.folds import deal_folds
 from ..callbacks.transfer import BelowHead, fold_probs
-from .interpretation import _loss_of, interpret_folds, interpret_probs, Interpretation
+from .interpretation import loss_of_probs, interpret_folds, interpret_probs, Interpretation
 
 # %% ../../nbs/interpret/03_label_opinions.ipynb #f532c260
 def _same_images(found, first):
@@ -35,7 +35,7 @@ def combine(
     if not len(all_have): raise DataError("No image has all opinions", "", "Ask about the same split")
     members = torch.cat([o.probs[torch.as_tensor(p[all_have])][None] if o.members is None else o.members[:,torch.as_tensor(p[all_have])] for o,p in zip(found, place)]).float()
     probs,targets = members.mean(0), first.targets[all_have]
-    return replace(first, probs=probs, targets=targets, losses=_loss_of(probs, targets), paths=[first.paths[i] for i in all_have], ids=first.ids[all_have], members=members)
+    return replace(first, probs=probs, targets=targets, losses=loss_of_probs(probs, targets), paths=[first.paths[i] for i in all_have], ids=first.ids[all_have], members=members)
 
 # %% ../../nbs/interpret/03_label_opinions.ipynb #47c12885
 _PART = 512        # images whose neighbours are sought at a time

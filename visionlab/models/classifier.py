@@ -15,12 +15,12 @@ from torch import nn
 from ..core.errors import CheckpointError, ConfigError, UnknownOptionError, VisionlabError
 from ..core.machine import is_main
 from ..core.files import file_sha256
-from .config import _check_classes, _NOT_PLAIN, fit_channels, ModelConfig
+from .config import check_num_classes, NOT_PLAIN, fit_channels, ModelConfig
 from .registry import (
-    _from_scratch, _needs_classes, _pretrained_entries, _sized, config_for, resolve_name)
-from .network import _first_line, _outputs, _set_head, build_net, head_names
+    from_scratch, needs_classes, pretrained_entries, with_size, config_for, resolve_name)
+from .network import first_line_of, count_outputs, set_head, build_net, head_names
 from visionlab.models.weights import (
-    _fetching, _is_head, _pretrained_net, fetch_hub, load_weights, match_weights, outline, read_shapes, read_weights,
+    _fetching, is_head, _pretrained_net, fetch_hub, load_weights, match_weights, outline, read_shapes, read_weights,
     strip_prefixes)
 
 # %% ../../nbs/models/06_classifier.ipynb #7b3c1a18
@@ -69,7 +69,7 @@ class _Ask:
     def __post_init__(self):
         self.classes = None if self.classes is None else [str(o) for o in self.classes]
         if self.classes is not None and self.num_classes is None: self.num_classes = len(self.classes)
-        _check_classes(self.num_classes)
+        check_num_classes(self.num_classes)
         if self.classes is not None and len(self.classes) != self.num_classes: raise ConfigError(f"There are {len(self.classes)} class names, and num_classes is {self.num_classes}", "", "Leave out num_classes")
         if self.in_chans is not None and self.in_chans < 1: raise ConfigError(f"in_chans is {self.in_chans}", "", "Give 3, or 1 for grey images")
 
@@ -110,7 +110,7 @@ def _with_file(config, path, any_head=False):
 def _head_size(net, sd, source):
     "Count the classes of the head in `sd`"
     sd,_ = match_weights(net, sd, source)
-    return next((len(sd[f"{n}.weight"]) for n in head_names(net) if f"{n}.weight" in sd), None) or _needs_classes(source)
+    return next((len(sd[f"{n}.weight"]) for n in head_names(net) if f"{n}.weight" in sd), None) or needs_classes(source)
 
 def _from_config(config, ask):
     "Rebuild from a configuration, with random weights or those of a file"
@@ -120,19 +120,19 @@ def _from_config(config, ask):
 def _adjusted(config, ask):
     "Change a saved configuration as asked"
     n = ask.in_chans or config.in_chans
-    return replace(_sized(config, ask.image_size), in_chans=n, num_classes=ask.num_classes or config.num_classes, mean=fit_channels(config.mean, n),
+    return replace(with_size(config, ask.image_size), in_chans=n, num_classes=ask.num_classes or config.num_classes, mean=fit_channels(config.mean, n),
                    std=fit_channels(config.std, n), kwargs={**config.kwargs, **ask.kwargs})
 
 # %% ../../nbs/models/06_classifier.ipynb #53a237b9
 def _from_module(net, ask):
     "Take a module, checking or replacing its head"
-    n,want = _outputs(net),ask.num_classes
+    n,want = count_outputs(net),ask.num_classes
     if ask.kwargs: raise ConfigError(f"A finished network takes no {next(iter(ask.kwargs))!r}", type(net).__name__, "Give it when you make the network")
     if want and n not in (None, want) and not ask.replace_head:
         raise ConfigError(f"The network's last layer has {n} outputs, and num_classes is {want}" if n else "The network has no head", type(net).__name__,
                           f"replace_head=True gives it a new last layer{f'; num_classes={n} keeps this one' if n else ''}")
-    if want and ask.replace_head: _set_head(net, want)
-    config = _module_config(net, want or n or _needs_classes(type(net).__name__), ask)
+    if want and ask.replace_head: set_head(net, want)
+    config = _module_config(net, want or n or needs_classes(type(net).__name__), ask)
     return net, config, load_weights(net, ask.weights) if ask.weights is not None else []
 
 def _module_config(net, num_classes, ask):
@@ -140,16 +140,16 @@ def _module_config(net, num_classes, ask):
     conv = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
     in_chans = ask.in_chans or (conv.in_channels*conv.groups if conv and conv.in_channels in (1, 3, 4) else 3)
     cfg = getattr(net, "pretrained_cfg", None) or {}
-    config = ModelConfig(f"custom/{type(net).__name__}", num_classes, in_chans, pretrained=True, **(_pretrained_entries(cfg, in_chans) if cfg else {}))
+    config = ModelConfig(f"custom/{type(net).__name__}", num_classes, in_chans, pretrained=True, **(pretrained_entries(cfg, in_chans) if cfg else {}))
     if cfg.get("architecture"): config = _rebuildable(net, config, cfg)
-    return _sized(config, ask.image_size)
+    return with_size(config, ask.image_size)
 
 def _rebuildable(net, config, cfg):
     "Name timm's architecture in `config`, if building from it gives tensors of the same shapes"
-    args = {k:v for k,v in (getattr(net, "_model_args", None) or {}).items() if k not in _NOT_PLAIN}
+    args = {k:v for k,v in (getattr(net, "_model_args", None) or {}).items() if k not in NOT_PLAIN}
     size = args.pop("img_size", None)
     try:
-        timms = _sized(replace(config, architecture=f"timm/{cfg['architecture']}", kwargs=args), size)
+        timms = with_size(replace(config, architecture=f"timm/{cfg['architecture']}", kwargs=args), size)
         with torch.device("meta"): twin = build_net(timms)
     except Exception: return config     # not rebuildable is an answer here, whatever the reason
     shapes = lambda o: {k:v.shape for k,v in o.state_dict().items()}
@@ -168,7 +168,7 @@ def _in_run(path)->Path:
 
 def _read_json(path, source):
     try: d = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e: raise CheckpointError(f"{Path(path).name} cannot be read: {_first_line(e)}", source) from e
+    except (OSError, ValueError, RecursionError) as e: raise CheckpointError(f"{Path(path).name} cannot be read: {first_line_of(e)}", source) from e
     return d if isinstance(d, dict) else {}
 
 def _check_sealed(folder, *names):
@@ -197,7 +197,7 @@ def _understood(source):
     try: yield
     except VisionlabError: raise
     except Exception as e:
-        raise CheckpointError(f"The configuration describes no network: {type(e).__name__}: {_first_line(e)}", source, "Save the model again") from e
+        raise CheckpointError(f"The configuration describes no network: {type(e).__name__}: {first_line_of(e)}", source, "Save the model again") from e
 
 def _described(d, source, num_classes):
     if "visionlab" in d: return ModelConfig.from_dict(d["visionlab"])
@@ -212,9 +212,9 @@ def _foreign_config(d, source, num_classes):
     _,arch,_ = resolve_name(d["architecture"].partition(".")[0])
     in_chans = args.pop("in_chans", None) or (cfg.get("input_size") or (3,))[0]
     n,size = d.get("num_classes") or args.get("num_classes") or cfg.get("num_classes") or num_classes,args.pop("img_size", None)
-    config = ModelConfig(f"timm/{arch}", n or _needs_classes(arch), in_chans, pretrained=source, **_pretrained_entries(cfg, in_chans),
+    config = ModelConfig(f"timm/{arch}", n or needs_classes(arch), in_chans, pretrained=source, **pretrained_entries(cfg, in_chans),
                          kwargs={k:v for k,v in args.items() if k != "num_classes"})
-    return _sized(config, size)
+    return with_size(config, size)
 
 def _from_folder(path, ask):
     "Build from a saved folder, or from a weights file with its `config.json` beside it"
@@ -261,7 +261,7 @@ def _saved(config, file, source, ask, classes=None):
     if classes is not None and len(classes) != config.num_classes: classes = None
     if ask.pretrained and ask.weights is None and file is not None: _check_saved(config, file, source, ask.num_classes is not None)
     config = _adjusted(config, ask)
-    if not ask.pretrained and ask.weights is None: return build_net(c := _from_scratch(config)), c, []
+    if not ask.pretrained and ask.weights is None: return build_net(c := from_scratch(config)), c, []
     file = ask.weights if ask.weights is not None else file
     if file is None: raise CheckpointError("There is no weights file", source, f"Expected one of {', '.join(_WEIGHT_FILES)}")
     net = build_net(config)
@@ -274,11 +274,11 @@ def _head_for(net, sd, was, ask, source):
     "Keep of a saved head what is for classes of today: all of it, what is in both where that was asked for, or nothing"
     names,own,now = head_names(net), net.state_dict(), ask.classes
     if was == now: return sd, []
-    both,body = [o for o in now if o in was], {k:v for k,v in sd.items() if not _is_head(k, names)}
+    both,body = [o for o in now if o in was], {k:v for k,v in sd.items() if not is_head(k, names)}
     same,few = len(both) == len(was) == len(now), f"{', '.join(both[:5])}{' …' if len(both) > 5 else ''}"
     if not same and not (ask.reuse_class_head and both):
         return body, [f"{source}: its head is for other classes; the new one for {len(now)} starts untrained" + (f". reuse_class_head=True keeps the parts for {few}" if both else "") + "."]
-    head = {k:own[k].clone() for k in own if k in sd and _is_head(k, names) and len(sd[k]) == len(was)}
+    head = {k:own[k].clone() for k in own if k in sd and is_head(k, names) and len(sd[k]) == len(was)}
     for k,v in head.items(): v[[now.index(o) for o in both]] = sd[k][[was.index(o) for o in both]].to(v.dtype)
     return body | head, [f"{source}: its head is sorted anew, the classes being in another order." if same else f"{source}: of its head the parts for {len(both)} of {len(now)} classes stay ({few}); the others start untrained."]
 
@@ -302,20 +302,20 @@ def head(self:ImageClassifier)->nn.Module:
 def head_parameters(self:ImageClassifier)->list:
     "List the parameters of the head"
     names = head_names(self.net)
-    return [p for k,p in self.net.named_parameters() if _is_head(k, names)]
+    return [p for k,p in self.net.named_parameters() if is_head(k, names)]
 
 @patch
 def body_parameters(self:ImageClassifier)->list:
     "List the parameters below the head"
     names = head_names(self.net)
-    return [p for k,p in self.net.named_parameters() if not _is_head(k, names)]
+    return [p for k,p in self.net.named_parameters() if not is_head(k, names)]
 
 @patch
 def reset_head(self:ImageClassifier,
     num_classes:int # outputs of the new head
 ):
     "Replace the head by an untrained one, keep the body, and return the model"
-    _set_head(self.net, num_classes)
+    set_head(self.net, num_classes)
     self.config = replace(self.config, num_classes=num_classes)
     return self
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from ..core.errors import ConfigError
 from .network import head_names
-from .weights import _is_head
+from .weights import is_head
 from .classifier import ImageClassifier
 
 # %% ../../nbs/models/07_groups.ipynb #387008c1
@@ -71,7 +71,7 @@ def layer_groups(
     net = unwrap(model)
     params,heads = dict(net.named_parameters()),head_names(net)
     if how == 1: return [list(params.values())]
-    part = lambda names, head: [k for k in names if k in params and _is_head(k, heads) == head]
+    part = lambda names, head: [k for k in names if k in params and is_head(k, heads) == head]
     body = [o for o in (part(names, False) for names in _timm_layers(net) or _plain_layers(net)) if o]
     head = [o for o in [part(params, True)] if o]
     if how != "layers": body = _chunks(body, how - len(head))

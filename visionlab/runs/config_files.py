@@ -15,7 +15,7 @@ from ..core.errors import ConfigError
 from ..core.text import printable, shorten
 from ..core.files import atomic_write, check_own, starts_as
 from ..core.settings import read_yaml
-from .config import _complete, _escaped, _without_secrets, expanded, field_groups, own_names, TrainConfig
+from .config import complete_names, escape_variables, without_secrets, expanded, field_groups, own_names, TrainConfig
 
 # %% ../../nbs/runs/01_config_files.ipynb #a4b35f77
 def _no_doubles(node, where):
@@ -56,8 +56,8 @@ def _plain_data(o):
 # %% ../../nbs/runs/01_config_files.ipynb #45f06da7
 def to_file(config:TrainConfig)->dict:
     "Give the fields as a file holds them: variables by name, without secrets"
-    values = {f.name:_escaped(_plain_data(getattr(config, f.name))) for f in fields(config)}
-    return _without_secrets(values | {k:raw for k,(raw,read) in config._written.items() if getattr(config, k) == read})
+    values = {f.name:escape_variables(_plain_data(getattr(config, f.name))) for f in fields(config)}
+    return without_secrets(values | {k:raw for k,(raw,read) in config._written.items() if getattr(config, k) == read})
 
 def _line(name, v):
     "Write a field as YAML on one line"
@@ -101,7 +101,7 @@ def load(cls:TrainConfig,
     with _in_file(path):
         raw = {k:v for k,v in own_names(read_settings_file(path)).items() if k not in changes}
         read = expanded(raw, path)
-        config = cls(**_complete(read | changes))
+        config = cls(**complete_names(read | changes))
     config._written = {k:(v, getattr(config, k)) for k,v in raw.items() if read[k] != v}
     return config
 

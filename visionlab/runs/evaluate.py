@@ -15,9 +15,9 @@ from ..core.machine import usable_cpus
 from ..core.text import csv_bytes, escape, finite, html_table, printable
 from ..core.files import atomic_write, check_own, starts_as
 from ..images.values import range_text
-from ..core.text import _listed
+from ..core.text import listed
 from ..catalog.catalog import Catalog
-from ..catalog.frames import _renamed
+from ..catalog.frames import rename_classes
 from ..catalog.sources import open_data
 from ..catalog.looks import Counting
 from ..data.images import Images
@@ -32,9 +32,9 @@ from ..training.learner import Learner
 from .checkpoints import Checkpoint, resolve
 from .folder import exported, WHICH
 from .compare import higher_is_better
-from ..export.folder import _check_target, _whole, FILES
+from ..export.folder import check_export_target, whole_folder, FILES
 from ..export.load import load_model
-from ..interpret.interpretation import _order, _picture_of, Interpretation
+from ..interpret.interpretation import loader_order, picture_finder, Interpretation
 from .config_files import resumed_config
 from .making import make_data, make_learner
 
@@ -59,9 +59,9 @@ def open_model(
 def _named_alike(catalog, classes, ids):
     "Give a catalog the model's classes, in its order; classes called by their ids get their names"
     called,found = dict(zip(map(str, ids or range(len(classes))), classes)), set(catalog.classes)
-    if found <= set(called) and found.isdisjoint(classes): catalog = _renamed(catalog, called)
+    if found <= set(called) and found.isdisjoint(classes): catalog = rename_classes(catalog, called)
     if strange := [o for o in catalog.classes if o not in classes]:
-        raise ClassMismatchError(f"The model knows no class {_listed(strange)}", catalog.source, f"It answers with {_listed(classes, 10)}; leave other classes out with ignore_classes", unknown=strange)
+        raise ClassMismatchError(f"The model knows no class {listed(strange)}", catalog.source, f"It answers with {listed(classes, 10)}; leave other classes out with ignore_classes", unknown=strange)
     return replace(catalog, classes=list(classes), info={k:v for k,v in catalog.info.items() if k != "class_ids"})
 
 def _chosen(catalog, split):
@@ -206,8 +206,8 @@ def evaluate(
     rows,images = _in_range(rows, images, predictor.value_range)
     loader = Loader(rows, predictor.pipeline, batch_size, workers=workers, images=images, device=predictor.device)
     outs,targets = _answer(predictor, loader)
-    losses,(ids,paths) = make_loss(task=predictor.task)(outs, targets, reduction="none"), _order(loader, len(targets))
-    found = Interpretation(to_probs(outs, predictor.task), targets, losses, predictor.classes, paths, ids, _picture_of(loader), predictor.task, threshold)
+    losses,(ids,paths) = make_loss(task=predictor.task)(outs, targets, reduction="none"), loader_order(loader, len(targets))
+    found = Interpretation(to_probs(outs, predictor.task), targets, losses, predictor.classes, paths, ids, picture_finder(loader), predictor.task, threshold)
     return Evaluation(_scores(outs, targets, losses, predictor.task, threshold, predictor.classes, positive), found, rows, split, str(exported(model, which)) if isinstance(model, (str, Path)) else "")
 
 # %% ../../nbs/runs/14_evaluate.ipynb #c54ca124
@@ -215,8 +215,8 @@ def _copied(found, out):
     "Copy an exported model, whole or not at all"
     load_model(found, device="cpu")           # or say what is wrong with it
     target = Path(out).expanduser().resolve()
-    _check_target(target)
-    with _whole(target) as made:
+    check_export_target(target)
+    with whole_folder(target) as made:
         for o in FILES: shutil.copyfile(found/o, made/o)
     return Path(out)
 

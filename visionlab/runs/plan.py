@@ -10,18 +10,18 @@ from dataclasses import dataclass
 import torch
 from ..core.errors import ConfigError
 from ..training.optim import optimizer_for
-from ..training.schedules import _find
+from ..training.schedules import find_schedule
 from ..training.losses import make_loss
 from ..training.metrics import make_metrics
 from ..training.device import length
 from ..training.learner import Learner
 from ..callbacks.one_cycle import Schedule, Steps
-from ..callbacks.fine_tune import _few_images, _kept_statistics
+from ..callbacks.fine_tune import has_few_images, kept_statistics
 from ..callbacks.mixing import Mix
 from ..callbacks.transfer import Distill
 from .config import fit_options, TrainConfig
 from .loggers import logger_names
-from .making import _metrics, _optimizer, teacher_for
+from .making import metrics_of, optimizer_of, teacher_for
 
 # %% ../../nbs/runs/10_plan.ipynb #58e5f6f6
 @dataclass
@@ -58,7 +58,7 @@ def _schedule(config):
     "Make the schedule of a fit"
     args,given = dict(config.scheduler_args or {}), config.scheduler if isinstance(config.scheduler, str) else ""
     said = {"warmup_steps", "warmup_epochs", "warmup_ratio", "pct_start", "warmup"} & set(args)
-    usual = None if said or not given else _WARMUPS.get(_find(given)[0])
+    usual = None if said or not given else _WARMUPS.get(find_schedule(given)[0])
     return Schedule(config.scheduler, args.pop("warmup", None) if config.warmup is None and "warmup" in args else usual if config.warmup is None else config.warmup, **args)
 
 def fit_callbacks(config:TrainConfig)->list:
@@ -71,9 +71,9 @@ def check_plan(config:TrainConfig):
     fit_callbacks(config)
     logger_names(config.log or "none")
     _schedule(config).make(epochs=config.epochs, steps=config.steps or 10**6)
-    optimizer_for(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)), _optimizer(config), config.lr or 1e-3, config.weight_decay)
+    optimizer_for(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)), optimizer_of(config), config.lr or 1e-3, config.weight_decay)
     _for_some_task(lambda task: make_loss(config.loss, task, label_smoothing=config.label_smoothing, **(config.loss_args or {})))
-    _for_some_task(lambda task: make_metrics(_metrics(config), task, n=10))
+    _for_some_task(lambda task: make_metrics(metrics_of(config), task, n=10))
 
 def _for_some_task(make):
     "See that something can be made for one class an image, or for several: which it will be is not known yet"
@@ -85,7 +85,7 @@ def _for_some_task(make):
 def run_schedule(learn:Learner, config:TrainConfig)->Learner:
     "Run the fits of a training"
     teacher = [] if config.teacher is None else [Distill(teacher_for(learn, config.teacher), config.distill_weight, config.distill_temperature)]
-    keep = is_started(learn, config) and _few_images(learn)
+    keep = is_started(learn, config) and has_few_images(learn)
     for fit in planned_fits(learn, config):
         if learn.interrupted: break
         _one_fit(learn, fit, [*fit_callbacks(config), *teacher, *([] if fit.batches is None else [Steps(fit.batches)])], keep)
@@ -95,6 +95,6 @@ def _one_fit(learn, fit, cbs, keep):
     "Run one fit, with the body frozen or not"
     if fit.head_only: learn.freeze()
     try:
-        with _kept_statistics(learn, keep and not fit.head_only): learn.fit(fit.epochs, fit.lr, cbs)
+        with kept_statistics(learn, keep and not fit.head_only): learn.fit(fit.epochs, fit.lr, cbs)
     finally:
         if fit.head_only: learn.unfreeze()

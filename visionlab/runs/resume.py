@@ -16,7 +16,7 @@ from ..models.groups import split_like
 from ..training.learner import Learner
 from .packing import unpacked
 from .fingerprint import check_settings, fit_settings, given_loader, ImageStates, settings
-from .checkpoints import _names, Checkpoint, set_random_state
+from .checkpoints import names_of_callbacks, Checkpoint, set_random_state
 
 # %% ../../nbs/runs/05_resume.ipynb #9234d0ea
 _MAY_CHANGE = ("epochs", "device", "precision")
@@ -57,7 +57,7 @@ class Resumed:
         "Give what callbacks kept; of what processes had their own of, this one's share"
         kept = self.get("callbacks", learn.device)
         parts,(rank,world) = [o["callbacks"] for o in self._processes(learn.device)] or [kept], _place(learn)
-        for name,o in _names(cbs) if len(parts) > 1 or world > 1 else ():
+        for name,o in names_of_callbacks(cbs) if len(parts) > 1 or world > 1 else ():
             if (keys := getattr(o, "apart", ())) and name in kept: kept[name] |= o.shared([{k:p[name][k] for k in keys} for p in parts], rank, world)
         return kept
 
@@ -92,7 +92,7 @@ class Resumed:
         own = self.get("optimizer", learn.device, "optimizer")
         self._optimizer(learn, own)
         kept = self._kept(learn, learn.bound)
-        for name,o in _names(learn.bound):
+        for name,o in names_of_callbacks(learn.bound):
             if name in kept: o.load_state_dict(_split_as(kept[name], o.state_dict()))
         if len(parts := self._processes()) == _place(learn)[1]: self._as_it_was(learn, parts[_place(learn)[0]])
 

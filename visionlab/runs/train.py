@@ -28,7 +28,7 @@ from .compare import FAILED
 from .loggers import make_loggers
 from .making import make_data, make_learner
 from .plan import check_plan, planned_fits, run_schedule
-from .model_card import _card, _NAMES, BestEpoch, measure, write_figures
+from .model_card import write_card, SPLIT_TITLES, BestEpoch, measure, write_figures
 
 # %% ../../nbs/runs/12_train.ipynb #cf7c6045
 def write_run(
@@ -43,9 +43,9 @@ def write_run(
     else:
         with _lent(learn, last): learn.export(run.exports/"exported_last")
         model = learn.export(run.exports/"exported_best")
-    run.write("scores.json", json.dumps({_NAMES[k]:finite(s) for k,s in scores.items()}, indent=1))
+    run.write("scores.json", json.dumps({SPLIT_TITLES[k]:finite(s) for k,s in scores.items()}, indent=1))
     write_figures(learn, run.path/"figures", found)
-    run.write("README.md", _card(learn, config, scores, found or {}, best))
+    run.write("README.md", write_card(learn, config, scores, found or {}, best))
     return model
 
 def _state_of(learn): return {k:v.detach().clone() for k,v in learn.model.state_dict().items()}
@@ -139,7 +139,7 @@ def _train_into(run, config, say):
         learn.model.load_state_dict(best.weights)
         say(f"The model is that of {best} ({learn.history[best.number-1].get(best.monitor, math.nan):.4g}); scores and card are about it")
     with learn.together(False): scores,found = measure(learn)
-    for split,s in scores.items(): say(f"{_NAMES[split]}: " + ", ".join(f"{k} {v:.4f}" for k,v in s.items()))
+    for split,s in scores.items(): say(f"{SPLIT_TITLES[split]}: " + ", ".join(f"{k} {v:.4f}" for k,v in s.items()))
     if run: _tell(learn, config, run, scores, found, best, last, say)
     if stopped and not in_notebook(): raise KeyboardInterrupt
     return learn

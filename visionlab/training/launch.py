@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 import torch
 from ..core.errors import ConfigError, one_of, TrainingError, VisionlabError, whole_number
 from ..core.machine import check_guarded, UNGUARDED, unguarded_error, world_size
-from .distributed import _keep_to, _MEETING, Distributed
+from .distributed import end_with_parent, MEETING, Distributed
 
 # %% ../../nbs/training/13_launch.ipynb #1eada758
 class ProcessError(TrainingError): "A process of a launch failed"
@@ -174,12 +174,12 @@ def _child(f, args, place, pipe, options):
 def _settle_in(rank, world, meeting, threads, parent):
     "Take a place among the processes"
     local = dict(RANK=rank, WORLD_SIZE=world, LOCAL_RANK=rank, LOCAL_WORLD_SIZE=world)
-    os.environ.update({k:str(v) for k,v in local.items()}, **{_MEETING:meeting})
+    os.environ.update({k:str(v) for k,v in local.items()}, **{MEETING:meeting})
     if sys.platform == "linux": os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")         # they talk within this machine
     if hasattr(os, "setpgid"): os.setpgid(0, 0)        # the interrupt key goes to the first process, which passes it on
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN: signal.signal(signal.SIGTERM, signal.SIG_DFL)      # not the one it inherits
-    _keep_to(parent)
+    end_with_parent(parent)
     torch.set_num_threads(threads)
 
 def _sent(answer):

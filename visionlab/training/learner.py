@@ -30,9 +30,9 @@ from .metrics import computed, make_metrics, TrainMetrics
 from .memory import is_oom, release
 from .events import CancelBatch, CancelEpoch, CancelFit, CancelValid, EndOfFit, EVENTS, flat
 from .device import (
-    _has_convs, _usable_device, choose_precision, kept_pages, length, norms_with_statistics, step_seed, to_device)
+    has_convs, usable_device, choose_precision, kept_pages, length, norms_with_statistics, step_seed, to_device)
 from .recorder import Progress, Recorder
-from .guards import _of_images, Advisor, explain_batch, StopOnNaN
+from .guards import image_problem, Advisor, explain_batch, StopOnNaN
 
 # %% ../../nbs/training/10_learner.ipynb #00bbd8a5
 class Learner:
@@ -59,12 +59,12 @@ class Learner:
         threshold:float=.5,       # where images have several classes: one is said to be there above this probability
         positive=None             # of two classes the one that binary metrics are about, by name or number; default: the second
     ):
-        self.device,self.seed,self.opt_name,self.weight_decay,self.named_loss = _usable_device(device), seed, opt, weight_decay, isinstance(loss, str)
+        self.device,self.seed,self.opt_name,self.weight_decay,self.named_loss = usable_device(device), seed, opt, weight_decay, isinstance(loss, str)
         if world_size() > 1 and self.group is None: raise ConfigError(f"This is one of {world_size()} processes that do not know of each other", "", "Put the training into `with Distributed():` (visionlab.training.distributed), or start it with launch(f, n)")
         self.data = data if hasattr(data, "train_dataloader") else None
         self.model = self._make_model(model, pretrained).to(self.device)
         self._connect(data)
-        self.channels_last = _has_convs(self.model)
+        self.channels_last = has_convs(self.model)
         if self.channels_last: self.model.to(memory_format=torch.channels_last)
         self.task,self.threshold,self.positive = _task_of(self.data, loss), threshold, positive
         self.layer_decay,self.gather = layer_decay, None         # gather: for metrics over several processes, as `Metric.sync` takes it
@@ -389,7 +389,7 @@ class Learner:
             x,y = self._take(batch)
             try: out = self._answer(x).float()
             except (RuntimeError, ValueError, TypeError, AttributeError) as e:
-                if isinstance(e, VisionlabError) or (found := _of_images(self, x)) is None: raise
+                if isinstance(e, VisionlabError) or (found := image_problem(self, x)) is None: raise
                 raise DataError(found[0], "evaluation", found[1]) from e
             yield out, y
             if self.interrupted and self._running: raise CancelFit

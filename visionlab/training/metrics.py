@@ -15,7 +15,7 @@ import torch
 from ..core.errors import close_matches, ConfigError, one_of, whole_number
 from ..models.probs import to_probs
 from .counts import (
-    _hits, _misses, _mixed, _named_after, _not_two, _on_cpu, _probs_of, _say_left_out, _topk, auroc, average_precision,
+    hits, misses, is_mixed, named_after_class, refuse_not_two, on_cpu, probs_of, warn_left_out, hits_in_top, auroc, average_precision,
     AVERAGES, Counts, Kept, LabelCounts, Mean, Metric, Ranked, update_all)
 
 # %% ../../nbs/training/04_metrics.ipynb #59e83c03
@@ -30,7 +30,7 @@ def _mean_wrong(logits, target, threshold): return 1 - _right(logits, target, th
 
 _PAIRS = [(s, a) for s in ("f1", "precision", "recall") for a in AVERAGES]
 
-METRICS = {"accuracy":lambda: Mean("accuracy", _hits), "error_rate":lambda: Mean("error_rate", _misses, False), **{f"top{k}":(lambda k=k: Mean(f"top{k}", partial(_topk, k=k))) for k in (3, 5)},
+METRICS = {"accuracy":lambda: Mean("accuracy", hits), "error_rate":lambda: Mean("error_rate", misses, False), **{f"top{k}":(lambda k=k: Mean(f"top{k}", partial(hits_in_top, k=k))) for k in (3, 5)},
            **{f"{s}_{a}":(lambda s=s,a=a: Counts(s, a)) for s,a in _PAIRS},
            "auroc":lambda: Ranked("auroc", auroc), "average_precision":lambda: Ranked("average_precision", average_precision),
            "auroc_per_class":lambda: Ranked("auroc_per_class", auroc, average="per_class")}
@@ -81,7 +81,7 @@ class FromTorchmetrics(Metric):
     def one_sided(self): return self.binary
     def about(self, positive, name):
         usual = re.sub("^Binary", "", self.cls.__name__ if self.m is None else type(self.m).__name__).lower()
-        self.positive,self.name = positive, _named_after(self.name, usual, usual, name)
+        self.positive,self.name = positive, named_after_class(self.name, usual, usual, name)
 
     def _adopt(self, m):
         "Leave the gathering between processes to `sync`"
@@ -106,9 +106,9 @@ class FromTorchmetrics(Metric):
         self.following = False
 
     def update(self, logits, target):
-        if _mixed(target, self.task): self.left_out += 1; return
+        if is_mixed(target, self.task): self.left_out += 1; return
         m = self._ready(logits)
-        p = _probs_of(logits, self.task)
+        p = probs_of(logits, self.task)
         if self.binary and p.ndim == 2: p,target = self._second(p, target)
         if self.task == "multilabel": target = (target >= .5).int()
         if self.on_step: self.steps.append(m(p, target))
@@ -119,20 +119,20 @@ class FromTorchmetrics(Metric):
         return self.m
 
     def _second(self, p, target):
-        if p.shape[1] > 2: _not_two(p.shape[1])
+        if p.shape[1] > 2: refuse_not_two(p.shape[1])
         k = self.positive if p.shape[1] == 2 else -1
         return p[:,k], target[:,k] if target.ndim > 1 else (target == 0).long() if k == 0 else target
 
     def compute(self): return self.values()[self.name]
     def values(self, classes=None):
-        _say_left_out(self)
+        warn_left_out(self)
         if self.m is None or not self.m._update_count: return {self.name:float("nan")}
         self._apart()
         return _flat(self.m.compute(), self.name, classes)
 
     def state(self):
         if self.m is None: return None
-        return [({k:_on_cpu(getattr(o, k)) for k in o._defaults}, o._update_count) for o in _inside(self.m)], self.left_out
+        return [({k:on_cpu(getattr(o, k)) for k in o._defaults}, o._update_count) for o in _inside(self.m)], self.left_out
     def merge(self, states):
         seen = [s for s in states if s is not None]
         self.left_out = sum(n for _,n in seen)
@@ -195,7 +195,7 @@ _TOPK = re.compile(r"top_?(\d+)(_acc|_accuracy|_acc_micro)?")
 def _named_metric(name, task, threshold):
     "Find a metric by its name: ours, or torchmetrics'"
     known,top = METRICS if task == "multiclass" else MULTILABEL_METRICS, _TOPK.fullmatch(name.lower())
-    if top and task == "multiclass": return Mean(f"top{int(top[1])}", partial(_topk, k=whole_number(int(top[1]), "k")))
+    if top and task == "multiclass": return Mean(f"top{int(top[1])}", partial(hits_in_top, k=whole_number(int(top[1]), "k")))
     ours = _ALIASES.get(name.lower(), "mAP" if name.lower() == "average_precision" and task == "multilabel" else name)
     if ours in known: return known[ours]() if task == "multiclass" else known[ours](threshold)
     if (cls := _torchmetric_class(name, task)) is not None: return NamedTorchmetric(cls, task, params={"threshold":threshold} if task == "multilabel" and "threshold" in inspect.signature(cls.__init__).parameters else None)

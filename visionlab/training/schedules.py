@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'one_cycle', 'cosine', 'linear', 'flat_cosine', 'flat_linear', 'step', 'multistep', 'exponential',
-           'polynomial', 'constant', 'get_schedule', 'chain', 'Plateau', 'plot_schedule']
+           'polynomial', 'constant', 'get_schedule', 'find_schedule', 'chain', 'Plateau', 'plot_schedule']
 
 # %% ../../nbs/training/01_schedules.ipynb #b35ce09e
 import inspect, math
@@ -124,12 +124,12 @@ def get_schedule(
     "Find a schedule, with its warm-up and options set"
     if isinstance(schedule, dict): return get_schedule(schedule.get("class", schedule.get("name")), warmup, epochs, steps, by, warmup_start, **{**schedule.get("params", {}), **options})
     share = _warmup(warmup, epochs, steps, {k:options.pop(k, None) for k in ("warmup_ratio", "warmup_epochs", "warmup_steps")})
-    name,f = _find(schedule)
+    name,f = find_schedule(schedule)
     f = f(**options) if name == "plateau" else _filled(f, name, options, share if name == "one_cycle" else None, epochs)
     if share and name != "one_cycle": f = _warmed(f, share, warmup_start, name in _OVERLAID) if name != "plateau" else f.warmed(share, warmup_start)
     return f if one_of(by, ("step", "epoch"), "by") == "step" or name == "plateau" else _by_epoch(f, epochs)
 
-def _find(schedule):
+def find_schedule(schedule):
     "Find the name and the function of a schedule"
     if callable(schedule): return getattr(schedule, "__name__", "schedule"), schedule
     if not isinstance(schedule, str) and schedule is not None: raise ConfigError(f"A schedule cannot be made of {schedule!r}", "", "Give a name such as 'cosine', or a function of progress")

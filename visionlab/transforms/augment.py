@@ -17,7 +17,7 @@ from .ops import (
 from .custom import Custom
 from .pipeline import Pipeline
 from .policies import apply_image
-from .color import _cv2, _floats, _like, _on, Normalize, normalize_one
+from .color import import_cv2, _floats, like_input, to_device_of, Normalize, normalize_one
 from .geometry import (
     chains, compose, COPIES, cover, erase, erasing_boxes, look, MATRICES, move, warp_one)
 from . import color as colour
@@ -54,9 +54,9 @@ def _parts(op, u):
 def _one_of(op, x, u, apply):
     "Run on each image the operation that it chose"
     for part,rows,v in _parts(op, u):
-        at = _on(rows, x)
+        at = to_device_of(rows, x)
         y = apply([part], x.index_select(0, at), [v])
-        x = x.index_copy(0, at, y if y.dtype == x.dtype else _like(y, x))
+        x = x.index_copy(0, at, y if y.dtype == x.dtype else like_input(y, x))
     return x
 
 def _apply(ops, x, us):
@@ -74,8 +74,8 @@ def _follow(ops, x, us):
     return _BATCH[type(ops[0])](ops[0], x, us[0])
 
 # %% ../../nbs/transforms/07_augment.ipynb #278e80b0
-_COPY_ONE = {HorizontalFlip: lambda op, image, u: _cv2().flip(image, 1).reshape(image.shape) if u[0] < op.p else image,
-             VerticalFlip: lambda op, image, u: _cv2().flip(image, 0).reshape(image.shape) if u[0] < op.p else image}
+_COPY_ONE = {HorizontalFlip: lambda op, image, u: import_cv2().flip(image, 1).reshape(image.shape) if u[0] < op.p else image,
+             VerticalFlip: lambda op, image, u: import_cv2().flip(image, 0).reshape(image.shape) if u[0] < op.p else image}
 
 def _as_batch(table, op, image, u):
     "Run the operation of a table on a batch of one"

@@ -12,7 +12,7 @@ import numpy as np, torch
 from visionlab.transforms.ops import (
     Affine, CoarseDropout, GaussianBlur, HorizontalFlip, MotionBlur, PadCrop, Perspective, RandomErasing, Rotate90,
     VerticalFlip)
-from .color import _cv2, _on, _pixels, chosen, some
+from .color import import_cv2, to_device_of, contiguous_hwc, chosen, some
 
 # %% ../../nbs/transforms/04_geometry.ipynb #2682849c
 def _bytes_of(x):
@@ -24,12 +24,12 @@ def _batch_of(pixels): return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 def _flip(x, hit, dim):
     pixels = _bytes_of(x)
-    return torch.where(_on(hit, x).view(-1, 1, 1, 1), x.flip(dim), x) if pixels is None or dim != -1 else _batch_of(_mirrored(pixels, hit))
+    return torch.where(to_device_of(hit, x).view(-1, 1, 1, 1), x.flip(dim), x) if pixels is None or dim != -1 else _batch_of(_mirrored(pixels, hit))
 
 def _mirrored(pixels, hit):
     "Mirror some images, all in one call: as one picture, each below the other"
     out,(_,h,w,c) = pixels.copy(), pixels.shape
-    if hit.any(): out[hit] = _cv2().flip(pixels[hit].reshape(-1, w, c), 1).reshape(-1, h, w, c)
+    if hit.any(): out[hit] = import_cv2().flip(pixels[hit].reshape(-1, w, c), 1).reshape(-1, h, w, c)
     return out
 
 def _hflip(op, x, u): return _flip(x, chosen(op, u), -1)
@@ -41,7 +41,7 @@ def _quarters(op, u):
 
 def _rotate90(op, x, u):
     "Turn counter-clockwise by quarters"
-    k = _on(_quarters(op, u), x).view(-1, 1, 1, 1)
+    k = to_device_of(_quarters(op, u), x).view(-1, 1, 1, 1)
     x = torch.where(k >= 2, x.flip(-1, -2), x)
     return torch.where(k % 2 == 1, x.transpose(-1, -2).flip(-2), x)
 
@@ -55,7 +55,7 @@ def _pad_crop(op, x, u):
     b,_,h,w = x.shape
     shift = (np.asarray(u)*(2*op.pad+1)).astype(np.int64) - op.pad
     if (pixels := _bytes_of(x)) is not None and op.pad < min(h, w): return _batch_of(_shifted(pixels, shift, op.pad))
-    shift = _on(shift, x)
+    shift = to_device_of(shift, x)
     rows = _mirror(shift[:,:1] + torch.arange(h, device=x.device), h)
     cols = _mirror(shift[:,1:] + torch.arange(w, device=x.device), w)
     picked = x.permute(0, 2, 3, 1)[torch.arange(b, device=x.device)[:,None,None], rows[:,:,None], cols[:,None,:]]
@@ -179,7 +179,7 @@ def warp_one(
     h,w,c = image.shape
     if interpolation == "nearest" or c > 4: return _like_bytes(lambda x: warp(x, m[None], interpolation, fill), image)
     centre = np.array([[1, 0, w/2-.5], [0, 1, h/2-.5], [0, 0, 1]])
-    m,cv2 = centre @ m @ np.linalg.inv(centre), _cv2()
+    m,cv2 = centre @ m @ np.linalg.inv(centre), import_cv2()
     kw = dict(flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT, borderValue=(fill,)*4)
     out = cv2.warpAffine(image, m[:2], (w, h), **kw) if abs(m[2] - (0, 0, 1)).max() < 1e-12 else cv2.warpPerspective(image, m, (w, h), **kw)
     return out.reshape(image.shape)
@@ -217,8 +217,8 @@ def move(
     m,hit = compose(ops, us, *x.shape[2:])
     how,fill = look(ops)
     if interpolation: how,fill = interpolation, 0
-    pixels = lambda rows: x if len(rows) == len(x) else x.index_select(0, _on(rows, x))
-    return some(copied, hit, lambda k, _: warp_one(_pixels(x[k]), m[k], how, fill), lambda rows, _: warp(pixels(rows), m[rows], how, fill))
+    pixels = lambda rows: x if len(rows) == len(x) else x.index_select(0, to_device_of(rows, x))
+    return some(copied, hit, lambda k, _: warp_one(contiguous_hwc(x[k]), m[k], how, fill), lambda rows, _: warp(pixels(rows), m[rows], how, fill))
 
 # %% ../../nbs/transforms/04_geometry.ipynb #35e25d50
 def _window(low, high, u):
@@ -256,14 +256,14 @@ def _rounded(out, x): return out.round_().clamp_(0, 255).byte() if x.dtype == to
 def _blur(x, taps):
     "Convolve each image with its own window: (B, k) for rows and columns alike, or (B, k, k)"
     k,h,w,f = taps.shape[1], *x.shape[2:], x if x.is_floating_point() else x.float()
-    taps,f = _on(taps, x)[...,None,None,None], _padded(f, k//2)
+    taps,f = to_device_of(taps, x)[...,None,None,None], _padded(f, k//2)
     if taps.ndim == 5:
         f = sum(f[:,:,i:i+h]*taps[:,i] for i in range(k))
         return _rounded(sum(f[...,i:i+w]*taps[:,i] for i in range(k)), x)
     return _rounded(sum(f[:,:,i:i+h,j:j+w]*taps[:,i,j] for i in range(k) for j in range(k)), x)
 
 def _blur_one(image, taps):
-    cv2 = _cv2()
+    cv2 = import_cv2()
     out = cv2.sepFilter2D(image, cv2.CV_8U, taps, taps) if taps.ndim == 1 else cv2.filter2D(image, -1, taps)
     return out.reshape(image.shape)
 
@@ -309,7 +309,7 @@ def inside(
     h:int, w:int, x   # of the picture; a tensor on the device that asks
 )->torch.Tensor: # (B, 1, h, w) bool
     "Say which pixels lie in any box of their image"
-    rows,cols = (_on((boxes[...,k,None] <= (at := np.arange(n))) & (at < boxes[...,k,None] + boxes[...,k+2,None]), x) for k,n in ((0, h), (1, w)))
+    rows,cols = (to_device_of((boxes[...,k,None] <= (at := np.arange(n))) & (at < boxes[...,k,None] + boxes[...,k+2,None]), x) for k,n in ((0, h), (1, w)))
     return (rows[...,:,None] & cols[...,None,:]).any(1, keepdim=True)
 
 def cover(

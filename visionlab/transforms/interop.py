@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from ..core.errors import close_matches, ConfigError, MissingDependencyError, optional_import
 from .ops import Resize
-from .custom import _flat, _is_albumentations, Custom
+from .custom import flat_transforms, is_albumentations, Custom
 from .pipeline import Pipeline
 from .presets import BACKENDS, lacking
 from .augment import BatchAugment
@@ -39,7 +39,7 @@ class Op(torch.nn.Module):
 def _tv_frame(o, size, v2):
     "Write the frame"
     from torchvision.transforms import InterpolationMode
-    if isinstance(o, Custom): return [*o.transform.transforms] if hasattr(o.transform, "transforms") and not _is_albumentations(o.transform) else [o]
+    if isinstance(o, Custom): return [*o.transform.transforms] if hasattr(o.transform, "transforms") and not is_albumentations(o.transform) else [o]
     how = InterpolationMode("nearest-exact" if o.interpolation == "nearest" else o.interpolation)
     if not isinstance(o, Resize): return [v2.RandomResizedCrop(size, o.scale, o.ratio, how, antialias=o.antialias)]
     if o.mode == "squash" and o.kept == 1: return [v2.Resize(size, how)]
@@ -180,6 +180,6 @@ def _now(transform, name):
 
 def check_arguments(transform):
     "Raise `ConfigError` if an albumentations transform inside did not understand its arguments"
-    for t in _flat(transform):
-        if _is_albumentations(t) and (wrong := getattr(t, "invalid_args", None)):
+    for t in flat_transforms(transform):
+        if is_albumentations(t) and (wrong := getattr(t, "invalid_args", None)):
             raise ConfigError(f"{type(t).__name__} took no notice of {', '.join(wrong)}: albumentations warned, and used its defaults", f"{type(t).__name__}({', '.join(f'{o}=…' for o in wrong)})", "; ".join(_now(t, o) for o in wrong))

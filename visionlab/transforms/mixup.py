@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np, torch
 from ..core.errors import ConfigError
 from ..core.randomness import key
-from .color import _on
+from .color import to_device_of
 from .geometry import inside
 
 # %% ../../nbs/transforms/08_mixup.ipynb #542b2df0
-def _shares(own, x): return _on(np.asarray(own, np.float32).reshape(-1), x)
+def _shares(own, x): return to_device_of(np.asarray(own, np.float32).reshape(-1), x)
 
 def soft_targets(
     target,        # (B,) class numbers, or (B, classes) probabilities

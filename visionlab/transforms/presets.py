@@ -13,7 +13,7 @@ from visionlab.transforms.ops import (
     Affine, AugMix, AutoAugment, BrightnessContrast, ChannelDrop, CoarseDropout, ColorJitter, GaussianBlur, GaussNoise,
     HorizontalFlip, MotionBlur, OneOf, PadCrop, RandAugment, RandomResizedCrop, Resize, Rotate90, TrivialAugmentWide,
     VerticalFlip)
-from .pipeline import _kinds, IMAGENET_MEAN, IMAGENET_STD, Pipeline, Rows
+from .pipeline import operation_kinds, IMAGENET_MEAN, IMAGENET_STD, Pipeline, Rows
 
 # %% ../../nbs/transforms/06_presets.ipynb #71ce8e38
 _CROP,_FLIP = RandomResizedCrop(), HorizontalFlip()
@@ -57,7 +57,7 @@ def lacking(
     backend:str # "torchvision" or "albumentations"
 )->list: # of operations' names
     "List the operations of a pipeline that a backend does not have"
-    return [k for o in p.ops for k in _kinds(o) if k in _LACKS[one_of(backend, BACKENDS, "transform backend")]]
+    return [k for o in p.ops for k in operation_kinds(o) if k in _LACKS[one_of(backend, BACKENDS, "transform backend")]]
 
 def list_presets(
     backend:str=None,   # only those this backend has; default: all

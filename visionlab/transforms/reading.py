@@ -14,7 +14,7 @@ from .ops import (
     Affine, AugMix, AutoAugment, BrightnessContrast, CoarseDropout, ColorJitter, GaussianBlur, GaussNoise, Grayscale,
     HorizontalFlip, MotionBlur, OneOf, PadCrop, Perspective, RandAugment, RandomErasing, RandomResizedCrop, Resize,
     Rotate90, TrivialAugmentWide, VerticalFlip)
-from .custom import _is_albumentations, Custom
+from .custom import is_albumentations, Custom
 from .pipeline import IMAGENET_MEAN, IMAGENET_STD, Pipeline
 from .interop import check_arguments, is_successor
 
@@ -234,10 +234,10 @@ def _untouched(transform, base, steps, found): return base.edit(frame=Custom(tra
 def _reason(steps, found, n):
     "Say which step keeps the first ones where they are"
     unknown = [o for o,f in zip(steps[:n], found) if f is None]
-    if any(map(_is_albumentations, steps)) and is_successor(): return "AlbumentationsX, whose words may mean something else, runs as it is"
+    if any(map(is_albumentations, steps)) and is_successor(): return "AlbumentationsX, whose words may mean something else, runs as it is"
     if not unknown: return "there is no step at its beginning that brings every image to one size"
     kind = getattr(unknown[-1], "__name__", type(unknown[-1]).__name__)
-    what = f"{kind} has an option that is not known here" if kind in (_AL if _is_albumentations(unknown[-1]) else _TV) else f"{kind} is not known here"
+    what = f"{kind} has an option that is not known here" if kind in (_AL if is_albumentations(unknown[-1]) else _TV) else f"{kind} is not known here"
     return f"{what}: it and what comes before run as you wrote them"
 
 @patch(cls_method=True)

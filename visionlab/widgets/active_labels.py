@@ -18,9 +18,9 @@ from ..catalog.paths import text_table
 from ..catalog.catalog import Catalog
 from ..data.module import list_images
 from ..training.learner import Learner
-from .view import _many
-from .review import _BIG, _said, Review
-from .label_cleaner import _bar_html, _beside, _fact
+from .view import plural
+from .review import BIG_SIDE, decision_text, Review
+from .label_cleaner import bar_html, picture_beside, fact_html
 
 # %% ../../nbs/widgets/18_active_labels.ipynb #120f31c6
 DOUBTS = dict(margin=lambda p: 1-(p[:,0]-p[:,1]), entropy=lambda p: -(p*np.log(np.maximum(p, 1e-12))).sum(1)/np.log(p.shape[1]), least=lambda p: 1-p[:,0])
@@ -177,16 +177,16 @@ class ActiveLabels(Review):
 
     def _headline(self):
         done,n = self.progress
-        bad = f"; {_many(len(self.unreadable), 'file')} cannot be read" if len(self.unreadable) else ""
+        bad = f"; {plural(len(self.unreadable), 'file')} cannot be read" if len(self.unreadable) else ""
         return f"{done:,} of {n:,} labelled or left out, kept in {self.decisions.path.name}{bad}"
 
     def _card(self):
         row = self.current
         keys = {name:key for key,(name,_) in self.acts().items() if key.isdigit()}
-        bars = [_bar_html(f"{keys.get(str(c), '')} {c}", p) for c,p in self.suggestions(row)[:5]]
-        lines = [_fact("Which class is this?", True), *bars, _fact(Path(self.catalog.frame.at[row, "path"]).name)]
-        if said := _said(self.decisions[row]): lines.append(_fact(f"labelled: {said}", True))
-        return _beside(self._tiles_of([row], [""], _BIG, detail=2), lines)
+        bars = [bar_html(f"{keys.get(str(c), '')} {c}", p) for c,p in self.suggestions(row)[:5]]
+        lines = [fact_html("Which class is this?", True), *bars, fact_html(Path(self.catalog.frame.at[row, "path"]).name)]
+        if said := decision_text(self.decisions[row]): lines.append(fact_html(f"labelled: {said}", True))
+        return picture_beside(self._tiles_of([row], [""], BIG_SIDE, detail=2), lines)
 
     def _filters(self, W):
         order = self._select(W, "order", list(DOUBTS))

@@ -20,14 +20,14 @@ from ..transforms.pipeline import Pipeline
 from ..transforms.presets import BACKENDS, list_presets, preset
 from ..transforms.augment import BatchAugment
 from ..catalog.labels import label_text
-from ..data.module import _by_albumentations, _without_colour, ImageDataModule
-from .view import _alert, _button, _line, _one_thread, View
-from .batch_grid import _title
+from ..data.module import with_albumentations, without_color, ImageDataModule
+from .view import alert_html, text_button, status_html, one_thread, View
+from .batch_grid import image_title
 from .fields import own_steps, strengthen
 from .controls import PipelinePanel
-from .transform_code import _named, CODE, pipeline_code
+from .transform_code import named_as_preset, CODE, pipeline_code
 from .augmentation_draws import (
-    _applied_box, _ms, bands, boxed, crop_box, Draws, pick_rows, pictures, Times)
+    applied_box, ms_an_image, bands, boxed, crop_box, Draws, pick_rows, pictures, Times)
 
 # %% ../../nbs/widgets/10_augmentation.ipynb #ee8d5ef9
 _STILL,_LIVE,_WHOLE = 96, 128, 256     # pixels of a tile on the screen: in a saved page, live, and live for whole pictures
@@ -149,7 +149,7 @@ class AugmentationStudio(View):
     def _stronger(self, change):
         if not self._ready or self._scaling: return
         self._scaling = True
-        try: self.pipeline = _named(strengthen(self._base, self.strength))
+        try: self.pipeline = named_as_preset(strengthen(self._base, self.strength))
         finally: self._scaling = False
 
     # ---- what is drawn
@@ -159,7 +159,7 @@ class AugmentationStudio(View):
         "Give the pipeline as the data module would run it"
         p,backend = self.pipeline, self.backend
         if self._drawn[0] is not p or self._drawn[1] != backend:
-            self._drawn = p, backend, _by_albumentations(p) if backend == "albumentations" and p.random and self._ours(p) else p
+            self._drawn = p, backend, with_albumentations(p) if backend == "albumentations" and p.random and self._ours(p) else p
         return self._drawn[2]
 
     def draw(self,
@@ -198,7 +198,7 @@ class AugmentationStudio(View):
     def _whole(self, pipeline, i, epoch):
         "Give a whole picture with the part that a draw cuts out"
         image,frame = self._draws.images[i], pipeline.frame
-        if isinstance(frame, Custom): box = _applied_box(frame, image.copy(), key("custom", self.seed, epoch, int(i)))
+        if isinstance(frame, Custom): box = applied_box(frame, image.copy(), key("custom", self.seed, epoch, int(i)))
         else: box = crop_box(frame, image.shape[:2], pipeline.size, uniforms(self.seed, epoch, np.array([i]), max(1, frame.n_random), "frame")[0])
         shown = bands(image, self.channels)
         grown = -(-_FULL//(2*max(shown.shape[:2])))                          # a small picture is enlarged, so that the box's edge is thin on it
@@ -208,9 +208,9 @@ class AugmentationStudio(View):
         "Give (caption, title) of a picture"
         row = self._rows.frame.loc[i]
         label,when = label_text(row["label"]), "as in validation" if epoch is None else f"epoch {epoch+1}"
-        return label if epoch is None else when, f"{_title(row['path'], label, i)} · {when}"
+        return label if epoch is None else when, f"{image_title(row['path'], label, i)} · {when}"
 
-    @_one_thread()
+    @one_thread()
     def _grid(self, write, tag)->list:
         "Give what `write` makes of every picture, row by row: as in validation, then the draws"
         before,after = self._pictures(self._evaluated(), [None], write, tag), self._pictures(self.drawn, list(range(self.n_draws)), write, tag)
@@ -230,7 +230,7 @@ class AugmentationStudio(View):
     def _page(self, size, detail=1):
         "Write the pictures as HTML"
         rows = self._grid(lambda x, caption, title: _cell(x, title, caption, size, detail, not self.full_size), (size, detail))
-        return _line(self._headline()) + _rows(rows, "augmented images")
+        return status_html(self._headline()) + _rows(rows, "augmented images")
 
     def to_html(self)->str:
         "Draw as HTML, without controls"
@@ -250,7 +250,7 @@ class AugmentationStudio(View):
 
     # ---- what it costs
 
-    @_one_thread()
+    @one_thread()
     def costs(self)->tuple: # (milliseconds an image of the frame, of each operation); a list instead of the first for a transform of the user's own
         "Take the time of each step, alone, on some of the images"
         if self._times is None: self._times = Times([self._draws.images[i] for i in self._ids[:4]])
@@ -277,7 +277,7 @@ class AugmentationStudio(View):
         if getattr(images, "pixels", None) is not None or hasattr(images, "films"): return ""
         if self._decode is None:
             some = [(images._encoded(i), i) for i in self._ids[:2]]
-            self._decode = _ms(lambda: [images._decode(*o) for o in some], len(some))
+            self._decode = ms_an_image(lambda: [images._decode(*o) for o in some], len(some))
         return f"Decoding: {self._decode:.1f} ms, " + ("once. " if images.keep else "each epoch. ")
 
     def _facts(self):
@@ -292,8 +292,8 @@ class AugmentationStudio(View):
         "Write what things cost beside them, after the pictures"
         try:
             self._panel.say(*self._notes())
-            self._facts_line.value = _line(self._facts())
-        except Exception as e: self._facts_line.value = _alert(f"What this costs could not be measured: {e}")
+            self._facts_line.value = status_html(self._facts())
+        except Exception as e: self._facts_line.value = alert_html(f"What this costs could not be measured: {e}")
 
     # ---- what a person does
 
@@ -301,7 +301,7 @@ class AugmentationStudio(View):
         name:str # one of `list_presets()`
     ):
         "Show a preset, with the size and statistics of the pipeline before"
-        self.pipeline = _without_colour(preset(name, self.pipeline.size, self.pipeline.mean, self.pipeline.std))
+        self.pipeline = without_color(preset(name, self.pipeline.size, self.pipeline.mean, self.pipeline.std))
 
     def reset(self):
         "Show the pipeline that was there at first"
@@ -330,13 +330,13 @@ class AugmentationStudio(View):
         self._say()
 
     def _say(self):
-        if self._panel is not None: self._said.value = _line(self.note) if self.note else ""
+        if self._panel is not None: self._said.value = status_html(self.note) if self.note else ""
 
     def _edited(self):
         "Take what the controls say"
         def take():
             frame,ops = self._panel.read()
-            self.pipeline = _named(self.pipeline.edit(frame=frame, ops=ops))
+            self.pipeline = named_as_preset(self.pipeline.edit(frame=frame, ops=ops))
         self._try(take)
 
     def _show_pipeline(self):
@@ -348,7 +348,7 @@ class AugmentationStudio(View):
 
     def _show_code(self):
         try: code = pipeline_code(self.pipeline, self._words.value)
-        except VisionlabError as e: self._code.value = _alert(str(e))
+        except VisionlabError as e: self._code.value = alert_html(str(e))
         else: self._code.value = _code_html(code)
 
     def _preset_chosen(self, change):
@@ -364,7 +364,7 @@ class AugmentationStudio(View):
         self._words.observe(lambda change: self._show_code(), "value")
         top = self._build_top(W)
         self._panel = PipelinePanel(self.pipeline, self._edited)
-        use = _button(W, "Use for training", self.use, button_style="primary")
+        use = text_button(W, "Use for training", self.use, button_style="primary")
         self._show_pipeline()
         self._tell_costs()
         return W.VBox([top, self._panel.box, self._picture, self._facts_line, W.HBox([use, self._said]), self._words, self._code])
@@ -379,7 +379,7 @@ class AugmentationStudio(View):
         size = W.ToggleButtons(options=[("what the model sees", False), ("whole pictures", True)], style=dict(button_width="auto"))
         backend = W.Dropdown(options=BACKENDS, disabled=not self._ours(self.pipeline), **narrow("200px", "backend", "60px"))
         for name,w in (("seed", seed), ("n_draws", draws), ("full_size", size), ("strength", strength), ("backend", backend)): link((self, name), (w, "value"))
-        return W.HBox([self._preset, backend, strength, seed, draws, size, *self._build_choices(W, narrow), _button(W, "other images", self.other_images)], layout=dict(flex_flow="row wrap"))
+        return W.HBox([self._preset, backend, strength, seed, draws, size, *self._build_choices(W, narrow), text_button(W, "other images", self.other_images)], layout=dict(flex_flow="row wrap"))
 
     def _build_choices(self, W, narrow):
         "Make the controls that only some data need"

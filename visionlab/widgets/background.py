@@ -13,7 +13,7 @@ from ..core.errors import ConfigError
 from ..core.progress import in_notebook, progress_mode, running_cell
 from ..training.events import Callback, CancelFit
 from ..training.learner import Learner
-from .live_chart import _display, LiveChart
+from .live_chart import display_now, LiveChart
 
 # %% ../../nbs/widgets/20_background.ipynb #f2045da4
 class Run:
@@ -89,7 +89,7 @@ class Run:
 
     def _ipython_display_(self):
         "Show the chart, unless the cell that began it does"
-        if self._cell != running_cell(): self._cell = 0; _display(self.chart)
+        if self._cell != running_cell(): self._cell = 0; display_now(self.chart)
     def _repr_mimebundle_(self, include=None, exclude=None): return self.chart._repr_mimebundle_() | {"text/plain":repr(self)}
     def __repr__(self): return f"{'Running' if self.running else 'Over'}: {self.chart.headline}"
 

@@ -14,13 +14,13 @@ from traitlets import Int, Unicode, link, observe, validate
 from ..core.errors import ConfigError, one_of
 from ..core.text import escape, html_table, shorten
 from ..core.show import new_figure
-from ..catalog.catalog import _multi_hot, Catalog
+from ..catalog.catalog import multi_hot, Catalog
 from ..data.sampling import balanced_weights
 from ..data.module import ImageDataModule
 from ..training.losses import class_weights, Loss
 from ..training.learner import Learner
-from .view import _alert, _button, _line, _many, View
-from .browse import _has_label, Browser
+from .view import alert_html, text_button, status_html, plural, View
+from .browse import has_label, Browser
 
 # %% ../../nbs/widgets/05_class_balance.ipynb #40b8a66b
 _CHUNK = 4096      # rows counted at a time
@@ -34,7 +34,7 @@ def co_occurrence(
     labels = (catalog if split is None else catalog.subset(split)).frame["label"].dropna()
     number = {name:i for i,name in enumerate(catalog.classes)}
     both = np.zeros((len(number),)*2)
-    for i in range(0, len(labels), _CHUNK): both += (x := _multi_hot(labels.iloc[i:i+_CHUNK], number)).T @ x
+    for i in range(0, len(labels), _CHUNK): both += (x := multi_hot(labels.iloc[i:i+_CHUNK], number)).T @ x
     return pd.DataFrame(both.astype(np.int64), pd.Index(catalog.classes, name="class"), catalog.classes)
 
 _PAIRS = ("first", "second", "together", "expected", "lift", "of_first", "of_second")
@@ -157,7 +157,7 @@ class ClassBalance(View):
         names = change["new"].split(" + ") if self.several and change["new"] not in self.counts.index else [change["new"]]
         for o in filter(None, names): one_of(o, self.counts.index, "class")
         labels = self.catalog.frame["label"]
-        keep = np.logical_and.reduce([_has_label(labels, o) for o in names]) if change["new"] else np.zeros(len(labels), bool)
+        keep = np.logical_and.reduce([has_label(labels, o) for o in names]) if change["new"] else np.zeros(len(labels), bool)
         self.browser.look(labels.index[keep], change["new"])
         if self._ready: self.redraw()
 
@@ -227,9 +227,9 @@ class ClassBalance(View):
         n = self.counts["train"]
         some,none = n[n > 0], list(n.index[n == 0])
         if not len(some): return ["No training image has a label"]
-        even = f"each class has {_many(int(some.max()), 'training image')}" if self.ratio == 1 else (
-            f"the largest, '{shorten(some.idxmax())}', has {_many(int(some.max()), 'training image')}, the smallest, '{shorten(some.idxmin())}', {int(some.min()):,}: {self.ratio:.3g} to 1")
-        lines = [f"{_many(len(n), 'class', 'classes')}; {even}"]
+        even = f"each class has {plural(int(some.max()), 'training image')}" if self.ratio == 1 else (
+            f"the largest, '{shorten(some.idxmax())}', has {plural(int(some.max()), 'training image')}, the smallest, '{shorten(some.idxmin())}', {int(some.min()):,}: {self.ratio:.3g} to 1")
+        lines = [f"{plural(len(n), 'class', 'classes')}; {even}"]
         if none: lines.append(f"No training image: {', '.join(map(shorten, none[:8]))}" + (f" and {len(none)-8} more" if len(none) > 8 else ""))
         return lines + self._remedy(some)
 
@@ -274,7 +274,7 @@ class ClassBalance(View):
             rows[limit//2:len(rows)-limit//2] = [f"<tr><th scope=row colspan=9>… {len(rows)-2*(limit//2):,} more classes …</th></tr>"]
         heads = "".join(f"<th scope=col>{o}</th>" for o in self._heads())
         table = f"<table><thead><tr><th scope=col>class</th><th class=b></th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        return _STYLE + "".join(map(_line, self.remarks())) + f"<div class=vl-balance tabindex=0 role=region aria-label='images of each class'>{table}</div>" + self._pairs_html() + (self.browser.to_html() if self.selected else "")
+        return _STYLE + "".join(map(status_html, self.remarks())) + f"<div class=vl-balance tabindex=0 role=region aria-label='images of each class'>{table}</div>" + self._pairs_html() + (self.browser.to_html() if self.selected else "")
 
     def _pairs_html(self, n=10):
         "Write the most telling pairs as a table"
@@ -289,7 +289,7 @@ class ClassBalance(View):
         first,n = self.page*_SHOWN, len(self.shown)
         kind = ("pair", "pairs") if self.what == "pairs" else ("class", "classes")
         where = f"{kind[1]} {first+1:,}–{first+n:,} of {len(found):,}" if n else f"no {kind[0]}" + (f" has '{self.search}' in its name" if self.search else " to show")
-        return _STYLE + "".join(map(_line, (*self.remarks(), where))) + _alert(self.note)
+        return _STYLE + "".join(map(status_html, (*self.remarks(), where))) + alert_html(self.note)
 
     def figure(self):
         "Draw with matplotlib; names only where they can be read"
@@ -349,7 +349,7 @@ class ClassBalance(View):
         place = lambda r: dict(grid_area=f"{r+1} / 1", width="auto", height="22px", margin="0")
         self._head,self._lines = W.HTML(layout=place(0) | dict(height="auto")), []
         for k in range(_SHOWN if self.several else min(_SHOWN, max(len(self.counts), 1))):
-            button = _button(W, "", lambda k=k: self._try(lambda: self._press(k)), layout=place(k+1) | dict(padding="0 4px"))
+            button = text_button(W, "", lambda k=k: self._try(lambda: self._press(k)), layout=place(k+1) | dict(padding="0 4px"))
             button.style.button_color = "transparent"
             button.add_class("vl-rowbutton")
             self._lines.append((W.HTML(layout=place(k+1)), button))
@@ -369,12 +369,12 @@ class ClassBalance(View):
         search = W.Text(placeholder="part of a name", description="search", layout=dict(width="210px"), style=dict(description_width="45px"))
         link((self, "search"), (search, "value"))
         pairs = [self._toggles(W, "what", [("classes", "classes"), ("pairs", "pairs")])] if self.several else []
-        return [self._toggles(W, "by", [("by count" if not self.several else "as they matter", "count"), ("by name", "name")]), *pairs, search, _button(W, "previous", self.previous), _button(W, "next", self.next)]
+        return [self._toggles(W, "by", [("by count" if not self.several else "as they matter", "count"), ("by name", "name")]), *pairs, search, text_button(W, "previous", self.previous), text_button(W, "next", self.next)]
 
     def _remedies(self, W):
         "Make the controls of what evens classes out"
         remedy = self._toggles(W, "even", [(v, k) for k,v in EVEN.items()])
-        return [remedy] + ([_button(W, "use for training", lambda: self._try(self.use), button_style="primary")] if self.dm is not None else [])
+        return [remedy] + ([text_button(W, "use for training", lambda: self._try(self.use), button_style="primary")] if self.dm is not None else [])
 
     def __repr__(self): return "\n".join([f"ClassBalance: {self.remarks()[0]}", *self.remarks()[1:]])
 

@@ -14,8 +14,8 @@ from ..transforms.ops import (
     Grayscale, HorizontalFlip, MotionBlur, OneOf, PadCrop, Perspective, RandAugment, RandomErasing, RandomResizedCrop,
     Resize, Rotate90, TrivialAugmentWide, VerticalFlip)
 from ..transforms.pipeline import Pipeline
-from .view import _button, _close_all
-from .fields import _Fields, own_steps, with_steps
+from .view import text_button, close_all
+from .fields import OperationFields, own_steps, with_steps
 
 # %% ../../nbs/widgets/07_controls.ipynb #58b68233
 _FRAMES = (RandomResizedCrop(), Resize())
@@ -54,7 +54,7 @@ class _Place:
     "A place in the panel: a switch, buttons, and room for a step's controls"
     def __init__(self, panel, number):
         import ipywidgets as W
-        small = lambda sign, do: _button(W, sign, do)
+        small = lambda sign, do: text_button(W, sign, do)
         self.switch = W.Checkbox(indent=False, layout=dict(width="auto", flex="1 1 auto", min_width="0"))
         self.up,self.down,self.away = small("↑", lambda: panel.move(number, -1)), small("↓", lambda: panel.move(number, 1)), small("✕", lambda: panel.remove(number))
         for b in (self.up, self.down, self.away): b.layout.width = "30px"; b.layout.padding = "0"
@@ -83,7 +83,7 @@ class PipelinePanel:
         import ipywidgets as W
         self._tell,self._quiet,self.steps,self.places,self._pool,self._built = changed, False, [], [], {}, None
         self._operations,self.own,self.notes = known_operations(len(pipeline.mean)), None, []
-        self.frames = {type(o).__name__:_Fields(o, self._touched) for o in _FRAMES}
+        self.frames = {type(o).__name__:OperationFields(o, self._touched) for o in _FRAMES}
         wide = dict(layout=dict(width="275px"), style=dict(description_width="92px"))
         self.frame = W.Dropdown(options=[*self.frames], description="frame", **wide)
         self.frame.observe(self._touched, "value")
@@ -177,7 +177,7 @@ class PipelinePanel:
         have = self._pool.get(name)
         if have is None or not have.fits(step.part):
             if have is not None: have.close()
-            self._pool[name] = _Fields(step.part, self._edited)
+            self._pool[name] = OperationFields(step.part, self._edited)
         elif have.given is not step.part: have.show(step.part)
 
     def _edited(self, change):
@@ -214,7 +214,7 @@ class PipelinePanel:
     def close(self):
         "Take the controls out of the page, also those that are not shown at present"
         for o in (*self._pool.values(), *self.frames.values()): o.close()
-        _close_all(self.box)
+        close_all(self.box)
 
     # ---- what they say
 

@@ -13,8 +13,8 @@ from ..core.errors import ConfigError, one_of, VisionlabError
 from ..core.files import atomic_write
 from ..catalog.catalog import Catalog
 from ..catalog.edits import (
-    _edit_table, _value_problem, ACTIONS, EDIT, find_images, lost_text, refuse_others, SIGNED, signed)
-from ..catalog.report import _csv
+    edit_table, value_problem, ACTIONS, EDIT, find_images, lost_text, refuse_others, SIGNED, signed)
+from ..catalog.report import guarded_csv
 
 # %% ../../nbs/widgets/11_decisions.ipynb #33821bda
 def edits_path(
@@ -39,7 +39,7 @@ class Decisions:
         try: stat = self.path.stat()
         except OSError: return
         if (stamp := (stat.st_mtime_ns, stat.st_size, stat.st_ino)) == self._stamp: return
-        self._all = {(o[0], str(o[4] or "")):o for o in _edit_table(self.path).itertuples(index=False, name=None)}
+        self._all = {(o[0], str(o[4] or "")):o for o in edit_table(self.path).itertuples(index=False, name=None)}
         self._find(fresh=True)
         self._stamp = stamp
 
@@ -56,7 +56,7 @@ class Decisions:
         if fresh and self.lost: warnings.warn(f"{self.path.name}: {self.lost}. They stay in the file", stacklevel=4)
 
     def _write(self):
-        atomic_write(self.path, _csv(self._table()))
+        atomic_write(self.path, guarded_csv(self._table()))
         stat = self.path.stat()
         self._stamp = stat.st_mtime_ns, stat.st_size, stat.st_ino
 
@@ -115,7 +115,7 @@ class Decisions:
         "Check a decision, and write it as a line of the file"
         one_of(action, ACTIONS, "action")
         if action == "relabel" and self.catalog.task == "multilabel" and not isinstance(value, str): value = list(value)
-        if problem := _value_problem(self.catalog, action, value): raise ConfigError(f"This decision cannot be made: {problem}")
+        if problem := value_problem(self.catalog, action, value): raise ConfigError(f"This decision cannot be made: {problem}")
         return self.catalog.frame.at[row, "path"], action, _text_of(value), note, int(row)
 
     def forget(self, row):

@@ -14,9 +14,9 @@ from ..catalog.labels import label_text
 from ..catalog.issues import ISSUES
 from ..catalog.report import Report
 from ..data.module import ImageDataModule
-from .view import _button, _line
-from .review import _BIG, _said, Review
-from .label_cleaner import _beside, _fact
+from .view import text_button, status_html
+from .review import BIG_SIDE, decision_text, Review
+from .label_cleaner import picture_beside, fact_html
 
 # %% ../../nbs/widgets/14_doctor_view.ipynb #5bd8a485
 class DataDoctor(Review):
@@ -108,10 +108,10 @@ class DataDoctor(Review):
         issue = self.issue(row)
         shown = [o for o in (row, other) if o is not None]
         captions = [" · ".join(filter(None, (str(label_text(self.catalog.frame.at[i, "label"])), self.catalog.frame.at[i, "split"], self._size(i)))) for i in shown]
-        said = [f"{side}: {_said(self.decisions[i])}" for side,i in zip(("left", "right"), shown) if i in self.decisions]
+        said = [f"{side}: {decision_text(self.decisions[i])}" for side,i in zip(("left", "right"), shown) if i in self.decisions]
         advice = [f"proposed: leave out {side}" for side,i in zip(("left", "right") if other is not None else ("it",), shown) if i in self.proposed]
-        lines = [_fact(f"{self.kind}: {ISSUES[self.kind][1]}", True), _fact(issue.detail), *(_fact(str(self.catalog.frame.at[i, "path"])) for i in shown), *(_fact(o) for o in advice), *(_fact(f"decided {o}", True) for o in said)]
-        return _beside(self._tiles_of(shown, captions, _BIG - 40*(len(shown) > 1), detail=2, ncols=2), lines)
+        lines = [fact_html(f"{self.kind}: {ISSUES[self.kind][1]}", True), fact_html(issue.detail), *(fact_html(str(self.catalog.frame.at[i, "path"])) for i in shown), *(fact_html(o) for o in advice), *(fact_html(f"decided {o}", True) for o in said)]
+        return picture_beside(self._tiles_of(shown, captions, BIG_SIDE - 40*(len(shown) > 1), detail=2, ncols=2), lines)
 
     def _size(self, i):
         m = self.report.measures
@@ -123,11 +123,11 @@ class DataDoctor(Review):
         link((self, "kind"), (self._kinds, "value"))
         return [self._kinds]
 
-    def _more(self, W): return [_button(W, "all of these as proposed", lambda: self._try(self.all_as_proposed))]
+    def _more(self, W): return [text_button(W, "all of these as proposed", lambda: self._try(self.all_as_proposed))]
 
     def to_html(self)->str:
         "Draw the report as HTML, and how far one has come"
-        return _line(self._headline()) + self.report._repr_html_()
+        return status_html(self._headline()) + self.report._repr_html_()
 
     def __repr__(self): return f"DataDoctor: {self._headline()}\n{self.report}"
 

@@ -14,8 +14,8 @@ from ..core.text import escape
 from ..training.optim import smooth
 from ..training.learner import Learner
 from ..callbacks.lr_find import LRFound
-from .view import _button, _line, View
-from .confusion import _close
+from .view import text_button, status_html, View
+from .confusion import close_unused
 
 # %% ../../nbs/widgets/16_lr_picker.ipynb #9ecb860f
 _W,_H = 620, 240       # of the curve, in pixels
@@ -115,9 +115,9 @@ class LRPicker(View):
 
     def to_html(self)->str:
         "Draw as HTML, without controls"
-        return _line(self._headline()) + self._svg()
+        return status_html(self._headline()) + self._svg()
 
-    def _live(self): return self._svg(f"width:{_W}px;height:{_H}px") + _line(self._headline()) + (_line(self.note) if self.note else "")
+    def _live(self): return self._svg(f"width:{_W}px;height:{_H}px") + status_html(self._headline()) + (status_html(self.note) if self.note else "")
 
     def figure(self):
         "Draw with matplotlib"
@@ -132,7 +132,7 @@ class LRPicker(View):
         self._picture.layout.grid_area,self._picture.layout.margin = "1 / 1", "0"
         plot = W.GridBox([self._picture, self._clicks], layout=dict(grid_template_columns=f"{_W}px", max_width="100%", overflow="auto", order="-1"))      # seen first, reached last by the tab key
         self._show_found()
-        end = W.HBox([_button(W, "use for training", lambda: self._try(self.use), button_style="primary"), _button(W, "search again", lambda: self._try(self.again))])
+        end = W.HBox([text_button(W, "use for training", lambda: self._try(self.use), button_style="primary"), text_button(W, "search again", lambda: self._try(self.again))])
         return W.VBox([slider, self._suggested, end, plot])
 
     def _click_places(self, W):
@@ -158,8 +158,8 @@ class LRPicker(View):
         for b,lr in zip(self._clicks.children, self._places()): b.tooltip = f"{lr:.1e}: loss {self.loss_at(lr):.3g}"
         def mark(v): return lambda: setattr(self, "lr", float(v))
         before = self._suggested.children
-        self._suggested.children = [_button(W, f"{k} {v:.1e}", mark(v)) for k,v in dict(best=self.found.best, **self.found.suggestions).items()]
-        _close(before)
+        self._suggested.children = [text_button(W, f"{k} {v:.1e}", mark(v)) for k,v in dict(best=self.found.best, **self.found.suggestions).items()]
+        close_unused(before)
 
     def redraw(self):
         super().redraw()

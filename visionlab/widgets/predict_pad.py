@@ -17,9 +17,9 @@ from ..models.predictor import Predictor
 from ..training.learner import Learner
 from ..interpret.gradcam import heat_maps, overlay
 from ..export.load import load_model
-from .view import _button, _line, _many, _one_thread, View
+from .view import text_button, status_html, plural, one_thread, View
 from .thumbnails import tile_html
-from .label_cleaner import _bar_html, _beside, _fact
+from .label_cleaner import bar_html, picture_beside, fact_html
 
 # %% ../../nbs/widgets/17_predict_pad.ipynb #2b287d6f
 _KEPT = 12        # pictures on the pad
@@ -70,7 +70,7 @@ class PredictPad(View):
 
     def _answered(self, source, name):
         ours = self.predictor
-        with _one_thread():
+        with one_thread():
             x = ours._finish(ours.prepare(source)[None].to(ours.device))
             said = ours.predict(source, topk=min(self.topk, len(ours.classes)), threshold=0.)
             image = ours._finish.norm.undo(x)[0].clamp(0, 1).cpu()
@@ -101,13 +101,13 @@ class PredictPad(View):
     def _other_topk(self, change): self.note = "" if not getattr(self, "answers", None) else "The number of classes holds for the pictures that come next."
 
     def _card(self, o, side):
-        if o.error: return _beside("", [_fact(o.name, True), f"<div role='alert'>{escape(o.error)}</div>"])
+        if o.error: return picture_beside("", [fact_html(o.name, True), f"<div role='alert'>{escape(o.error)}</div>"])
         images,titles = [o.image] + ([] if o.heat is None else [o.heat]), [o.name, f"what speaks for {o.top[0][0]}"]
         tiles = tile_html(images, [o.name, f"for {o.top[0][0]}"][:len(images)], titles[:len(images)], size=side, detail=2)
-        return _beside(tiles, [_fact(f"{o.top[0][0]}, {o.top[0][1]:.1%}", True), *(_bar_html(*n) for n in o.top)])
+        return picture_beside(tiles, [fact_html(f"{o.top[0][0]}, {o.top[0][1]:.1%}", True), *(bar_html(*n) for n in o.top)])
 
     def _cards(self, side):
-        if not self.answers: return _line("Nothing here yet: drop pictures on this view, or choose files.")
+        if not self.answers: return status_html("Nothing here yet: drop pictures on this view, or choose files.")
         return "".join(self._card(o, side) for o in self.answers)
 
     def to_html(self)->str:
@@ -130,9 +130,9 @@ class PredictPad(View):
         self._upload = W.FileUpload(accept="image/*", multiple=True, description="choose or drop", layout=dict(width="auto"))
         self._upload.add_class("visionlab-upload")
         self._upload.observe(lambda change: self._try(lambda: self._take(change)), "value")
-        return W.VBox([W.HBox([self._upload, _button(W, "clear", self.clear)]), self._picture, W.HTML(_DROP)])
+        return W.VBox([W.HBox([self._upload, text_button(W, "clear", self.clear)]), self._picture, W.HTML(_DROP)])
 
-    def __repr__(self): return f"PredictPad: {_many(len(self.answers), 'picture')}" + "".join(f"\n  {o}" for o in self.answers)
+    def __repr__(self): return f"PredictPad: {plural(len(self.answers), 'picture')}" + "".join(f"\n  {o}" for o in self.answers)
 
 @patch
 def predict_pad(self:Learner,

@@ -11,7 +11,7 @@ from io import BytesIO
 from ..core.text import escape
 from ..core.show import to_uint8
 from ..transforms.ops import resize
-from .view import _STILL
+from .view import STILL_SIDE
 
 # %% ../../nbs/widgets/01_thumbnails.ipynb #bc75176d
 def to_jpeg(
@@ -51,7 +51,7 @@ def tile_html(
     images,          # as `to_uint8` takes them
     captions,        # a short text under each, of one line or several
     titles,          # what hovering shows, and a screen reader reads
-    size:int=_STILL, # pixels of a tile on the screen
+    size:int=STILL_SIDE, # pixels of a tile on the screen
     ncols:int=None,  # tiles in a row; default: as many as fit
     detail:int=1,    # at most so many image pixels for one on the screen; 2 stays sharp on dense screens
     shrink:bool=True # with `ncols`: let tiles become smaller so that a row fits; else it scrolls
