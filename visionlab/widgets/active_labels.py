@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from traitlets import Unicode, link, observe, validate
+from ..core.text import plural
 from ..core.errors import ConfigError, one_of
 from ..core.files import atomic_write, check_own, starts_as
 from ..catalog.paths import text_table
 from ..catalog.catalog import Catalog
 from ..data.module import list_images
 from ..training.learner import Learner
-from .view import plural
 from .review import BIG_SIDE, decision_text, Review
 from .label_cleaner import bar_html, picture_beside, fact_html
 

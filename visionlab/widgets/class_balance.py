@@ -12,14 +12,14 @@ import pandas as pd
 from fastcore.basics import patch
 from traitlets import Int, Unicode, link, observe, validate
 from ..core.errors import ConfigError, one_of
-from ..core.text import escape, html_table, shorten
+from ..core.text import escape, html_table, plural, shorten
 from ..core.show import new_figure
 from ..catalog.catalog import multi_hot, Catalog
 from ..data.sampling import balanced_weights
 from ..data.module import ImageDataModule
 from ..training.losses import class_weights, Loss
 from ..training.learner import Learner
-from .view import alert_html, text_button, status_html, plural, View
+from .view import alert_html, text_button, status_html, View
 from .browse import has_label, Browser
 
 # %% ../../nbs/widgets/05_class_balance.ipynb #40b8a66b

@@ -11,13 +11,13 @@ import numpy as np
 from fastcore.basics import patch
 from traitlets import Int, observe
 from ..core.errors import ConfigError, VisionlabError, whole_number
-from ..core.text import escape
+from ..core.text import escape, plural
 from ..core.show import show_images
 from ..models.predictor import Predictor
 from ..training.learner import Learner
 from ..interpret.gradcam import heat_maps, overlay
 from ..export.load import load_model
-from .view import text_button, status_html, plural, one_thread, View
+from .view import text_button, status_html, one_thread, View
 from .thumbnails import tile_html
 from .label_cleaner import bar_html, picture_beside, fact_html
 
