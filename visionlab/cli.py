@@ -126,16 +126,16 @@ Lists follow their flag (--classes cat dog), options go as NAME=VALUE
 
 def _add_config(parser):
     "Add the flags of a training, in groups, and those of AutoTrain unseen"
-    from visionlab.runs.config import _SPECIAL, ALIASES, field_groups, TrainConfig
+    from visionlab.runs.config import SPECIAL_FIELDS, ALIASES, field_groups, TrainConfig
     types_ = {f.name:f.type for f in fields(TrainConfig)}
     for title,names in field_groups().items(): add_fields(parser.add_argument_group(title), TrainConfig, names)
-    for name in (*ALIASES, *_SPECIAL): _add_flag(parser, name, types_.get(ALIASES.get(name), str), None, None, read=False)
+    for name in (*ALIASES, *SPECIAL_FIELDS): _add_flag(parser, name, types_.get(ALIASES.get(name), str), None, None, read=False)
     parser.add_argument("--train", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 def _given(args)->dict:
     "List what was said about the configuration"
-    from visionlab.runs.config import _SPECIAL, ALIASES, TrainConfig
-    return {k:v for k,v in vars(args).items() if k in ALIASES or k in _SPECIAL or k in {f.name for f in fields(TrainConfig)}}
+    from visionlab.runs.config import SPECIAL_FIELDS, ALIASES, TrainConfig
+    return {k:v for k,v in vars(args).items() if k in ALIASES or k in SPECIAL_FIELDS or k in {f.name for f in fields(TrainConfig)}}
 
 def _config(args):
     "Make the configuration that was asked for"
@@ -255,13 +255,13 @@ def evaluate(
     **options            # of `train`, about opening the data
 )->int: # 1 if a requirement is not met, else 0
     "Score a model on labelled images: metrics, each class, and whether it is good enough"
-    from visionlab.runs.config import _as_dict
+    from visionlab.runs.config import as_dict
     from visionlab.runs.evaluate import evaluate as look
     found = look(model, data, split, which, device, batch_size, threshold=threshold, positive=positive, on_bad=on_bad, **(_source(options) if data else {}))
     if json != "-": _say(found)
     if json: _put(json, _json(found.to_dict()), ['{\n "model": '])
     if answers: found.save(answers)
-    missed = found.misses(_as_dict(require or {}))
+    missed = found.misses(as_dict(require or {}))
     for o in missed: print(f"visionlab: {o}", file=sys.stderr)
     return int(bool(missed))
 
@@ -317,9 +317,9 @@ def _sorted(found, column):
 
 def _text_table(found, table):
     "Write the columns that a person looks at first"
-    from visionlab.runs.compare import _cell, _short_table
-    header = [o for o in _short_table(found)[0][1:]]
-    rows = [["run", *header], *([name, *(_cell(k, v)[:32] for k,v in zip(header, row))] for name,row in zip(table.index, table[header].itertuples(index=False)))]
+    from visionlab.runs.compare import table_cell, short_table
+    header = [o for o in short_table(found)[0][1:]]
+    rows = [["run", *header], *([name, *(table_cell(k, v)[:32] for k,v in zip(header, row))] for name,row in zip(table.index, table[header].itertuples(index=False)))]
     wide = [max(len(r[i]) for r in rows) for i in range(len(header)+1)]
     return "\n".join("  ".join(f"{o:<{w}}" for o,w in zip(r, wide)).rstrip() for r in rows)
 

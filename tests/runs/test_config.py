@@ -17,7 +17,7 @@ from visionlab.callbacks import precision
 from visionlab.runs import train as train_module
 from visionlab.catalog.catalog import Catalog
 from visionlab.runs.checkpoints import list_checkpoints
-from visionlab.runs.config import _SPECIAL, ALIASES, field_groups, fit_options, own_names, TrainConfig
+from visionlab.runs.config import SPECIAL_FIELDS, ALIASES, field_groups, fit_options, own_names, TrainConfig
 from visionlab.runs.config_files import config_text, read_settings_file, resumed_config
 from visionlab.core.errors import ClassMismatchError, ConfigError, ExportError, UnknownOptionError
 from visionlab.data.module import ImageDataModule
@@ -137,7 +137,7 @@ def test_autotrains_names_are_understood():
 
 def test_aliases_lead_to_fields():
     names = {f.name for f in fields(TrainConfig)}
-    assert set(ALIASES.values()) <= names and not set(ALIASES) & names and not set(_SPECIAL) & names
+    assert set(ALIASES.values()) <= names and not set(ALIASES) & names and not set(SPECIAL_FIELDS) & names
 
 
 @pytest.mark.parametrize("given,said", [(dict(bach_size=3), "Did you mean 'batch_size'"), (dict(mixup_alfa=.2), "Did you mean 'mixup_alpha'"), (dict(lr=1, learning_rate=2), "lr and learning_rate say the same"), (dict(eval_strategy="steps"), "eval_every"),
