@@ -34,9 +34,9 @@ def kind_of(node):
 
 
 def annotated(node):
-    "List the names that the annotations of a function use."
+    "List the names that the annotations of a method use."
     args = node.args
-    every = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
+    every = [*[*args.posonlyargs, *args.args][1:], *args.kwonlyargs, args.vararg, args.kwarg]       # the first is `self`
     found = [o.annotation for o in every if o is not None and o.annotation is not None] + [node.returns]
     return {x.id for o in found if o is not None for x in ast.walk(o) if isinstance(x, ast.Name)}
 

@@ -6,7 +6,6 @@ from visionlab.data.cache_plan import CachePlan
 from visionlab.data.cache_plan import Free
 from visionlab.data.imagenet import Rows
 from visionlab.data.loader import Loader
-from visionlab.training.learner import Learner
 from visionlab.transforms.ops import Resize
 from visionlab.transforms.pipeline import Pipeline
 from visionlab.widgets.augmentation import AugmentationStudio

@@ -6,8 +6,6 @@ from visionlab.callbacks.batch_size import BatchSizes
 from visionlab.callbacks.lr_find import LRFound
 from visionlab.callbacks.sanity import Check
 from visionlab.callbacks.transfer import HeadSweep
-from visionlab.catalog.catalog import Catalog
-from visionlab.data.module import ImageDataModule
 from visionlab.interpret.gradcam import Heat
 from visionlab.interpret.interpretation import Interpretation
 from visionlab.models.predictor import Predictor
