@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from ..core.errors import (
     ClassMismatchError, close_matches, ConfigError, EmptyDatasetError, one_of, TooManyBadFilesError)
 from ..core.text import listed, plural, safe_name
+from .paths import Fence
 from .labels import object_column, label_names, sorted_classes, TASKS
 from .catalog import skipped_table, Catalog
 from .scan import extension_problem, file_problem, count_unusable
@@ -196,21 +197,15 @@ def _numbers_or_names(label_type, sheets, layout, delimiter, classes, ids):
     return "id" if isinstance(classes, dict) and ids and all(re.fullmatch(r"\s*[+-]?\d+\s*", o) for o in cells) else "name"
 
 # %% ../../nbs/catalog/10_csv.ipynb #a419f88a
-@lru_cache(4096)
-def _real_folder(folder): return os.path.join(os.path.realpath(folder), "")
-
-def _leads_out(path, base):
-    "Say whether a link on the way to a file inside `base` leads out of it"
-    folder = _real_folder(os.path.dirname(path))
-    if not folder.startswith(inside := _real_folder(base)): return True
-    return os.path.islink(path) and not os.path.realpath(path).startswith(inside)
+@lru_cache(16)
+def _fence(base): return Fence(base)
 
 def _path_problem(value, path, base, allow_outside):
     "Say why a path is not used, before anything is looked at on the disk, or return None"
     if not value.strip(): return "missing path"
     if "\n" in value or "\r" in value: return "line break in the path: is a quote not closed?"
     if _URL.match(value.strip()): return "an address, which is not fetched"
-    if not allow_outside and not os.path.isabs(value.strip()) and (path_under(path, base) is None or _leads_out(path, base)): return "outside root"
+    if not allow_outside and not os.path.isabs(value.strip()) and (path_under(path, base) is None or _fence(base).leads_out(path)): return "outside root"
     return extension_problem(path)
 
 def _is_plain(value):
@@ -219,7 +214,7 @@ def _is_plain(value):
 
 def file_of_row(value, base, allow_outside):
     "Return the absolute path of a value, and what is wrong with it"
-    if _is_plain(value) and (allow_outside or not _leads_out(f"{base.rstrip('/')}/{value}", base)) and not (extension_problem(path := f"{base.rstrip('/')}/{value}") or file_problem(Path(path))): return path, None
+    if _is_plain(value) and (allow_outside or not _fence(base).leads_out(f"{base.rstrip('/')}/{value}")) and not (extension_problem(path := f"{base.rstrip('/')}/{value}") or file_problem(Path(path))): return path, None
     path = value if _URL.match(value.strip()) else _find_file(value, base)
     return path, _path_problem(value, path, base, allow_outside) or file_problem(Path(path))
 
@@ -373,7 +368,7 @@ def from_csv(cls:Catalog,
     label_type:str=None,         # "name", "id", or default "auto": ids where `classes` has ids and all labels are numbers
     split_column:str=None,       # column that says train, val or test; default: `split`, or `is_valid`
     on_bad:str="error",          # rows that cannot be used: "error", or "skip" to list them in `skipped`
-    allow_outside:bool=False,    # let ../ lead out of the folder
+    allow_outside:bool=False,    # let ../ and links lead out of the folder
     header:bool=None,            # whether the first line has names; default: yes, unless it begins with an image
     delimiter:str=None,          # between columns; default: , ; tab or |, as found
     encoding:str=None,           # default: UTF-8
@@ -384,6 +379,7 @@ def from_csv(cls:Catalog,
     image_column,label_column = _alias("image_column", image_column, "csv_image_column", csv_image_column), _alias("label_column", label_column, "csv_label_column", csv_label_column)
     label_type = _alias("label_type", label_type, "csv_label_type", csv_label_type) or "auto"
     one_of(on_bad, ("error", "skip"), "on_bad"); names,ids = class_names_and_ids(classes)
+    _fence.cache_clear()       # links may be others than they were
     sheets = _read_sheets(dict(train=train_csv, val=val_csv, test=test_csv), image_dir, delimiter, encoding, header, image_column)
     all_sheets,first = list(sheets.values()), next(iter(sheets.values()))
     layout = _layout(first, image_column, label_column, label_columns, split_column, task, label_delimiter)

@@ -6,21 +6,19 @@
 __all__ = ['load_model']
 
 # %% ../../nbs/export/01_load.ipynb #d3a3949d
-import re
 from contextlib import contextmanager
 from pathlib import Path
 import torch
 from ..core.errors import CheckpointError, VisionlabError
 from ..core.machine import default_device
-from ..core.files import file_sha256
+from ..core.files import file_sha256, standing
 from ..transforms.pipeline import Pipeline
 from ..catalog.labels import TASKS
 from ..models.config import ModelConfig
 from ..models.weights import check_finite, misfits, outline, read_shapes
 from ..models.predictor import Predictor
-from visionlab.export.folder import (
-    _check_pipeline, _damaged, _is_export, parse_json_file, _rebuilt, _seal, CONFIG, FORMAT, MANIFEST, NewerFormatError,
-    WEIGHTS)
+from .folder import (
+    _check_pipeline, _damaged, parse_json_file, _rebuilt, _seal, CONFIG, FORMAT, MANIFEST, NewerFormatError, WEIGHTS)
 
 # %% ../../nbs/export/01_load.ipynb #5fdab3b7
 def _listing(folder):
@@ -95,19 +93,12 @@ def _filled(config, path):
     model.net.load_state_dict(tensors)
     return model.to(memory_format=torch.channels_last) if any(p.ndim == 4 for p in model.parameters()) else model
 
-def _standing(folder):
-    "Find an export: at its name, or where a process left it that was killed between taking the name and giving it"
-    if folder.exists() or not folder.parent.is_dir(): return folder
-    left = re.compile(rf"\.{re.escape(folder.name)}-[0-9a-f]{{8}}\.old")
-    return next((o for o in folder.parent.iterdir() if left.fullmatch(o.name) and _is_export(o)), folder)
-
 def load_model(
     folder,     # what `learn.export` wrote
     device=None # where to predict; default: the fastest here
 )->Predictor: # with `info`: metrics, versions and the network
     "Load an exported model, running no code from it"
-    folder = Path(folder).expanduser()
-    folder = _standing(folder)
+    folder = standing(Path(folder).expanduser())
     _check_folder(folder)
     d = _read_manifest(folder/MANIFEST)
     with _understood(folder/MANIFEST):
