@@ -409,3 +409,24 @@ def test_scores_card_answers_and_value_are_about_the_best_epoch(trained):
     evaluated = json.loads(called("evaluate", trained, "--split", "val", "--json", "-")[1])
     assert evaluated["model"].endswith("exported_best") and evaluated["scores"]["accuracy"] == pytest.approx(best["accuracy"], abs=1e-6)
     assert f"| accuracy | {best['accuracy']:.4f} |" in (trained/"README.md").read_text()
+
+
+@pytest.mark.parametrize("names", [("exported_best",), ("exported_best", "exported_last")])
+def test_an_export_killed_between_its_renames_is_found_at_every_door(trained, folder, tmp_path, names):
+    import torch
+    from visionlab.export.load import load_model
+    from visionlab.models.classifier import ImageClassifier
+    from visionlab.runs.making import _model_folder
+    run = Path(shutil.copytree(trained, tmp_path/"run"))
+    right = json.loads(called("evaluate", run, "--split", "val", "--json", "-")[1])["scores"]
+    for o in names: (run/"exported_models"/o).rename(run/"exported_models"/f".{o}-0123abcd.old")
+    left = run/"exported_models"/".exported_best-0123abcd.old"
+    image = next((folder/"val").rglob("*.jpg"), None) or next(folder.rglob("*.jpg"))
+    for model in (run, run/"exported_models"/"exported_best"):
+        found = json.loads(called("evaluate", model, "--split", "val", "--json", "-")[1])
+        assert found["scores"] == right and found["model"] == str(left)
+        assert called("predict", model, image)[0] == 0
+        assert called("export", model, tmp_path/f"copy-{model.name}")[0] == 0
+        assert torch.equal(next(ImageClassifier(str(model)).parameters()), next(load_model(left, "cpu").model.parameters()))
+        assert _model_folder(str(model)) == str(left)
+    assert left.is_dir()                              # who reads changes nothing

@@ -140,6 +140,7 @@ def test_the_best_weights_come_back_and_are_on_disk(tmp_path):
         def after_epoch(self, learn): states.append(state(learn.model))
     learn = make(3).fit(4, callbacks=[Scores([.1, .8, .3, .2]), Look(), KeepBest("accuracy", path=tmp_path/"best")])
     assert same(states[1], state(learn.model)) and not same(states[3], state(learn.model))
+    assert learn.scores["accuracy"] == .8 and learn.scores["valid_loss"] == learn.history[1]["valid_loss"]
     assert same(states[1], state(make().load(tmp_path/"best").model))
     kept = make(3).fit(4, callbacks=[Scores([.1, .8, .3, .2]), best := KeepBest("accuracy", restore=False)])
     assert same(states[3], state(kept.model)) and same(states[1], best.weights)

@@ -568,3 +568,43 @@ def test_import_is_light():
     import subprocess, sys
     code = "import sys, visionlab.catalog.catalog; print([m for m in ('torchvision','timm','albumentations','matplotlib','ipywidgets') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(catalog.__file__).parents[2]).stdout.strip() == "[]"
+
+
+# ---- links out of the root
+
+@pytest.fixture
+def linked(tmp_path):
+    "A folder with a file that is a link out of it, a folder that is one, and a link that stays inside"
+    put(tmp_path/"in/cat", "1.png", "2.png"); put(tmp_path/"in/dog", "1.png", "2.png"); put(tmp_path/"out", "a.png", "b.png")
+    (tmp_path/"in/cat/here.png").symlink_to("1.png")
+    return tmp_path
+
+def lead_out(root):
+    (root/"in/cat/file.png").symlink_to("../../out/a.png"); link(root/"in/dog/folder", root/"out")
+
+def test_a_link_leads_no_list_out_of_its_root(linked):
+    lead_out(linked)
+    paths,labels = ["cat/1.png", "cat/here.png", "cat/file.png", "dog/1.png", "dog/folder/b.png"], ["cat", "cat", "cat", "dog", "dog"]
+    df = pd.DataFrame(dict(path=paths, label=labels))
+    for cat in (Catalog.from_frame(df, root=linked/"in", on_bad="skip"), Catalog.from_lists(paths, labels, root=linked/"in", on_bad="skip")):
+        assert cat.frame["path"].tolist() == ["cat/1.png", "cat/here.png", "dog/1.png"] and reasons(cat) == {"cat/file.png": "outside root", "dog/folder/b.png": "outside root"}
+    with pytest.raises(DataError, match="2 of 5 rows cannot be used"): Catalog.from_frame(df, root=linked/"in")
+    for cat in (Catalog.from_frame(df, root=linked/"in", allow_outside=True), Catalog.from_lists(paths, labels, root=linked/"in", allow_outside=True)): assert len(cat) == 5
+    assert len(Catalog.from_lists([str(linked/"in"/o) for o in paths], labels)) == 5         # no folder was named to stay in
+
+@pytest.mark.parametrize("root", [None, "in"])
+def test_a_saved_catalog_follows_no_link_that_was_made_since(linked, root):
+    Catalog.from_folder(linked/"in").save(linked/"saved")
+    assert len(Catalog.load(linked/"saved", root and linked/root)) == 5
+    (linked/"in/cat/2.png").unlink(); (linked/"in/cat/2.png").symlink_to("../../out/a.png")
+    with pytest.raises(DataError, match="1 path in catalog.csv lead out of its folder: 'cat/2.png'"): Catalog.load(linked/"saved", root and linked/root)
+    (linked/"in/cat/2.png").unlink(); put(linked/"in/cat", "2.png")
+    (linked/"in/dog").rename(linked/"dog"); link(linked/"in/dog", linked/"dog")
+    with pytest.raises(DataError, match="2 paths"): Catalog.load(linked/"saved", root and linked/root)
+
+def test_a_folder_of_links_is_saved_and_read_again(linked):
+    lead_out(linked)
+    cat = Catalog.from_folder(linked/"in", follow_links=True)
+    assert len(cat) == 8
+    cat.save(linked/"saved")
+    assert Catalog.load(linked/"saved").frame["path"].tolist() == cat.frame["path"].tolist()

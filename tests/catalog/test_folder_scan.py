@@ -96,6 +96,13 @@ def test_unlabelled_images_beside_the_splits_are_no_class(tmp_path):
     cat = Catalog.from_folder(root)
     assert cat.classes == ["sea", "street"] and cat.splits == ["train", "test"]
     assert ("seg_pred", "folder not used") in set(zip(cat.skipped["path"], cat.skipped["reason"]))
+    note, = [o for o in cat.notes if "seg_pred" in o]
+    assert f"learn.predict({str(root/'seg_pred/seg_pred')!r})" in note and note in repr(cat)
+
+def test_a_test_folder_without_classes_is_said_with_what_to_type(tmp_path):
+    root = tree(tmp_path/"d", "train/a", "train/b", "test", "extra/deep/x", "extra/deep/y")
+    note, = [o for o in Catalog.from_folder(root).notes if "learn.predict" in o]
+    assert f"learn.predict({str(root/'test')!r})" in note
 
 def test_the_alphabet_as_it_is_packed(tmp_path):
     root = tree(tmp_path/"d", "asl_alphabet_train/asl_alphabet_train/A", "asl_alphabet_train/asl_alphabet_train/B", "asl_alphabet_test/asl_alphabet_test")

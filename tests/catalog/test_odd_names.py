@@ -69,3 +69,36 @@ def test_edits_and_labels(odd, tmp_path):
     assert len(cat.apply_edits(edits)) == len(cat) - 1
     probs = np.array([[.9, .1], [.1, .9]])[(1 - cat.targets())]
     assert has_odd(label_issues(cat, probs)["path"])
+
+# ---- names that are odd in other ways, and what makes tables of its own
+
+ODDITIES = [ODD, "two\nlines.png", "-rf.png", "x"*240 + ".png", "=1+1.png"]
+
+def paint(path, *seed):
+    "Write a small picture of noise"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (32, 32, 3)).astype("uint8")).save(path)
+
+def test_leaks(tmp_path):
+    for k,name in enumerate(ODDITIES):
+        for c in ("cat", "dog"):
+            paint(tmp_path/"train"/c/name, k, len(c), ord(c[0]))
+            (tmp_path/"val"/c).mkdir(parents=True, exist_ok=True)
+            (tmp_path/"val"/c/name).write_bytes((tmp_path/"train"/c/name).read_bytes())
+    cat = Catalog.from_folder(tmp_path)
+    found = cat.leaks()
+    repr(found), found._repr_html_()
+    assert len(found) == 20 and has_odd(found["path"]) and found["copy"].nunique() == 10
+    with pytest.warns(UserWarning, match="10 images of val are also in train") as said:
+        dm = ImageDataModule(tmp_path, image_size=16, num_workers=0, batch_size=4, cache=None).setup()
+    repr(dm)
+    assert not any("\n" in str(o.message) or not str(o.message).isprintable() for o in said)
+
+def test_clips(tmp_path):
+    from visionlab.data.clips import avenue_catalog
+    for k,name in enumerate((os.fsdecode(b"caf\xe9"), "two\nlines", "-rf", "x"*240)):
+        for i in range(4): paint(tmp_path/"training_videos"/name/f"{i}.png", k, i)
+    (tmp_path/"testing_videos").mkdir()
+    cat,_ = avenue_catalog(tmp_path, test=False)
+    repr(cat), cat._repr_html_()
+    assert len(cat) == 12 and sum("caf" in o for o in cat.frame["path"]) == 3

@@ -34,7 +34,7 @@ from visionlab.runs.compare import list_runs
 from visionlab.runs.loggers import Logger
 from visionlab.models.classifier import ImageClassifier
 from visionlab.models.predictor import Prediction, Predictions
-from visionlab.runs.folder import RunFolder
+from visionlab.runs.folder import exported, RunFolder
 from visionlab.data.shard_files import INDEX, write_shards
 from visionlab.catalog.lightly_tables import read_settings
 
@@ -172,6 +172,33 @@ def test_overwrite_is_for_runs(tmp_path):
     (tmp_path/"README.md").write_text("mine")
     with pytest.raises(VisionlabError, match="no run"): RunFolder(tmp_path, overwrite=True)
     assert (tmp_path/"README.md").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+@pytest.mark.parametrize("name", ["config.json", "figures/batch.png", "exported_models/exported_best/visionlab.json", "catalog/catalog.csv"])
+def test_what_overwrite_refuses_is_what_it_would_remove(name, tmp_path):
+    (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path/name).write_text("mine")
+    with pytest.raises(VisionlabError, match="no run"): RunFolder(tmp_path, overwrite=True)
+    assert (tmp_path/name).read_text() == "mine"
+
+def test_what_a_run_does_not_write_is_no_obstacle(tmp_path):
+    for o in ("figures/mine.png", "exported_models/mine.txt"):
+        (tmp_path/o).parent.mkdir()
+        (tmp_path/o).write_text("mine")
+    for _ in range(2):                                # the second time it is a run
+        RunFolder(tmp_path, overwrite=True).close()
+        assert (tmp_path/"figures/mine.png").is_file() and (tmp_path/"exported_models/mine.txt").is_file()
+    (tmp_path/"other").mkdir()
+    (tmp_path/"other/catalog").write_text("mine")
+    with pytest.raises(VisionlabError, match="no run"): RunFolder(tmp_path/"other", overwrite=True)
+
+def test_starting_over_removes_an_export_without_its_name(tmp_path):
+    RunFolder(tmp_path/"run").close()
+    (tmp_path/"run/exported_models").mkdir()
+    _export(tmp_path/"run/exported_models/.exported_best-0123abcd.old")
+    assert exported(tmp_path/"run").name == ".exported_best-0123abcd.old"
+    run = RunFolder(tmp_path/"run", overwrite=True)
+    with pytest.raises(CheckpointError, match="no model yet"): exported(tmp_path/"run")
+    run.close()
 
 def test_a_run_leaves_a_users_probe(tmp_path):
     (tmp_path/".probe").write_text("mine")
@@ -392,3 +419,100 @@ def test_json_that_is_nested_without_end_is_a_typed_error_or_ignored(tmp_path):
     log = Logger(tmp_path)
     log.journal = tmp_path/"config.json"
     assert log._noted() is None
+
+
+# ---- writers of what a model gives, and the command line's, against full and read-only disks; the state of a training alone
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory):
+    "A learner with a checkpoint, its export, and what it answered."
+    from visionlab.data.module import ImageDataModule
+    from visionlab.runs.evaluate import evaluate
+    from visionlab.training.learner import Learner
+    from visionlab.runs.folder import SaveCheckpoints
+    root = tmp_path_factory.mktemp("trained")
+    learn = Learner(ImageDataModule(photos, image_size=16, batch_size=4, num_workers=0), "resnet9", device="cpu", pretrained=False)
+    learn.fit(1, callbacks=[SaveCheckpoints(root/"run/checkpoints")])
+    learn.export(root/"model")
+    (root/"run/config.yaml").write_text("data: x\nmodel: b\n")
+    (root/"run/metrics.csv").write_text("epoch,accuracy\n1,.5\n")
+    return learn, root, evaluate(learn)
+
+class Full:
+    "Let the disk refuse at a step of writing a file; those that are for other folders are done"
+    def __init__(self, monkeypatch, step, number):
+        def refuse(*args, **kwargs): raise OSError(number, os.strerror(number))
+        if step == "open": monkeypatch.setattr(core.tempfile, "mkstemp", refuse)
+        else: monkeypatch.setattr(core.os, step, refuse)
+
+def _main(*args): return main([str(o) for o in args])
+
+GIVEN = dict(evaluation_json=("e.json", lambda t, at: t[2].save(at)), evaluation_csv=("e.csv", lambda t, at: t[2].save(at)), export=("model", lambda t, at: t[0].export(at)),
+             answers=("a.csv", lambda t, at: _main("evaluate", t[1]/"model", _photos(t), "--answers", at)), evaluate_json=("a.json", lambda t, at: _main("evaluate", t[1]/"model", _photos(t), "--json", at)),
+             predict_json=("p.json", lambda t, at: _main("predict", t[1]/"model", _photos(t), "--json", at)), html=("r.html", lambda t, at: _main("check", _photos(t), "--html", at)),
+             check_json=("r.json", lambda t, at: _main("check", _photos(t), "--json", at)), runs_csv=("t.csv", lambda t, at: _main("runs", t[1], "--csv", at)), runs_json=("t.json", lambda t, at: _main("runs", t[1], "--json", at)))
+
+def _photos(t): return t[0].data.catalog.root
+
+def _content(folder): return {str(o.relative_to(folder)):o.read_bytes() for o in sorted(folder.rglob("*")) if o.is_file()}
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS], ids=["full", "read_only"])
+@pytest.mark.parametrize("name", GIVEN)
+def test_what_a_model_gives_is_written_whole_or_not_at_all(name, number, trained, tmp_path, monkeypatch, capsys):
+    file,write = GIVEN[name]
+    write(trained, tmp_path/file)                              # one's own of before
+    before = _content(tmp_path)
+    assert before
+    for step in ("fsync", "replace", "open") if name != "export" else ("fsync", "rename", "open"):
+        with monkeypatch.context() as m:
+            Full(m, step, number)
+            capsys.readouterr()
+            try: code = write(trained, tmp_path/file)
+            except VisionlabError as e: code,said = 1, str(e)
+            else: said = capsys.readouterr().err
+        assert code == 1 and os.strerror(number) in said and "Traceback" not in said, step
+        assert _content(tmp_path) == before and len(list(tmp_path.iterdir())) == 1, step
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize("name", [o for o in GIVEN if o != "export"])
+def test_a_link_to_the_full_device_is_a_typed_error(name, trained, tmp_path, capsys):
+    file,write = GIVEN[name]
+    (tmp_path/file).symlink_to("/dev/full")
+    try: code = write(trained, tmp_path/file)
+    except VisionlabError as e: code,said = 1, str(e)
+    else: said = capsys.readouterr().err
+    assert code == 1 and "No space left" in said and (tmp_path/file).is_symlink() and len(list(tmp_path.iterdir())) == 1
+
+def _sealed_again(folder):
+    "Let the manifest of a checkpoint say what its files are now"
+    d = json.loads((folder/checkpoints.MANIFEST).read_text())
+    del d["sha256"]
+    d["files"] = {o:dict(bytes=(folder/o).stat().st_size, sha256=core.file_sha256(folder/o)) for o in checkpoints.FILES}
+    (folder/checkpoints.MANIFEST).write_bytes(checkpoints._sealed(d))
+
+def test_a_damaged_state_is_a_typed_error_though_its_manifest_agrees(trained, tmp_path):
+    import shutil
+    learn,root,_ = trained
+    shutil.copytree(checkpoints.list_checkpoints(root/"run/checkpoints")[0], made := tmp_path/"step-00000001")
+    whole,rng = (made/"state.json").read_bytes(), np.random.default_rng(0)
+    state = json.loads(whole)
+    within = [json.dumps(state | {k:json.loads(v)}).encode() for k in ("position", "optimizer", "callbacks") for v in _swap_values(state[k], rng)]
+    missing = [json.dumps({k:v for k,v in state.items() if k != o}).encode() for o in state]
+    read = 0
+    for o in [whole, *_damages(whole, rng, 20), *_swap_values(state, rng), *within, *missing]:
+        (made/"state.json").write_bytes(o)
+        _sealed_again(made)
+        try:
+            found = checkpoints.Checkpoint.read(made)
+            repr(found), found.step, found.nbytes, found.weights(learn.model)
+            learn.resume(found)
+            read += 1
+        except VisionlabError: pass
+        finally: learn.pending = None
+    assert read
+    manifest = made/checkpoints.MANIFEST
+    manifest.unlink()
+    for o in [*_damages(whole, rng, 10), *_swap_values(state, rng), *(json.dumps(state | dict(network=json.loads(v))).encode() for v in _swap_values(state["network"], rng))]:
+        (made/"state.json").write_bytes(o)
+        try: ImageClassifier(made)
+        except VisionlabError: pass

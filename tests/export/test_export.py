@@ -511,3 +511,82 @@ def test_a_pretrained_name_is_not_fetched_again(copy, monkeypatch):
 def test_the_module_has_no_way_to_run_code():
     source = Path(deploy.__file__).read_text()
     assert not re.search(r"torch\.load|pickle|yaml\.load|\beval\(|\bexec\(|shell=|importlib|jit\.load", source)
+
+# a saved folder without its weights, or with others
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit of memory is Linux's")
+def test_a_folder_is_not_obeyed_whichever_way_it_is_opened(copy, tmp_path):
+    "No network, no memory, a typed error: untrained, with other weights, and where no weights are beside it."
+    strange = dict(STRANGE_MODELS, large=dict(image_size=[10**9, 10**9]), cropped=dict(crop_pct=1e-9), nothing=dict(std=[0., 0., 0.]), texts=dict(mean=["a", "b", "c"]),
+                   of_texts=dict(kwargs=dict(channels="abc")), positions=dict(architecture="timm/vit_tiny_patch16_224", image_size=[16384, 16384], fixed_size=True))
+    for o in ("theirs", "other"): strange.pop(o)           # sound networks, only not of these weights
+    for name,change in strange.items():
+        shutil.copytree(copy, folder := tmp_path/"whole"/name)
+        (folder/MANIFEST).unlink()
+        own = json.loads((folder/CONFIG).read_text())
+        own["visionlab"].update(change)
+        (folder/CONFIG).write_text(json.dumps(own))
+        if name == "channels_within": continue             # no weights say otherwise, and it is no more than a saved network may have
+        shutil.copytree(folder, bare := tmp_path/"bare"/name)
+        (bare/WEIGHTS).unlink()
+    code = f"""if True:
+    import resource, socket, sys
+    from pathlib import Path
+    from visionlab.core.errors import CheckpointError, ConfigError, UnknownOptionError
+    from visionlab.models.classifier import create_model
+    weights = {str(copy/WEIGHTS)!r}
+    create_model({str(copy)!r}, pretrained=False); create_model({str(copy)!r}, weights=weights)
+    ways = dict(untrained=("whole", lambda o: create_model(o, pretrained=False)), weights=("whole", lambda o: create_model(o, weights=weights)), as_text=("whole", lambda o: create_model(f"local-dir:{{o}}", pretrained=False)),
+                bare=("bare", lambda o: create_model(o, pretrained=False)), bare_weights=("bare", lambda o: create_model(o, weights=weights)))
+    asked = []
+    def blocked(*args, **kwargs): asked.append(args); raise OSError("no network")
+    socket.getaddrinfo = socket.socket.connect = socket.create_connection = blocked
+    used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+    now = int(next(o for o in open("/proc/self/status") if o.startswith("VmSize")).split()[1])*1024
+    resource.setrlimit(resource.RLIMIT_AS, (now + 2**30, now + 2**30))
+    for way,(place,open_it) in ways.items():
+        for folder in sorted((Path({str(tmp_path)!r})/place).iterdir()):
+            before = used()
+            try: open_it(folder); said = "nothing"
+            except (CheckpointError, ConfigError, UnknownOptionError) as e: said = "typed"
+            except BaseException as e: said = f"{{type(e).__name__}}: {{str(e)[:80]}}"
+            if said != "typed" or asked or used() - before > 100: print(way, folder.name, said, asked, round(used() - before))
+            asked.clear()"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(Path(deploy.__file__).parents[1])))
+    assert not done.returncode and not done.stdout, done.stdout + done.stderr[-2000:]
+
+@pytest.mark.parametrize("change", [dict(num_classes=10**7), dict(architecture="timm/hf-hub:someone/net"), dict(kwargs=dict(stem_width=10**6))], ids=["classes", "name", "wide"])
+def test_training_from_a_strange_folder_is_refused(copy, photos, change, monkeypatch):
+    "A learner and the command line, with and without the weights."
+    from visionlab.cli import main
+    (copy/MANIFEST).unlink()
+    own = json.loads((copy/CONFIG).read_text())
+    own["visionlab"].update(change)
+    (copy/CONFIG).write_text(json.dumps(own))
+    def never(*args, **kwargs): raise AssertionError("asked the network")
+    monkeypatch.setattr(socket, "getaddrinfo", never)
+    dm = ImageDataModule(photos, image_size=32, batch_size=4, val_split=.34)
+    for pretrained in (True, False):
+        if "num_classes" in change: break                  # the learner gives its own
+        with pytest.raises((CheckpointError, ConfigError)): Learner(dm, str(copy), pretrained=pretrained, device="cpu")
+        assert main(["train", "--data", str(photos), "--model", str(copy), "--no-pretrained" if not pretrained else "--pretrained", "--image-size", "32"]) == 1
+    for ask in (dict(), dict(pretrained=False), dict(weights=copy/WEIGHTS)):
+        with pytest.raises((CheckpointError, ConfigError)): ImageClassifier(copy, **ask)
+
+@pytest.mark.parametrize("classes", [None, 5, ["q"]*9 + ["1"]])
+def test_a_list_of_classes_that_is_none_is_named(copy, classes):
+    "As training from an exported folder reads it."
+    from visionlab.runs.making import _with_head_for
+    model = ImageClassifier(copy, 2)
+    edit(copy, lambda d: d.update(classes=classes))
+    with pytest.raises(CheckpointError): _with_head_for(model, str(copy), ["1", "9"], True)
+
+@pytest.mark.parametrize("noted", [5, [], "x", dict(a=5), {"model.safetensors":[]}])
+def test_a_manifest_that_lists_no_files_is_named(copy, noted):
+    (copy/MANIFEST).write_text(json.dumps(dict(json.loads((copy/MANIFEST).read_text()), files=noted)))
+    with pytest.raises(CheckpointError, match="lists no files"): ImageClassifier(copy)
+
+@pytest.mark.parametrize("name", ["../x", "", "best", "a/b", "\0"])
+def test_a_pointer_that_names_no_checkpoint(tmp_path, name):
+    (tmp_path/"best").write_text(name)
+    with pytest.raises(CheckpointError): ImageClassifier(tmp_path/"best")

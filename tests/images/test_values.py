@@ -1,5 +1,5 @@
 """Numbers of more than 8 bits: one range for a data set, wherever its images are decoded."""
-import io, json, struct, warnings, zlib
+import io, json, shutil, struct, warnings, zlib
 from pathlib import Path
 import numpy as np, pytest, tifffile
 from PIL import Image
@@ -225,3 +225,39 @@ def test_dicom_without_a_window_shares_one_range(tmp_path):
     dm = module(dataset(tmp_path/"d", ".dcm", lambda k, r: dicom((r.random((32, 32))*(300, 3000)[k]).astype(np.uint16))), in_chans=1)
     dark,light = pixels(dm)
     assert dm.value_range == (0, 4095) and dark.max() < 20 and light.max() > 150
+
+
+@pytest.fixture
+def twelve(tmp_path):
+    "A folder of 12-bit grey images in 16-bit files, the lightest of which stands last"
+    return dataset(tmp_path/"twelve", ".tif", lambda c, rng: tiff(rng.integers(0, 1000 + 3000*c, (16, 16)).astype(np.uint16)))
+
+def test_a_bare_catalog_is_looked_at_in_the_range_of_all(twelve):
+    from visionlab.widgets.label_cleaner import LabelCleaner
+    cat = Catalog.from_folder(twelve)
+    wanted = [load_image(o, "RGB", value_range=(0, 4095)) for o in cat.files()]
+    same = lambda seen: all(np.array_equal(a, b) for a,b in zip(seen, wanted))
+    assert same(cat.browse().tiles()[0]) and same(ImageDataModule(cat, val_split=.3).browse().tiles()[0])
+    found = interpret_probs(cat, np.full((len(cat), 2), .5))
+    assert same([found.picture(i) for i in cat.frame.index])
+    cleaner = LabelCleaner(cat, found, path=twelve.parent/"e.csv")
+    assert same([cleaner._image(i, 16) for i in cat.frame.index])
+    given = Catalog.from_folder(twelve)
+    given.info["value_range"] = [0, 2000]
+    assert np.array_equal(given.browse().tiles()[0][0], load_image(given.files()[0], "RGB", value_range=(0, 2000)))
+
+def test_eight_bit_images_are_not_read_all_to_look_at_some(tmp_path, monkeypatch):
+    from visionlab.data import module as data
+    root = dataset(tmp_path, ".png", lambda c, rng: png16(np.zeros((8, 8, 3), np.uint16)), n=2)
+    for f in root.rglob("*.png"): Image.new("RGB", (8, 8)).save(f)
+    monkeypatch.setattr(data, "audit", lambda *o, **k: pytest.fail("all were read"))
+    Catalog.from_folder(root).browse().tiles()
+
+def test_export_of_a_run_that_stopped_keeps_the_range_it_trained_in(twelve, tmp_path):
+    from visionlab.runs.evaluate import export_run
+    from visionlab.runs.train import train
+    config = TrainConfig(data=str(twelve), out=str(tmp_path/"run"), model="resnet9", image_size=16, epochs=1, pretrained=False, num_workers=0, device="cpu")
+    train(config)
+    shutil.rmtree(tmp_path/"run"/"exported_models")      # as where it was stopped
+    (twelve/"light"/"new.tif").write_bytes(tiff(np.full((16, 16), 60000, np.uint16)))
+    assert load_model(export_run(tmp_path/"run", tmp_path/"model")).value_range == (0, 4095)

@@ -1,11 +1,11 @@
 "What the page 08_models leaves out: every door, round trips through JSON, weights of strangers, and a network that is not there"
-import argparse, copy, json, os, pickle, socket, threading, time
+import argparse, copy, json, os, pickle, socket, subprocess, sys, threading, time
 from importlib.util import find_spec
 from pathlib import Path
 import pytest, torch
 from torch import nn
 from safetensors.torch import save_file
-from visionlab.models import weights
+from visionlab.models import classifier as models, weights
 from visionlab.core.errors import CheckpointError, ConfigError, UnknownOptionError
 from visionlab.transforms.pipeline import IMAGENET_MEAN
 from visionlab.models.resnet import resnet9
@@ -284,6 +284,62 @@ def test_files_that_run_code_are_refused(tmp_path, kind):
     else: torch.save(resnet9(2), f)
     with pytest.raises(CheckpointError, match="asks to run code"): ImageClassifier("resnet9", 2, weights=f)
     assert not marker.exists()
+
+class Filling:
+    "A record that is long in memory and short in a file"
+    def __init__(self, fn, *args): self.fn,self.args = fn, args
+    def __reduce__(self): return self.fn, self.args
+
+def hostile_file(path, kind):
+    "Write a file that says more than it is"
+    import zipfile
+    sd,legacy = resnet9(4).state_dict(), "legacy" in kind
+    if kind.startswith("expanded"): torch.save(sd | {"head.weight":torch.zeros(1, 1).expand(10**7, 128)}, path, _use_new_zipfile_serialization=not legacy)
+    elif kind.startswith("bytes"): torch.save(sd | {"more":Filling(bytearray, 10**9)}, path, _use_new_zipfile_serialization=not legacy)
+    elif kind == "other_device": torch.save(sd | {"more":Filling(torch._utils._rebuild_device_tensor_from_cpu_tensor, torch.zeros(1).expand(10**8), torch.float64, "cpu", False)}, path)
+    elif kind == "sparse": torch.save(sd | {"head.weight":torch.sparse_coo_tensor([[0], [0]], [1.], (10**9, 128))}, path)
+    elif kind == "nowhere": torch.save(sd | {"head.weight":torch.empty(10**9, 128, device="meta")}, path)
+    elif kind == "narrow_head": torch.save(sd | {"head.weight":torch.zeros(10**6, 1, dtype=torch.bfloat16), "head.bias":torch.zeros(10**6, dtype=torch.bfloat16)}, path)
+    else:
+        torch.save({k:torch.zeros_like(v) for k,v in resnet9(4, width=128).state_dict().items()}, path.with_suffix(".plain"))
+        with zipfile.ZipFile(path.with_suffix(".plain")) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+            for o in old.namelist(): z.writestr(o, old.read(o))
+        path.with_suffix(".plain").unlink()
+
+@pytest.mark.parametrize("kind", ["expanded", "expanded_legacy", "bytes", "bytes_legacy", "other_device", "sparse", "nowhere", "narrow_head", "bomb"])
+def test_files_that_claim_more_than_they_hold_are_refused(tmp_path, kind):
+    hostile_file(f := tmp_path/"w.pth", kind)
+    code = f"""if True:
+    import resource
+    from visionlab.core.errors import CheckpointError
+    from visionlab.models.classifier import ImageClassifier
+    ImageClassifier("resnet9", 2, pretrained=False)
+    used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+    before,n = used(), None
+    try: ImageClassifier("resnet9", weights={str(f)!r}); print("nothing")
+    except CheckpointError as e: print("typed" if used() - before < 80 else f"{{used()-before:.0f}} MB")"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(Path(models.__file__).parents[1])))
+    assert done.stdout == "typed\n", done.stdout + done.stderr[-2000:]
+
+def test_of_a_large_file_only_what_is_used_is_read(tmp_path):
+    "An optimiser's state beside the weights stays on the disk; and an old file without an archive is still read."
+    source = resnet9(4)
+    torch.save({"state_dict":source.state_dict(), "optimizer":{"state":torch.zeros(60_000_000)}}, f := tmp_path/"w.pth")
+    code = f"""if True:
+    import resource
+    from visionlab.models.classifier import ImageClassifier
+    ImageClassifier("resnet9", 2, pretrained=False)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ImageClassifier("resnet9", 4, weights={str(f)!r})
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(Path(models.__file__).parents[1])))
+    assert done.returncode == 0 and int(done.stdout) < 80, done.stdout + done.stderr[-2000:]
+    torch.save(source.state_dict(), f, _use_new_zipfile_serialization=False)
+    assert torch.equal(ImageClassifier("resnet9", weights=f).net.conv1[0].weight, source.conv1[0].weight)
+
+def test_every_pretrained_configuration_is_within_the_bounds():
+    import timm
+    for name in timm.list_pretrained(): assert models._timm_config(*name.partition(".")[::2], 3, 3, {}).num_classes == 3
 
 @pytest.mark.parametrize("name,data", [("a.pth", b"hello, I am not a file" * 9), ("a.pth", b""), ("a.safetensors", b"\xff" * 64), ("a.safetensors", b"")])
 def test_damaged_files(tmp_path, name, data):

@@ -17,7 +17,7 @@ from visionlab.runs import plan
 from visionlab.callbacks import precision
 from visionlab.runs import train as train_module
 from visionlab.catalog.catalog import Catalog
-from visionlab.runs.checkpoints import list_checkpoints
+from visionlab.runs.checkpoints import Checkpoint, list_checkpoints, resolve
 from visionlab.runs.config import SPECIAL_FIELDS, ALIASES, field_groups, fit_options, own_names, TrainConfig
 from visionlab.runs.config_files import config_text, read_settings_file, resumed_config
 from visionlab.core.errors import ClassMismatchError, ConfigError, ExportError, UnknownOptionError
@@ -602,6 +602,29 @@ def test_the_value_of_train_has_the_best_weights(tmp_path, no_figures, best_seco
     scores = json.loads((tmp_path/"run/scores.json").read_text())
     assert scores["Test"]["accuracy"] == pytest.approx(learn.validate("test")["accuracy"])
     assert "epoch 2, the best by accuracy" in (tmp_path/"run/README.md").read_text()
+
+
+@pytest.mark.parametrize("how", [dict(devices=2, strategy="fsdp")])
+def test_a_network_that_is_wrapped_while_it_trains_ends_with_the_best_weights(how, tmp_path, no_figures, best_second):
+    "Its own tensors are whole again when the fit is over, and have their own names."
+    learn = train(**FEW, **how, epochs=3, batch_size=64, out=str(tmp_path/"run"), say=None)
+    best, last = (Checkpoint.read(resolve(tmp_path/"run/checkpoints"/o)).tensors["model"] for o in ("best", "last"))
+    model = lambda name: load_model(tmp_path/"run/exported_models"/name, "cpu").model.state_dict()
+    same = lambda a, b: a.keys() == b.keys() and all(torch.equal(a[k].cpu(), b[k]) for k in b)
+    assert not same(best, last) and same(learn.model.state_dict(), best) and same(model("exported_best"), best) and same(model("exported_last"), last)
+    alone = train(**FEW, **how, epochs=3, batch_size=64, out=None, say=None)                 # the best weights are kept in memory
+    assert same(alone.model.state_dict(), best)
+
+
+@pytest.mark.parametrize("out", [True, False])
+def test_an_export_names_the_scores_of_its_own_epoch(tmp_path, no_figures, best_second, out):
+    learn = train(**FEW, epochs=3, batch_size=64, out=str(tmp_path/"run") if out else None, say=None)
+    noted = lambda folder: json.loads((Path(folder)/"visionlab.json").read_text())["metrics"]
+    of = lambda number: {k:pytest.approx(learn.history[number-1][k]) for k in ("valid_loss", "accuracy", "f1_macro")}
+    assert learn.history[1]["f1_macro"] != learn.history[2]["f1_macro"] and learn.scores == of(2)
+    assert noted(learn.export(tmp_path/"again")) == of(2)
+    if out: assert noted(tmp_path/"run/exported_models/exported_best") == of(2)
+    if out: assert noted(tmp_path/"run/exported_models/exported_last")["f1_macro"] == of(3)["f1_macro"]
 
 
 def test_the_best_average_of_a_frozen_body_is_exported(tmp_path, no_figures):

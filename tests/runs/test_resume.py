@@ -1,4 +1,5 @@
 "A training that is stopped at any moment ends as if nothing had happened; a checkpoint is whole, or found out."
+import gzip
 import json
 import os
 import random
@@ -36,6 +37,8 @@ from visionlab.callbacks.mixing import Mix
 from visionlab.models.config import ModelConfig
 from visionlab.models.classifier import ImageClassifier
 from visionlab.runs.folder import begun, RunFolder, save_options, SaveCheckpoints
+from visionlab.data.shard_files import write_shards
+from visionlab.data.shards import ShardedDataModule
 from visionlab.callbacks.stopping import EarlyStopping, KeepBest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -601,6 +604,99 @@ def test_pixels_in_memory_that_have_changed_are_seen(tmp_path):
     of_arrays(0).fit(1, callbacks=[SaveCheckpoints(tmp_path, background=False)])
     of_arrays(0).resume(tmp_path)
     with pytest.raises(ConfigError, match="1 of 24 images"): of_arrays(1).resume(tmp_path)
+
+
+def flipped(raw, at):
+    "Flip a bit in a table of a JPEG that begins at a place, so that it can still be decoded."
+    raw = bytearray(raw)
+    raw[raw.index(b"\xff\xdb", at)+15] ^= 1
+    return bytes(raw)
+
+
+def of_shards(folder, **kw):
+    dm = ShardedDataModule(str(folder), batch_size=4, image_size=16, num_workers=0, cache=None, augmentation_preset="default", on_leak="ignore", in_chans=3, **kw)
+    return Learner(dm, net(), lr=5e-3, device="cpu")
+
+
+def test_pixels_that_have_changed_in_a_shard_are_seen(pictures, tmp_path):
+    write_shards(Catalog.from_folder(pictures), tmp_path/"shards", max_count=4)
+    place = tmp_path/"ck"
+    of_shards(tmp_path/"shards").fit(1, callbacks=[SaveCheckpoints(place, background=False)])
+    tar = sorted((tmp_path/"shards").glob("train-*.tar"))[1]
+    shutil.copytree(tmp_path/"shards", tmp_path/"copy"/"shards", copy_function=shutil.copyfile)
+    tar.write_bytes(tar.read_bytes())                 # only touched
+    of_shards(tmp_path/"shards").resume(place)
+    of_shards(tmp_path/"copy"/"shards").resume(place)
+    raw = tar.read_bytes()
+    second = raw.index(b"\xff\xd8\xff", raw.index(b"\xff\xd8\xff")+3)
+    tar.write_bytes(flipped(flipped(raw, 0), second))
+    for stream in (False, True):
+        with pytest.raises(ConfigError, match=r"2 of 18 images are not what they were") as e: of_shards(tmp_path/"shards", stream=stream).resume(place)
+        assert len(e.value.context["changed"]) == 2
+
+
+def test_pixels_that_have_changed_in_a_compressed_shard_are_seen(pictures, tmp_path):
+    write_shards(Catalog.from_folder(pictures), tmp_path/"plain")
+    (tmp_path/"shards").mkdir()
+    def compress(change=lambda raw: raw):
+        for o in (tmp_path/"plain").glob("*.tar"): (tmp_path/"shards"/f"{o.name}.gz").write_bytes(gzip.compress(change(o.read_bytes()), mtime=0))
+    compress()
+    of_shards(tmp_path/"shards").fit(1, callbacks=[SaveCheckpoints(tmp_path/"ck", background=False)])
+    compress()
+    of_shards(tmp_path/"shards").resume(tmp_path/"ck")
+    compress(lambda raw: flipped(raw, 0))
+    with pytest.raises(ConfigError, match="18 of 18 images are not what they were"): of_shards(tmp_path/"shards").resume(tmp_path/"ck")
+
+
+@pytest.mark.parametrize("form", ["bytes", "paths", "lists"])
+def test_pixels_that_have_changed_in_a_hugging_face_dataset_are_seen(form, pictures, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    files = sorted(pictures.rglob("*.jpg"))
+    def saved(change):
+        if form == "paths" and change: files[3].write_bytes(flipped(files[3].read_bytes(), 0))
+        raw = [str(o) if form == "paths" else o.read_bytes() for o in files]
+        if form == "bytes" and change: raw[3] = flipped(raw[3], 0)
+        if form == "lists":
+            raw = np.random.default_rng(0).integers(0, 255, (len(files), 16, 16, 3))
+            raw[3,8,8,0] ^= int(change)
+            raw = raw.tolist()
+        data = datasets.Dataset.from_dict(dict(image=raw, label=[o.parent.name for o in files]))
+        data.save_to_disk(tmp_path/f"data-{change}-{len(list(tmp_path.iterdir()))}")
+        catalog = Catalog.from_hf(str(max(tmp_path.glob("data-*"), key=lambda o: o.stat().st_mtime_ns)))
+        return Learner(ImageDataModule(catalog, batch_size=4, image_size=16, num_workers=0, cache=None, on_leak="ignore", in_chans=3), net(), lr=5e-3, device="cpu")
+    saved(False).fit(1, callbacks=[SaveCheckpoints(tmp_path/"ck", background=False)])
+    saved(False).resume(tmp_path/"ck")
+    with pytest.raises(ConfigError, match="1 of 18 images are not what they were"): saved(True).resume(tmp_path/"ck")
+
+
+def test_what_a_reader_of_ones_own_gives_is_looked_at(tmp_path, monkeypatch):
+    class Reader:
+        def __init__(self, change): self.change = change
+        def __len__(self): return 24
+        def __getitem__(self, i): return np.full((16, 16, 3), i+self.change*(i >= 12), np.uint8)
+    def learner(change):
+        frame = pd.DataFrame(dict(path=[f"{i}" for i in range(24)], label=["a", "b"]*12, split="train"))
+        return Learner(ImageDataModule(Catalog(frame, ["a", "b"], reader=Reader(change)), batch_size=4, num_workers=0, image_size=16, cache=None, on_leak="ignore"), net(), lr=5e-3, device="cpu")
+    monkeypatch.setattr(checkpoints, "_MOST", 8)      # more cost time at the start; these are spread over all
+    learner(0).fit(1, callbacks=[SaveCheckpoints(tmp_path, background=False)])
+    learner(0).resume(tmp_path)
+    with pytest.raises(ConfigError, match="5 of 10 images are not what they were"): learner(1).resume(tmp_path)
+
+
+def test_training_does_not_wait_until_all_images_have_been_looked_at(pictures, tmp_path, monkeypatch):
+    trained, waited = threading.Event(), []
+    content = checkpoints._content
+    def slow(*args):
+        waited.append(all(waited) and trained.wait(20))
+        return content(*args)
+    monkeypatch.setattr(checkpoints, "_content", slow)
+    class Tell(Callback):
+        def after_batch(self, learn): trained.set()
+    of_pictures(pictures).fit(1, callbacks=[SaveCheckpoints(tmp_path/"ck"), Tell()])
+    assert len(waited) == 18 and all(waited)
+    monkeypatch.undo()
+    for o in (pictures/"train"/"brick").iterdir(): o.write_bytes(flipped(o.read_bytes(), 0))
+    with pytest.raises(ConfigError, match="of 18 images"): of_pictures(pictures).resume(tmp_path/"ck")
 
 
 def test_what_is_read_of_a_file_is_bounded(tmp_path, monkeypatch):

@@ -148,6 +148,21 @@ def merged_notes(below, levels):
     return [f"images of {listed([label])} lie in {plural(len(places), 'sub-folder')}: {', '.join(safe_name(o) for o in places[:5])}{', …' if len(places) > 5 else ''}{loose}{more}; "
             f"levels={levels+1} makes each a class of its own"]
 
+def _images_in(path, depth=2):
+    "Find the folder, this or one a step down, that holds images themselves; None where there is none"
+    if _has_images(path): return path
+    if not depth or not path.is_dir(): return None
+    inside = [o for o in sorted(path.iterdir()) if o.is_dir() and not o.is_symlink() and not is_hidden(o.name)]
+    return _images_in(inside[0], depth-1) if len(inside) == 1 else None
+
+def _unlabelled_notes(scan):
+    "Say which folders hold images without labels, and how a model answers them"
+    unused = [path for path,_,reason in scan.skipped if reason == "folder not used"]
+    loose = [os.path.dirname(path) for path,split,reason in scan.skipped if split == "test" and reason == "not in a class folder"]
+    found = {o:None for path in (*unused, *loose) if (o := _images_in(Path(scan.root)/path))}
+    name = lambda o: os.path.relpath(o, scan.root).replace(os.sep, "/")
+    return [f"'{safe_name(name(o))}' has images in no class folder, which train and score nothing; learn.predict({str(o)!r}) answers them" for o in found]
+
 def class_renames(found, names, ids):
     "Say what classes called by their ids are to be called: {found: name}"
     codes = [str(o) for o in ids or ()]
@@ -222,7 +237,7 @@ def from_folder(cls:Catalog,
     if not scan.rows: raise no_images_error(root, names, scan)
     if on_bad == "error": refuse_bad([(o[0], o[3]) for o in scan.bad], len(scan.bad) + len(scan.rows))
     frame = pd.DataFrame(sorted(scan.rows, key=lambda o: (SPLITS.index(o[2]), o[0])), columns=["path", "label", "split"], dtype=object)
-    info = without_empty(hidden=dict(scan.hidden), class_ids=ids, notes=merged_notes(scan.below, levels), unusable=scan.judged())
+    info = without_empty(hidden=dict(scan.hidden), class_ids=ids, notes=merged_notes(scan.below, levels) + _unlabelled_notes(scan), unusable=scan.judged())
     cat = cls(frame, chosen or sorted_classes(frame["label"]), root, f"folder {root.name}", skipped_table(scan.skipped), info=info)
     scan.refuse_lost(cat)
     if "train" not in cat.splits: raise EmptyDatasetError("The 'train' folder has no image", str(root), "Put the training images into train/<class>/", catalog=cat)

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from ..core.errors import (
     ClassMismatchError, close_matches, ConfigError, DataError, EmptyDatasetError, one_of, TooManyBadFilesError)
 from ..core.text import listed, plural, safe_name
+from .paths import Fence
 from .labels import object_column, SPLIT_OF, label_names, plain_labels, sorted_classes
 from .catalog import skipped_table, Catalog
 from .scan import file_problem, count_unusable
@@ -130,13 +131,15 @@ def common_folder(paths):
     try: return os.path.commonpath({os.path.dirname(o) for o in paths})
     except ValueError: return None # no path at all, or paths on different drives
 
-def _read_paths(values, root):
+def _read_paths(values, root, allow_outside=False):
     "Make paths relative to `root`, or to the folder they share; return them, that folder, and what is wrong with each"
     blank = [o is None or o == "" for o in values]
     whole = [None if b else os.path.abspath(os.path.join(root or "", os.fsdecode(o))) for o,b in zip(values, blank)]
+    fence = Fence(root) if root and not allow_outside else None
     root = os.path.abspath(root) if root else common_folder([o for o in whole if o])
     found = [o and (path_under(o, root) if root else o) for o in whole]
-    return found, root, ["missing path" if b else None if o else "outside root" for o,b in zip(found, blank)]
+    stays = [bool(o) and not (fence and fence.leads_out(w)) for o,w in zip(found, whole)]
+    return found, root, ["missing path" if b else None if o else "outside root" for o,b in zip(stays, blank)]
 
 def conflicting_rows(frame):
     "Say which rows repeat a file under another label or in another split"
@@ -149,12 +152,12 @@ def first_problems(*problems):
     return [next(filter(None, o), None) for o in zip(*problems)]
 
 # %% ../../nbs/catalog/06_frames.ipynb #ffd0548d
-def _checked_rows(df, names, ids, root, labelled, odd=None):
+def _checked_rows(df, names, ids, root, labelled, odd=None, allow_outside=False):
     "Bring a table into shape; return it, its root, and what is wrong with each row; `odd`: labels known to be none"
     splits,bad_split = read_splits(df["split"]) if "split" in df else (["train" if labelled else "predict"]*len(df), [None]*len(df))
     labels,bad_label = read_labels(as_numbers(df["label"]), names, ids) if labelled else ([None]*len(df), [None]*len(df))
     bad_label = [None if b == "missing label" and s == "predict" else b for b,s in zip(bad_label, splits)]
-    paths,root,bad_path = _read_paths(object_column(df["path"]), root)
+    paths,root,bad_path = _read_paths(object_column(df["path"]), root, allow_outside)
     frame = df.assign(**{k: object_column(v, df.index) for k,v in dict(path=paths, label=labels, split=splits).items()})
     found = first_problems(bad_path, odd or [None]*len(df), bad_label, bad_split, conflicting_rows(frame))
     on_disk = [None if b else file_problem(Path(root or "", p)) for b,p in zip(found, paths)]
@@ -188,14 +191,15 @@ def from_frame(cls:Catalog,
     classes=None,            # names in the order of the outputs, or {id: name}; default: all, sorted
     on_bad:str="error",      # rows that cannot be used: "error", or "skip" to list them in `skipped`
     allow_single:bool=False, # accept one class
-    source:str="table"       # what to call it
+    source:str="table",      # what to call it
+    allow_outside:bool=False # let links inside `root` lead out of it
 )->Catalog:
     "Read a table of paths and labels"
     one_of(on_bad, ("error", "skip"), "on_bad"); names,ids = class_names_and_ids(classes)
     df = _named_columns(_with_split(df, split_col), path_col, label_col, split_col)
     if not len(df): raise EmptyDatasetError("The table has no rows", f"columns: {', '.join(map(str, df.columns))}", "Check the file it was read from")
     df,odd = _with_plain_labels(df) if label_col is not None else (df, None)
-    frame,root,bad = _checked_rows(df, names, ids, root, label_col is not None, odd)
+    frame,root,bad = _checked_rows(df, names, ids, root, label_col is not None, odd, allow_outside)
     kept,skipped = settle_bad_rows(frame, bad, list(df["path"]), on_bad)
     judged = count_unusable(frame["split"], bad)
     if not len(kept): raise EmptyDatasetError("No row can be used", f"the first: {bad[0]}", "See .context['rows']", rows=list(enumerate(bad)))
@@ -224,11 +228,12 @@ def from_lists(cls:Catalog,
     splits=None,             # a split for each; default: all are for training
     root=None,               # folder the paths are relative to; default: the current one
     on_bad:str="error",      # files that cannot be used: "error", or "skip" to list them in `skipped`
-    allow_single:bool=False  # accept one class
+    allow_single:bool=False, # accept one class
+    allow_outside:bool=False # let links inside `root` lead out of it
 )->Catalog:
     "Read paths and labels from lists"
     columns = {k: list(v) for k,v in dict(path=paths, label=labels, split=splits).items() if v is not None}
     lengths = {k: len(v) for k,v in columns.items()}
     if len(set(lengths.values())) > 1: raise ConfigError("The lists differ in length: " + ", ".join(f"{n:,} {k}s" for k,n in lengths.items()), "", "Give one label and one split for each path")
     df = pd.DataFrame({k: object_column(v) for k,v in columns.items()})
-    return cls.from_frame(df, label_col=None if labels is None else "label", root=root, classes=classes, on_bad=on_bad, allow_single=allow_single, source="lists")
+    return cls.from_frame(df, label_col=None if labels is None else "label", root=root, classes=classes, on_bad=on_bad, allow_single=allow_single, source="lists", allow_outside=allow_outside)

@@ -62,11 +62,11 @@ def _uri(image):
     im.convert("RGB").save(out := io.BytesIO(), "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
-def row_picture(catalog, row, side=_TILE):
+def row_picture(catalog, row, side=_TILE, values=None):
     "Read one row's picture, with the shorter side at least `side` or as it is; None if it cannot be"
     try:
         source = catalog.sources[row]
-        values = catalog.info.get("value_range")
+        values = values or catalog.info.get("value_range")
         if isinstance(source, np.ndarray): return as_uint8(source, values)
         return glance(source if isinstance(source, bytes) else read_bytes(source), side, value_range=values).image
     except ImageReadError: return None

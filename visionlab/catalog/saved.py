@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from ..core.errors import ConfigError, DataError
 from ..core.text import listed, plural, guarded, unguarded
 from ..core.files import atomic_write, cache_dir, check_own, starts_as
-from .paths import pack_table, PathArray, remember, Repeated, unpack_table
+from .paths import Fence, pack_table, PathArray, remember, Repeated, unpack_table
 from .labels import object_column, TASKS
 from .catalog import skipped_table, Catalog
 from .frames import path_under
@@ -48,7 +48,7 @@ def save(self:Catalog,
         raise ConfigError("These images have no name to find them by again", self.source, "Write them first, as dataset.save_to_disk(folder) does, and open that: Catalog.from_hf(folder)")
     folder = Path(os.path.abspath(folder))
     meta = dict(format=_FORMAT, source=self.source, task=self.task, classes=self.classes, root=saved_root(self.root, folder), in_memory=self.pixels is not None,
-                info=self.info, columns=_extras(self.frame), skipped=self.skipped[["path", "split", "reason"]].to_numpy().tolist())
+                info=self.info, columns=_extras(self.frame), leads_out=_leads_out(self), skipped=self.skipped[["path", "split", "reason"]].to_numpy().tolist())
     check_own(folder/"catalog.json", starts_as('{\n "format": '))
     if not os.path.lexists(folder/"catalog.json"): check_own(folder/"catalog.csv", starts_as("#,path,label,split"))     # beside catalog.json it may have been edited
     atomic_write(folder/"catalog.csv", _csv_bytes(self.frame))
@@ -111,12 +111,26 @@ def _read_large_table(path, columns):
     remember(note, pack_table(frame))
     return frame
 
+def _refuse_outside(outside, root, fix):
+    "Raise for paths that lead out of the folder of a saved catalog"
+    if outside: raise DataError(f"{plural(len(outside), 'path')} in catalog.csv lead out of its folder: {listed(outside, 3)}", root, fix)
+
+def _strays(paths, root):
+    "List the paths below `root` from which a link leads out of it"
+    fence = Fence(root)
+    return [o for o in paths if o and fence.leads_out(os.path.join(root, o))]
+
+def _leads_out(cat):
+    "Say whether images of a catalog are links out of its root, as the owner of a folder may have them"
+    in_files = cat.pixels is None and cat.reader is None and cat.root is not None
+    return in_files and len(_strays(cat.frame["path"], str(cat.root))) > 0
+
 def _inside(frame, root):
-    "Check that no path leads out of `root`"
+    "Check that no path leads out of `root` by its name"
     if isinstance(frame["path"].array, PathArray) and frame["path"].array.stays_inside(): return frame
     found = [path_under(os.path.abspath(os.path.join(root, o or "")), root) for o in frame["path"]]
     outside = [p for p,f in zip(frame["path"], found) if f is None]
-    if outside: raise DataError(f"{plural(len(outside), 'path')} in catalog.csv lead out of its folder: {listed(outside, 3)}", root, "Correct them, or pass the folder that has all images as root=")
+    _refuse_outside(outside, root, "Correct them, or pass the folder that has all images as root=")
     return frame.assign(path=object_column(found, frame.index))
 
 @patch(cls_method=True)
@@ -133,7 +147,11 @@ def load(cls:Catalog,
     if meta["in_memory"]: return cls(frame, pixels=_pixels_again(meta["info"], frame, root), **rest)
     if reader := _reader_again(meta["info"], root): return cls(frame, reader=reader, **rest)
     base = root or (meta.get("root") and os.path.join(folder, meta["root"]))
-    return cls(_inside(frame, os.path.abspath(base)) if base else frame, root=base and os.path.abspath(base), **rest)
+    if not base: return cls(frame, **rest)
+    base = os.path.abspath(base)
+    frame = _inside(frame, base)
+    if not meta.get("leads_out", True): _refuse_outside(_strays(frame["path"], base), base, "No link led out when the catalog was saved: look where these lead, and make the catalog anew if that is meant")
+    return cls(frame, root=base, **rest)
 
 _READERS = dict(shards="visionlab.data.shards", hf="visionlab.catalog.hugging_face") # key in `info`: the module whose `reader_again` makes the reader from what stands there
 

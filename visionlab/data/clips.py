@@ -16,6 +16,7 @@ from ..core.text import listed
 from ..images.decode import decode, read_bytes
 from ..transforms.ops import resize
 from ..transforms.augment import BatchAugment
+from ..catalog.paths import text_table
 from ..catalog.labels import object_column
 from ..catalog.catalog import skipped_table, Catalog
 from ..catalog.scan import is_hidden, entry_kind, FolderScan
@@ -168,7 +169,7 @@ def avenue_catalog(
     rows = [o for split,some in videos.items() for rel,v in some.items()
             for o in _clip_rows(scan, rel, v, split, truths[rel].labels if rel in truths else np.zeros(len(v), bool), length, step, target)]
     if not rows: raise EmptyDatasetError("No video gives a clip", f"{folder}: {listed(sorted(set(o[2] for o in scan.skipped)))}", f"Expected {_AVENUE}")
-    frame = pd.DataFrame(rows)
+    frame = text_table(rows)
     frame = frame.assign(**{c:object_column(frame[c]) for c in ("defect", "mask", "depth", "video")})
     cat = Catalog(frame, [NORMAL, ANOMALOUS], folder, f"Avenue layout, {folder.name}", skipped_table(scan.skipped), info=dict(hidden=dict(scan.hidden)))
     return cat, _Films({k:v for o in videos.values() for k,v in o.items()}, truths, length, target)

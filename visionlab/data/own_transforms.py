@@ -14,6 +14,7 @@ import numpy as np, torch
 from ..core.errors import DataError, VisionlabError
 from ..core.machine import check_guarded, UNGUARDED, unguarded_error
 from ..core.randomness import key
+from ..core.text import first_line
 from ..transforms.custom import kept_randomness, kind_of_numbers, seed_all
 
 # %% ../../nbs/data/07_own_transforms.ipynb #e40db60c
@@ -187,5 +188,5 @@ def explain_worker(batches, timeout):
         if UNGUARDED in [o.exitcode for o in getattr(batches, "_workers", ())]: raise unguarded_error() from e
         if "timed out" in str(e): raise DataError(f"No batch came from the worker processes within {timeout:g} s", "", "Raise timeout=, or find what your transform waits for with num_workers=0") from e
         if "exited unexpectedly" not in str(e) and "is killed by signal" not in str(e): raise
-        raise DataError("A worker process ended before its batch was done", str(e).splitlines()[0],
+        raise DataError("A worker process ended before its batch was done", first_line(e),
                         "The system may have run out of memory: use fewer num_workers, a smaller batch_size or prefetch_factor; num_workers=0 shows an error of the transform itself") from e

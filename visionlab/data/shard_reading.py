@@ -14,7 +14,7 @@ from ..core.errors import DataError
 from ..core.files import atomic_write, cache_dir
 from ..images.reasons import reading_image, RefusedImage
 from ..images.decode import IMAGE_EXTENSIONS
-from ..catalog.paths import PathArray, RowNumbers
+from ..catalog.paths import FilePart, PathArray, RowNumbers
 from .shard_files import bad_index, file_system_of, is_local_system, INDEX
 
 # %% ../../nbs/data/17_shard_reading.ipynb #ef85a707
@@ -107,6 +107,12 @@ def shard_stamp(url):
     facts = fs.info(path)
     return [url, facts.get("size"), str(next((facts[k] for k in ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated", "created") if facts.get(k)), ""))]
 
+def _tag(url)->int:
+    "Tell by a number whether a shard has changed: its size and time or tag, or its beginning where it has neither"
+    fs,path = file_system_of(url)
+    _,size,tag = shard_stamp(url)
+    return int.from_bytes(hashlib.blake2b(f"{size} {tag}".encode() if tag else fs.cat_file(path, 0, 2**16), digest_size=8).digest(), "little", signed=True)
+
 def _remembered(url):
     "Read what is in a shard from the cache, or go through it and remember"
     note = cache_dir()/"shards"/f"{hashlib.sha256(json.dumps(['text', *shard_stamp(url)]).encode()).hexdigest()[:32]}.json"      # labels are kept as text
@@ -157,6 +163,16 @@ class ShardReader:
         "Name the shard and the member"
         at = self.rows[i]
         return f"{os.path.basename(self.urls[self.shard[at]])}/{self.members[at]}"
+
+    def parts(self, ids)->list: # of `FilePart`
+        "Say where rows lie, and what tells that they have changed; of a compressed shard that is the whole of it"
+        times,whole = [_tag(o) for o in self.urls], {n:shard_stamp(o)[1] for n,o in enumerate(self.urls) if _compression(o)}
+        out = []
+        for at in map(self.rows.__getitem__, ids):
+            n = int(self.shard[at])
+            offset,size = (0, whole[n]) if n in whole else (int(self.offset[at]), int(self.size[at]))
+            out.append(FilePart(self._local[n], offset, size, times[n]))
+        return out
 
     def __len__(self): return len(self.rows)
 

@@ -14,7 +14,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from ..core.errors import CheckpointError, ConfigError, ExportError
 from ..core.text import finite
-from ..core.files import atomic_write, file_sha256, flush_to_disk
+from ..core.files import atomic_write, file_sha256, flush_to_disk, left_by
 from ..transforms.ops import Resize
 from ..models.config import ModelConfig
 from ..models.registry import as_trained
@@ -151,9 +151,7 @@ _ABANDONED = 3600          # seconds without a change, after which a temporary f
 
 def _swept(folder):
     "Put a former export back that a killed process left without its name, and remove what others left unfinished long ago"
-    left = re.compile(rf"\.{re.escape(folder.name)}-[0-9a-f]{{8}}\.(tmp|old)")
-    for o in list(folder.parent.iterdir()) if folder.parent.is_dir() else ():
-        if not left.fullmatch(o.name) or o.is_symlink() or not o.is_dir(): continue
+    for o in left_by(folder):
         if o.suffix == ".old" and _is_export(o) and not folder.exists(): os.rename(o, folder)
         elif not _is_ours(o): continue
         elif o.suffix == ".old" and folder.exists() or time.time() - o.stat().st_mtime > _ABANDONED: shutil.rmtree(o, ignore_errors=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np, pandas as pd, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from ..core.errors import ConfigError, EmptyDatasetError, one_of
+from ..core.errors import ConfigError, EmptyDatasetError, one_of, PredictError
 from ..core.machine import default_device
 from ..core.randomness import uniforms
 from ..core.show import new_figure, to_uint8
@@ -85,9 +85,12 @@ class AnomalyScorer:
 
     def _features(self, x):
         "Compute (B, spots, F) features, and the (h, w) of the spots"
-        if self.level == "image": return self.model.features(x).float()[:,None], (1, 1)
-        f = patch_features(self.model, x)
-        return f.flatten(2).transpose(1, 2), tuple(f.shape[-2:])
+        if self.level == "image": f,size = self.model.features(x).float()[:,None], (1, 1)
+        else:
+            f = patch_features(self.model, x)
+            f,size = f.flatten(2).transpose(1, 2), tuple(f.shape[-2:])
+        if not f.isfinite().all(): raise PredictError("The network's features are not finite", "", "Its weights are too large to compute with, or the pixels are not finite: take another checkpoint, and look at the images")
+        return f, size
 
     def fit(self,
         data # an `AnomalyDataModule`, or a loader of normal images

@@ -13,6 +13,7 @@ from torch import nn
 from ..core.errors import ConfigError, one_of
 from ..core.show import show_images, to_uint8
 from ..models.groups import unwrap
+from ..training.counts import check_answered
 from ..training.learner import Learner
 
 # %% ../../nbs/interpret/02_gradcam.ipynb #ccdc8158
@@ -153,6 +154,7 @@ def heat_maps(
     layer,outs = map_layer(model, x, layer), []
     with _evaluating(model), torch.enable_grad(), _hooked([layer.module], lambda m, _, out: outs.append(_tensor(out))):
         logits = _answered(model(x.detach().requires_grad_())).float()
+        check_answered(logits, "multiclass")
         classes = logits.argmax(1) if classes is None else torch.as_tensor(classes, device=logits.device)
         slope, = torch.autograd.grad(logits.gather(1, classes[:,None]).sum(), outs[-1])
     maps,slope = layer.maps(outs[-1]), layer.maps(slope)

@@ -18,9 +18,12 @@ from ..transforms.ops import Resize
 from ..catalog.paths import text_table
 from ..catalog.labels import label_text
 from ..catalog.label_issues import suspect_labels
+from ..catalog.doctor import wrong_labels
 from ..data.loader import Loader
+from ..data.module import OneRange
 from ..models.probs import to_probs
 from ..training.losses import make_loss
+from ..training.counts import check_answered
 from ..training.learner import Learner
 from ..callbacks.kfold import OutOfFold
 from .confusion import shorten_label, Confusion, count_pairs
@@ -93,6 +96,7 @@ def answered(
 )->Interpretation:
     "Say what a model's answers mean, where it has given them already"
     probs,(ids,paths) = to_probs(logits, learn.task), loader_order(loader, len(targets))
+    check_answered(logits, learn.task, paths)
     losses = make_loss(task=learn.task)(logits, targets if targets.ndim == 2 else targets.clamp_min(0), reduction="none")
     known = np.flatnonzero((targets.numpy() >= 0).reshape(len(targets), -1).all(1))     # not a number is not labelled either
     if not len(known): raise _unlabelled()
@@ -244,10 +248,17 @@ def _doubts_of_several(found):
     flip[np.flatnonzero(place < 0), wrong[place < 0].argmax(1)] = True
     return [tuple(found.classes[i] for i in np.flatnonzero(o)) for o in targets ^ flip], 1 - wrong.max(1), wrong.max(1), place
 
+def _p_wrong(found):
+    "Estimate how likely each image's label is wrong; where images have several classes, the most doubtful of them"
+    probs,targets = found.probs.numpy(), found.targets.numpy()
+    if found.task != "multilabel": return wrong_labels(targets, probs)
+    each = [wrong_labels(yes > .5, np.stack([1 - p, p], 1)) for yes,p in zip(targets.T, probs.T)]
+    return np.max(each, 0)
+
 @patch
 def label_errors(self:Interpretation,
     by:str="loss", # what makes a label suspicious: the "loss", "confident" learning, the "margin" of log probabilities by which another class is likelier, or the "disagreement" of several opinions with it
-): # a DataFrame: path, label, suggested, p_label, p_suggested, loss, suspect, and of several opinions the share against; the most suspicious first; indexed by the catalog's numbers
+): # a DataFrame: path, label, suggested, p_label, p_suggested, loss, suspect (rather wrong than right), p_wrong, and of several opinions the share against; the most suspicious first; indexed by the catalog's numbers
     "Order images by how likely their label is wrong"
     import pandas as pd
     one_of(by, ORDERS, "order")
@@ -256,7 +267,8 @@ def label_errors(self:Interpretation,
     against = _against(self) if by == "disagreement" or self.members is not None else None
     order = np.lexsort({"loss":(-losses,), "margin":(-margin,), "confident":(-margin, np.where(place < 0, len(place), place)), "disagreement":(-margin, 0 if against is None else -against)}[by])
     label = [tuple(self.classes[i] for i in np.flatnonzero(o > .5)) for o in self.targets.numpy()] if self.task == "multilabel" else [self.classes[i] for i in self.targets.tolist()]
-    table = text_table(dict(path=self.paths, label=pd.Series(label, dtype=object), suggested=pd.Series(suggested, dtype=object), p_label=p_label, p_suggested=p_better, loss=losses, suspect=place >= 0))
+    p_wrong,columns = _p_wrong(self), dict(path=self.paths, label=pd.Series(label, dtype=object), suggested=pd.Series(suggested, dtype=object))
+    table = text_table(columns | dict(p_label=p_label, p_suggested=p_better, loss=losses, suspect=p_wrong > .5, p_wrong=p_wrong))
     if against is not None: table["against"] = against
     return table.set_axis(pd.Index(self.ids, name="id")).iloc[order]
 
@@ -271,8 +283,9 @@ def interpret_probs(
     at = torch.nonzero(~probs.isnan().any(1) & (targets.reshape(len(targets), -1) >= 0).all(1))[:,0]
     if not len(at): raise _unlabelled()
     targets,probs = targets[at], probs[at]
-    rows,sources = catalog.frame.iloc[at.numpy()], catalog.sources
-    return Interpretation(probs, targets, loss_of_probs(probs, targets), catalog.classes, rows["path"].tolist(), rows.index.to_numpy(), lambda i: load_image(sources[i], value_range=catalog.info.get("value_range")), "multilabel" if targets.ndim == 2 else "multiclass")
+    rows,sources,alike = catalog.frame.iloc[at.numpy()], catalog.sources, OneRange(catalog)
+    picture = lambda i: alike(lambda values: load_image(sources[i], value_range=values))
+    return Interpretation(probs, targets, loss_of_probs(probs, targets), catalog.classes, rows["path"].tolist(), rows.index.to_numpy(), picture, "multilabel" if targets.ndim == 2 else "multiclass")
 
 def loss_of_probs(probs, targets):
     "Compute the cross-entropy of each image from probabilities"

@@ -14,11 +14,12 @@ from fastcore.basics import patch
 from torch import nn
 from ..core.errors import CheckpointError, ConfigError, UnknownOptionError, VisionlabError
 from ..core.machine import is_main
-from ..core.files import file_sha256
+from ..core.text import first_line
+from ..core.files import file_sha256, standing
 from .config import check_num_classes, NOT_PLAIN, fit_channels, ModelConfig
 from .registry import (
     from_scratch, needs_classes, pretrained_entries, with_size, config_for, resolve_name)
-from .network import first_line_of, count_outputs, set_head, build_net, head_names
+from .network import count_outputs, set_head, build_net, head_names
 from visionlab.models.weights import (
     _fetching, is_head, _pretrained_net, fetch_hub, load_weights, match_weights, outline, read_shapes, read_weights,
     strip_prefixes)
@@ -90,7 +91,7 @@ def _is_path(text):
     "Tell a path from a name: it looks like one, or it exists and no model is called so"
     if re.match(r"[.~/\\]|[A-Za-z]:", text) or re.search(r"\.(safetensors|pth|pt|bin|ckpt)$", text): return True
     try: return not resolve_name(text)
-    except UnknownOptionError: return bool(text) and Path(text).exists()
+    except UnknownOptionError: return bool(text) and standing(text).exists()
 
 # %% ../../nbs/models/06_classifier.ipynb #d992d783
 def _from_name(name, ask):
@@ -109,7 +110,9 @@ def _with_file(config, path, any_head=False):
 
 def _head_size(net, sd, source):
     "Count the classes of the head in `sd`"
-    sd,_ = match_weights(net, sd, source)
+    (sd,_),own = match_weights(net, sd, source), net.state_dict()
+    if bad := [k for k in sd if k in own and is_head(k, head_names(net)) and sd[k].shape[1:] != own[k].shape[1:]]:
+        raise CheckpointError(f"The head of the weights is not of this network: {bad[0]} is {'×'.join(map(str, sd[bad[0]].shape))}", source, "Give num_classes for a new head", problems=bad)
     return next((len(sd[f"{n}.weight"]) for n in head_names(net) if f"{n}.weight" in sd), None) or needs_classes(source)
 
 def _from_config(config, ask):
@@ -156,25 +159,36 @@ def _rebuildable(net, config, cfg):
     return timms if shapes(twin) == shapes(net) else config
 
 # %% ../../nbs/models/06_classifier.ipynb #9716def2
+_LONGEST_JSON = 2**26          # bytes
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")
 _IN_RUN = ("exported_models", "exported_best", "exported_last", "checkpoints", "best", "last")
 
 def _in_run(path)->Path:
     "Find the model that a run, its exports, its checkpoints or a name among them mean: the best there is, an export before a checkpoint"
-    if not path.exists() and path.suffix in (".pt", ".ckpt") and path.with_suffix("").is_dir(): path = path.with_suffix("")
-    if path.is_file() and path.name in ("best", "last"): path = path.with_name(path.read_bytes()[:64].decode("ascii", "replace").strip())
+    if not path.exists() and path.suffix in (".pt", ".ckpt") and standing(path.with_suffix("")).is_dir(): path = path.with_suffix("")
+    path = standing(path)
+    if path.is_file() and path.name in ("best", "last"): path = _pointed(path)
     if not path.is_dir() or any((path/o).is_file() for o in ("config.json", "state.json")): return path
-    return next((_in_run(path/o) for o in _IN_RUN if (path/o).exists()), path)
+    return next((_in_run(p) for o in _IN_RUN if (p := standing(path/o)).exists()), path)
+
+def _pointed(path):
+    "Read the name of a checkpoint from the file `best` or `last`"
+    with open(path, "rb") as f: name = f.read(64).decode("ascii", "replace").strip()
+    if re.fullmatch(r"[\w-]+", name) and name not in ("best", "last"): return path.with_name(name)
+    raise CheckpointError(f"{path.name} does not name a checkpoint", str(path), "Give the folder of a checkpoint beside it")
 
 def _read_json(path, source):
-    try: d = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e: raise CheckpointError(f"{Path(path).name} cannot be read: {first_line_of(e)}", source) from e
+    try:
+        if (n := Path(path).stat().st_size) > _LONGEST_JSON: raise ValueError(f"it has {n:,} bytes")
+        d = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e: raise CheckpointError(f"{Path(path).name} cannot be read: {first_line(e)}", source) from e
     return d if isinstance(d, dict) else {}
 
 def _check_sealed(folder, *names):
     "Compare files with the hashes that a manifest beside them notes, if there is one"
     manifest = next((folder/o for o in ("visionlab.json", "manifest.json") if (folder/o).is_file()), None)
-    noted = _read_json(manifest, folder.name).get("files", {}) if manifest else {}
+    noted = _read_json(manifest, folder.name).get("files") if manifest else {}
+    if not isinstance(noted, dict) or not all(isinstance(o, dict) for o in noted.values()): raise CheckpointError(f"{manifest.name} is damaged: it lists no files", str(folder), "Copy it again, or take another checkpoint", file=manifest.name)
     for o in names:
         if o in noted and file_sha256(folder/o) != noted[o].get("sha256"): raise CheckpointError(f"{o} is damaged: its SHA-256 differs from the one noted when it was written", str(folder), "Copy it again, or take another checkpoint", file=o)
 
@@ -183,7 +197,9 @@ def _from_checkpoint(folder):
     _check_sealed(folder, "state.json")
     if not (found := _read_json(folder/"state.json", folder.name).get("network")):
         raise CheckpointError("The checkpoint is of a network of your own", str(folder), "Make the network, and give its weights: ImageClassifier(net, …, weights='model.safetensors')")
-    with _understood(folder.name): return replace(ModelConfig.from_dict(found["config"]), pretrained=f"folder:{folder.name}"), found["classes"]
+    with _understood(folder.name): config,classes = replace(ModelConfig.from_dict(found["config"]), pretrained=f"folder:{folder.name}"), found["classes"]
+    if classes is None or isinstance(classes, list) and all(isinstance(o, str) for o in classes): return config, classes
+    raise CheckpointError("state.json is damaged: its classes are no list of names", str(folder), "Take another checkpoint")
 
 def _read_config(path, source, num_classes):
     "Read a `config.json` in timm's layout as a `ModelConfig` and, where they are known, the names of its classes"
@@ -197,7 +213,7 @@ def _understood(source):
     try: yield
     except VisionlabError: raise
     except Exception as e:
-        raise CheckpointError(f"The configuration describes no network: {type(e).__name__}: {first_line_of(e)}", source, "Save the model again") from e
+        raise CheckpointError(f"The configuration describes no network: {type(e).__name__}: {first_line(e)}", source, "Save the model again") from e
 
 def _described(d, source, num_classes):
     if "visionlab" in d: return ModelConfig.from_dict(d["visionlab"])
@@ -256,10 +272,26 @@ def _check_saved(config, file, source, own_head):
     if bad := [k for k,v in found.items() if k in own and v.shape != own[k].shape]:
         raise CheckpointError(f"The weights are not of {config.num_classes:,} classes", source, f"Give num_classes, or mend config.json. Among them: {', '.join(bad[:4])}", problems=bad)
 
+_BEYOND = 2**27          # numbers that a saved network may have beyond twice what is usual, where no weights speak for it
+
+def _check_usual(config, source):
+    "Refuse a saved configuration of a network far larger than its architecture usually is, before it is built"
+    usual = outline(ModelConfig(config.architecture, 1000), range(5000)).state_dict()
+    found = outline(config, usual).state_dict()
+    total = lambda tensors: sum(o.numel() for o in tensors.values())
+    if total(found) > 2*total(usual) + _BEYOND:
+        raise CheckpointError(f"The configuration is of a network with {total(found):,} numbers, usual are {total(usual):,}", source, "Mend config.json, or put the weights beside it that it is for")
+
+def _check_size(config, file, source, ask):
+    "Compare a saved configuration with its weights; where none speak for it, with what is usual"
+    with _understood(source):
+        if file is not None: return _check_saved(config, file, source, ask.num_classes is not None)
+        _check_usual(config if ask.num_classes is None else replace(config, num_classes=1000), source)
+
 def _saved(config, file, source, ask, classes=None):
     "Build a saved configuration as asked, with its weights unless others or none are wanted"
     if classes is not None and len(classes) != config.num_classes: classes = None
-    if ask.pretrained and ask.weights is None and file is not None: _check_saved(config, file, source, ask.num_classes is not None)
+    _check_size(config, file, source, ask)
     config = _adjusted(config, ask)
     if not ask.pretrained and ask.weights is None: return build_net(c := from_scratch(config)), c, []
     file = ask.weights if ask.weights is not None else file

@@ -6,7 +6,7 @@
 __all__ = ['CROP_MODES', 'NOT_PLAIN', 'image_hw', 'default_stats', 'fit_channels', 'ModelConfig', 'check_num_classes']
 
 # %% ../../nbs/models/02_config.ipynb #9f1562c3
-import json, numbers
+import json, math, numbers
 from dataclasses import asdict, dataclass, field, fields
 from ..core.errors import ConfigError, one_of
 from ..images.values import check_range
@@ -68,6 +68,7 @@ class ModelConfig:
         self.mean,self.std = tuple(self.mean or mean),tuple(self.std or std)
         if not len(self.mean) == len(self.std) == self.in_chans:
             raise ConfigError(f"mean has {len(self.mean)} numbers and std {len(self.std)}, for {self.in_chans} channels", self.architecture)
+        _check_pixels(self)
         one_of(self.crop_mode, CROP_MODES, "crop_mode")
         self.value_range = check_range(self.value_range)
         _check_plain(self.kwargs, self.architecture)
@@ -103,7 +104,15 @@ def check_num_classes(n):
     "Refuse a number of classes that is none"
     if n is not None and (not isinstance(n, numbers.Integral) or n < 1): raise ConfigError(f"num_classes is {n!r}", "", "Give a whole number from 1 up")
 
-_MOST_CHANNELS,_LARGEST_ARGUMENT = 2**14, 2**20
+_MOST_CHANNELS,_LARGEST_ARGUMENT,_LARGEST_SIDE,_LEAST_KEPT = 2**14, 2**20, 2**14, .01     # the last two: pixels, and the share of an image that a crop keeps
+
+def _check_pixels(config):
+    "Refuse what no image can be prepared by"
+    number = lambda o: isinstance(o, numbers.Real) and math.isfinite(o)
+    if max(config.image_size) > _LARGEST_SIDE: raise ConfigError(f"image_size is {config.image_size}", config.architecture, f"Give at most {_LARGEST_SIDE:,} pixels a side")
+    if not all(map(number, (*config.mean, *config.std))) or min(config.std) <= 0:
+        raise ConfigError("mean and std are no finite numbers, with std above 0", config.architecture, "Give one number a channel, for pixels in [0, 1]")
+    if not number(config.crop_pct) or not _LEAST_KEPT <= config.crop_pct <= 2: raise ConfigError(f"crop_pct is {config.crop_pct!r:.60}", config.architecture, f"Give a share from {_LEAST_KEPT} to 1; a little more enlarges beyond the edge")
 
 def _check_channels(n):
     "Refuse a number of channels that no image has"

@@ -20,6 +20,7 @@ from ..transforms.pipeline import Pipeline
 from ..transforms.augment import BatchAugment
 from ..data.module import list_images
 from .probs import to_probs
+from ..training.counts import no_answer, unanswered
 
 # %% ../../nbs/models/09_predictor.ipynb #a5a02341
 @dataclass
@@ -29,7 +30,7 @@ class Prediction:
     probs:torch.Tensor  # (classes,) of all classes
     path:str = ""       # the file, where there is one
     task:str = "multiclass" # "multilabel": `top` has any number of classes
-    error:str = ""      # why there is no answer, where many images were asked about and this one cannot be read
+    error:str = ""      # why there is no answer, where many images were asked about and this one cannot be read, or the model's outputs are not finite
 
     @property
     def label(self)->str: return self.top[0][0] if self.top else None
@@ -83,6 +84,8 @@ def _batch(images, sources):
     raise BadInputError(f"The transform returned different sizes: {sorted(shapes)}", ", ".join(f"{shape} of {name}" for shape,name in names.items()),
                         "End it with a resize or a crop to one size")
 
+_NO_NUMBERS,_NO_PIXELS = "The model's outputs are not finite", "The pixels are not finite after the transform"
+
 class Predictor:
     "Answer with class names for images of any kind"
     def __init__(self,
@@ -118,13 +121,28 @@ class Predictor:
         for i in range(0, len(sources), batch_size):
             x = {i+k:self._prepare(o, i+k, errors) for k,o in enumerate(sources[i:i+batch_size])}
             x = {k:v for k,v in x.items() if v is not None}
-            if x: out[list(x)] = self._of_batch(_batch(x, sources))
+            if not x: continue
+            probs,why = self._of_batch(_batch(x, sources))
+            out[list(x)] = probs
+            self._note({k:o for k,o in zip(x, why) if o}, sources, errors)
         return out
 
     @torch.inference_mode()
     def _of_batch(self, x):
-        "Compute the probabilities of prepared images, without keeping what a backward pass would need"
-        return to_probs(self.model(self._finish(x.to(self.device))), self.task).cpu()
+        "Compute the probabilities of prepared images, without keeping what a backward pass would need, and say why there are none"
+        x = self._finish(x.to(self.device))
+        return self._judged(self.model(x), x)
+
+    def _judged(self, logits, x):
+        "Turn outputs into probabilities, and for each image a text: why there is no answer, or nothing"
+        odd,why = unanswered(logits, self.task).tolist(), [""]*len(x)
+        for i in (i for i,o in enumerate(odd) if o): why[i] = _NO_NUMBERS if x[i].isfinite().all() else _NO_PIXELS
+        return to_probs(logits, self.task).cpu(), why
+
+    def _note(self, why, sources, errors):
+        "Note for which of many images there is no answer; where nobody listens, raise"
+        if why and errors is None: raise no_answer(len(why), len(sources), ", ".join(str(sources[k]) if isinstance(sources[k], (str, Path)) else f"image {k}" for k in list(why)[:3]))
+        if why: errors.update(why)
 
     def _prepare(self, source, at, errors):
         "Prepare one image of many, noting why if it cannot be read"
@@ -143,6 +161,7 @@ class Predictor:
         images,single = _images_in(source)
         errors = None if single else {}
         probs = self._probabilities(images, whole_number(batch_size, "batch_size"), errors)
+        if errors and len(errors) == len(images) and _NO_NUMBERS in errors.values(): raise no_answer(len(images), len(images))      # the model has no answer to anything
         if topk is not None: whole_number(topk, "topk")
         found = Predictions(self._answer(p, topk, threshold, o) for p,o in zip(probs, images))
         for i,why in (errors or {}).items(): found[i].top,found[i].error = [], why

@@ -7,16 +7,17 @@ __all__ = ['PREFIXES', 'PATIENCE', 'read_weights', 'read_shapes', 'strip_prefixe
            'match_weights', 'load_weights', 'outline', 'fetch_hub']
 
 # %% ../../nbs/models/05_weights.ipynb #690e93b7
-import argparse, contextlib, re, sys, threading
+import argparse, contextlib, mmap, re, sys, threading, zipfile
 from pathlib import Path
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 from ..core.errors import CheckpointError, ConfigError
+from ..core.text import first_line
 from .config import ModelConfig
 from .registry import torchvision_weights
-from .network import AUXILIARY, build_timm, explain_arguments, first_line_of, build_net, head_names, start_head
+from .network import AUXILIARY, build_timm, explain_arguments, build_net, head_names, start_head
 
 # %% ../../nbs/models/05_weights.ipynb #66e6e3b3
 _INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
@@ -28,19 +29,52 @@ def read_weights(
     path = Path(path)
     if not path.is_file(): raise CheckpointError("There is no such weights file", str(path), "Check the path", path=str(path))
     try: raw = (_read_safetensors if path.suffix == ".safetensors" else _read_torch)(path)
+    except CheckpointError: raise
     except Exception as e: raise _unreadable(path, e) from e
     for k in _INSIDE:
         if isinstance(raw, dict) and isinstance(raw.get(k), dict): raw = raw[k]; break
-    sd = {k:v for k,v in raw.items() if isinstance(v, torch.Tensor)} if isinstance(raw, dict) else {}
+    sd = {k:v for k,v in raw.items() if isinstance(k, str) and isinstance(v, torch.Tensor)} if isinstance(raw, dict) else {}
+    _check_claims(sd, path)
     return sd or _no_tensors(path)
+
+_SMALL = 2**20          # bytes that any tensor may claim
+
+def _check_claims(sd, path):
+    "Refuse tensors that are larger than the file they are in, or that lie nowhere"
+    most = max(path.stat().st_size, _SMALL)
+    for k,v in sd.items():
+        if v.layout != torch.strided or v.device.type != "cpu" or v.is_quantized: raise CheckpointError(f"{k} is no plain tensor of numbers", path.name, "Save the network's state_dict() from the CPU", path=str(path))
+        if v.numel()*v.element_size() > most: raise CheckpointError(f"{k} claims to be {'×'.join(map(str, v.shape))}, more than there is in the file", path.name, "Take another file: this one was tampered with", path=str(path))
 
 def _read_safetensors(path):
     from safetensors.torch import load_file
     return load_file(path)
 
+_ZIP,_LONGEST_PICKLE = b"PK\3\4", 2**28          # how today's files of torch begin; bytes that say what is in them
+_FILLS = re.compile(rb"\n(bytearray|_rebuild_device_tensor_from_\w+)\n")     # calls that weights do without, and that take as much memory as they are told
+
+def _check_archive(path):
+    "Refuse a file written by `torch.save` that would grow when it is read; say whether it is an archive"
+    with open(path, "rb") as f:
+        if not (archive := f.read(4) == _ZIP):
+            with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as whole: asked = _FILLS.search(whole) is not None
+        else:
+            with zipfile.ZipFile(f) as z:
+                parts = z.infolist()
+                if any(o.compress_type != zipfile.ZIP_STORED for o in parts) or sum(o.file_size for o in parts) > path.stat().st_size: raise _grows(path)
+                said = [o for o in parts if o.filename.endswith(".pkl")]
+                if sum(o.file_size for o in said) > _LONGEST_PICKLE: raise _grows(path)
+                asked = any(_FILLS.search(z.read(o)) for o in said)
+    if asked: raise _grows(path)
+    return archive
+
+def _grows(path): return CheckpointError("Refused: the file would take far more memory than it is long", path.name, "Save only model.state_dict() with torch.save, best as safetensors", path=str(path))
+
 def _read_torch(path):
+    "Read a file written by `torch.save`; of an archive only what is used is read from the disk"
+    archive = _check_archive(path)
     with torch.serialization.safe_globals([argparse.Namespace]):    # timm's own checkpoints carry one, and it is a plain record
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
 
 def read_shapes(
     path # a weights file
@@ -224,7 +258,7 @@ def _fetching(name):
         if type(e).__name__ in ("GatedRepoError", "RepositoryNotFoundError"):
             raise CheckpointError(f"The weights of {name} are not open to you", "the Hugging Face Hub",
                                   "Check the name; if its page asks you to accept a licence, do so and log in with: hf auth login") from None
-        raise CheckpointError(f"The pretrained weights of {name} could not be fetched: {first_line_of(e)}", "",
+        raise CheckpointError(f"The pretrained weights of {name} could not be fetched: {first_line(e)}", "",
             "Run it once with a network (they are then cached); or give weights='file.safetensors'; or pretrained=False to start untrained") from None
 
 def fetch_hub(

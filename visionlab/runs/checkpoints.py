@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'PARTS', 'FILES', 'MANIFEST', 'NewerCheckpointError', 'list_checkpoints', 'sweep', 'remove',
-           'names_of_callbacks', 'random_state', 'set_random_state', 'Checkpoint', 'resolve']
+           'names_of_callbacks', 'random_state', 'set_random_state', 'checkpoint_understood', 'Checkpoint', 'resolve']
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #56e4f316
 import hashlib, json, os, random, re, secrets, shutil, warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, torch
-from ..core.errors import CheckpointError, one_of
+from ..core.errors import CheckpointError, one_of, VisionlabError
 from ..core.files import flush_to_disk
 from ..data.loader import Loader
 from ..models.registry import as_trained
@@ -138,6 +139,20 @@ def _network(learn):
 
 def _nonfinite(tensors): return next((k for k,v in tensors.items() if v.is_floating_point() and not v.isfinite().all()), None)
 
+_WHERE = dict(running=bool, epoch=int, batch=int, step=int, epochs_done=int, fits=list)
+
+def _is_state(d):
+    "Say whether values are of the kinds that the state of a training is made of"
+    if not isinstance(d, dict) or not all(isinstance(d.get(k), dict) for k in ("position", "settings", "fit", "optimizer", "callbacks")): return False
+    return all(type(d["position"].get(k)) is kind for k,kind in _WHERE.items()) and all(type(o) is int for o in d["position"]["fits"])
+
+@contextmanager
+def checkpoint_understood(path):
+    "Turn whatever the values of a checkpoint lead to into a `CheckpointError` that names it"
+    try: yield
+    except VisionlabError: raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e: raise _damaged(Path(path or "checkpoint"), f"holds what cannot be taken up: {type(e).__name__}: {e}") from e
+
 @dataclass(repr=False)
 class Checkpoint:
     "Hold everything a training needs to go on"
@@ -150,7 +165,6 @@ class Checkpoint:
         learn,
         position:dict=None, # where in the training this is; default: after the last batch
         said:dict=None,     # `settings` and `fit`, if they are known already
-        images:list=None,   # what `ImageStates` told, so that going on sees images that have changed
         **more              # whatever else to keep: numbers, texts, tensors
     )->"Checkpoint":
         "Copy what a learner is now; in a fit, from a callback. Of processes that train as one all must ask, and the first gets it"
@@ -167,9 +181,15 @@ class Checkpoint:
         state = dict(learns=learns, position=dict(position, fits=list(learn.fits), epochs=learn.epochs, lr=as_setting(learn.lr)), **(said or dict(settings=settings(learn), fit=fit_settings(learn))),
                      optimizer=packed(own, tensors["optimizer"], "optimizer"), **{k:packed(v, tensors["callbacks"], k) for k,v in dict(more, callbacks=kept).items()})
         if (network := _network(learn)): state["network"] = network
-        if images: state["images"] = packed(images, tensors["callbacks"], "images")
         if parts: state |= dict(processes=[o for o,_ in parts], peers=learn.peers.state_dict())
         return cls(state, tensors)
+
+    def note_images(self,
+        found:list # what `ImageStates` told
+    )->"Checkpoint":
+        "Note what the images were, so that going on sees those that have changed"
+        if found: self.state["images"] = packed(found, self.tensors["callbacks"], "images")
+        return self
 
     @property
     def step(self)->int: return self.state["position"]["step"]
@@ -206,8 +226,10 @@ class Checkpoint:
         from safetensors.torch import load
         path = Path(path)
         raw = _checked(path)
-        try: return cls(json.loads(raw["state.json"]), {o:load(raw[f"{o}.safetensors"]) for o in PARTS}, path)
+        try: found = cls(json.loads(raw["state.json"]), {o:load(raw[f"{o}.safetensors"]) for o in PARTS}, path)
         except Exception as e: raise _damaged(path, f"cannot be read: {e}") from e
+        if not _is_state(found.state): raise _damaged(path, "is damaged: state.json does not say where a training was")
+        return found
 
     @classmethod
     def newest(cls,
@@ -228,9 +250,10 @@ class Checkpoint:
 
     def weights(self, model)->dict:
         "Give a network's weights: the average, where one was kept, for that is what is judged"
-        average = unpacked(self.state["callbacks"], self.tensors["callbacks"]).get("EMA", {}).get("average") or ()
-        names = self.state.get("learns") or [k for k,p in model.named_parameters() if p.requires_grad]
-        return self.tensors["model"] | (dict(zip(names, average)) if len(names) == len(average) else {})
+        with checkpoint_understood(self.path):
+            average = unpacked(self.state["callbacks"], self.tensors["callbacks"]).get("EMA", {}).get("average") or ()
+            names = self.state.get("learns") or [k for k,p in model.named_parameters() if p.requires_grad]
+            return self.tensors["model"] | (dict(zip(names, average)) if len(names) == len(average) else {})
 
     def _where(self):
         "Say how far the fit was"

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
 from ..core.errors import ConfigError, DataError, one_of
-from ..core.text import html_table
+from ..core.text import first_line, html_table
 from ..core.settings import read_yaml
 from ..core.show import new_figure
 from ..core.progress import clock
@@ -25,7 +25,7 @@ def read_config(
     path = next((p for name in ("config.yaml", "config.json") if (p := folder/name).is_file()), None)
     if path is None: return {}
     try: found = (json.loads if path.suffix == ".json" else read_yaml)(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as e: raise DataError(f"{path.name} cannot be read: {str(e).splitlines()[0]}", str(path), "Take it from a copy of the run") from e
+    except (ValueError, RecursionError) as e: raise DataError(f"{path.name} cannot be read: {first_line(e)}", str(path), "Take it from a copy of the run") from e
     if not isinstance(found, dict): raise DataError(f"{path.name} holds no names and values", str(path), "Take it from a copy of the run")
     return found
 

@@ -25,7 +25,7 @@ from ..data.loader import Loader
 from ..data.audit import audit, find_range, judge_unusable, remove_bad, warn_other_range, with_range
 from ..training.losses import make_loss
 from ..models.probs import to_probs
-from ..training.counts import update_all
+from ..training.counts import check_answered, update_all
 from ..training.metrics import column_of, computed, make_metrics
 from ..models.predictor import Predictor
 from ..training.learner import Learner
@@ -207,6 +207,7 @@ def evaluate(
     loader = Loader(rows, predictor.pipeline, batch_size, workers=workers, images=images, device=predictor.device)
     outs,targets = _answer(predictor, loader)
     losses,(ids,paths) = make_loss(task=predictor.task)(outs, targets, reduction="none"), loader_order(loader, len(targets))
+    check_answered(outs, predictor.task, paths)
     found = Interpretation(to_probs(outs, predictor.task), targets, losses, predictor.classes, paths, ids, picture_finder(loader), predictor.task, threshold)
     return Evaluation(_scores(outs, targets, losses, predictor.task, threshold, predictor.classes, positive), found, rows, split, str(exported(model, which)) if isinstance(model, (str, Path)) else "")
 
@@ -225,7 +226,8 @@ def _from_checkpoint(run, out, which):
     best = run/"checkpoints"/"best"
     checkpoint = Checkpoint.read(resolve(best)) if which == "best" and best.is_file() else Checkpoint.newest(run)
     config = resumed_config(run)
-    learn = make_learner(config, make_data(config))
+    value_range = checkpoint.state["settings"].get("value_range") or config.value_range      # files may have come or gone since
+    learn = make_learner(config, make_data(config.but(value_range=value_range)))
     learn.model.load_state_dict(checkpoint.weights(learn.model))
     return learn.export(out)
 

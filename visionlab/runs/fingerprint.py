@@ -6,13 +6,14 @@
 __all__ = ['as_setting', 'given_loader', 'ImageStates', 'settings', 'fit_settings', 'differences', 'check_settings']
 
 # %% ../../nbs/runs/03_fingerprint.ipynb #8478b0b2
-import hashlib, json, math, os
+import hashlib, json, math, os, threading, warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 import numpy as np, torch
 from ..core.errors import ConfigError, VisionlabError
 from ..core.machine import usable_cpus
 from ..core.text import shorten
+from ..catalog.paths import FilePart
 from ..data.loader import Loader
 from ..training.events import Callback
 
@@ -56,22 +57,43 @@ def given_loader(learn):
     "Give the loader that was given, not this process's part of it"
     return learn.train_dl if learn.peers is None else learn.peers.train_dl
 
-_BLOCK,_BLOCKS = 2**13, 8        # bytes, and how many such blocks of a file are read: a file up to 64 KB whole, of a longer one both ends and what lies evenly between
+_BLOCK,_BLOCKS = 2**13, 8        # bytes, and how many such blocks of an image are read: up to 64 KB whole, of a longer one both ends and what lies evenly between
+_MOST = 50_000                   # images of a reader that are looked at, evenly spread; of what is in files all are
 
-def _content(path)->int: # 0: it cannot be read
-    "Hash blocks of a file"
+def _blocks(size)->list: # of (offset, bytes)
+    "Choose what is read of so many bytes"
+    if size <= _BLOCK*_BLOCKS: return [(0, size)]
+    return [((size-_BLOCK)*i//(_BLOCKS-1), _BLOCK) for i in range(_BLOCKS)]
+
+def _number(pieces)->int:
+    "Hash bytes into a number"
     h = hashlib.blake2b(digest_size=8)
-    try:
-        with open(path, "rb") as f:
-            last = max(0, os.fstat(f.fileno()).st_size - _BLOCK)
-            for i in range(_BLOCKS):
-                f.seek(last*i//(_BLOCKS-1) if last > _BLOCK*(_BLOCKS-1) else _BLOCK*i)
-                h.update(f.read(_BLOCK))
-    except OSError: return 0
+    for o in pieces: h.update(o)
     return int.from_bytes(h.digest(), "little", signed=True)
 
-def _size_and_time(path)->tuple: # (-1, 0): it is not there
-    try: found = os.stat(path)
+def _content(path, offset=0, size=None)->int: # 0: it cannot be read
+    "Hash blocks of a file, or of a part of one"
+    if path is None: return 0
+    try: fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except OSError: return 0
+    try:
+        if size is None: size = os.fstat(fd).st_size
+        return _number([_read_at(fd, offset+at, n) for at,n in _blocks(size)])
+    except OSError: return 0
+    finally: os.close(fd)
+
+def _read_at(fd, at, n):
+    if at: os.lseek(fd, at, os.SEEK_SET)
+    return os.read(fd, n)
+
+def _content_of(place)->int:
+    "Hash blocks of what holds an image"
+    return _content(place.path, place.offset, place.size) if isinstance(place, FilePart) else _content(place)
+
+def _size_and_time(place)->tuple: # (-1, 0): it is not there
+    "Say how long what holds an image is, and when it was changed"
+    if isinstance(place, FilePart): return place.size, place.time
+    try: found = os.stat(place)
     except OSError: return -1, 0
     return found.st_size, found.st_mtime_ns
 
@@ -80,45 +102,93 @@ def _in_threads(f, items)->list:
     parts = [items[i:i+1024] for i in range(0, len(items), 1024)]
     with ThreadPoolExecutor(min(8, 2*usable_cpus())) as pool: return [o for part in pool.map(lambda part: list(map(f, part)), parts) for o in part]
 
-def _of_array(pixels)->tuple:
-    "Say of an image in memory what is said of a file; its content stands for its time"
-    n = int.from_bytes(hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=8).digest(), "little", signed=True)
-    return pixels.nbytes, n, n
+def _contents(places)->list:
+    "Hash what holds images, each place once"
+    once = list(dict.fromkeys(places))
+    known = dict(zip(once, _in_threads(_content_of, once)))
+    return [known[o] for o in places]
+
+def _of_value(o)->tuple:
+    "Say of an image that a reader gives, or that is in memory, what is said of a file; its content stands for its time"
+    if isinstance(o, (str, os.PathLike)): return *_size_and_time(o), _content(o)
+    if isinstance(o, (bytes, bytearray, memoryview)): n,pieces = len(o), (o[at:at+k] for at,k in _blocks(len(o)))
+    else: n,pieces = (o := np.ascontiguousarray(o)).nbytes, [memoryview(o).cast("B")] if o.size else []
+    known = _number(pieces)
+    return n, known, known
+
+def _of_row(source, i)->tuple: # (-1, 0, 0): it cannot be read
+    try: return _of_value(source[i])
+    except Exception: return -1, 0, 0              # a reader may be anybody's; where an image is needed, it says why
 
 class ImageStates:
     "Know whether images are still those that were trained on: by size and time, and where these differ by a hash of the content"
     def __init__(self,
-        loaders # of which those that read files or hold pixels count
+        loaders # those of visionlab count: their images are files, parts of shards, rows of a reader or pixels in memory
     ):
-        self.parts = [dl for dl in loaders if isinstance(dl, Loader) and self._readable(dl)]
+        self.loaders = [dl for dl in loaders if isinstance(dl, Loader) and any(getattr(dl.images, o, None) is not None for o in ("files", "pixels", "reader"))]
+        self.found,self.thread = None, None
 
-    def _readable(self, dl): return getattr(dl.images, "files", None) is not None or getattr(dl.images, "pixels", None) is not None
-    def _sources(self, dl)->list: return [dl.images.files[int(i)] for i in dl.ids]
+    def begin(self)->"ImageStates":
+        "Look at the images in a thread: nobody waits for it before `told`"
+        self.thread = threading.Thread(target=self._look, daemon=True, name="visionlab-image-states")
+        self.thread.start()
+        return self
 
-    def _rows(self, dl, full):
-        "List size, time and content of a loader's images; without `full` the content of files is not read"
-        if dl.images.files is None: return [_of_array(dl.images.pixels[int(i)]) for i in dl.ids]
-        one = lambda path: (*_size_and_time(path), _content(path) if full else 0)
-        return _in_threads(one, self._sources(dl))
+    def told(self)->list: # an array for each loader: size, time and content a row
+        "Say what the images were when they were looked at"
+        if self.thread is not None: self.thread.join()
+        if self.found is None: self._look()
+        return self.found
 
-    def told(self, full=True)->list: # an array for each loader: size, time and content a row
-        "Say what the images are now"
-        return [np.array(self._rows(dl, full), np.int64).reshape(-1, 3) for dl in self.parts]
+    def _look(self):
+        try: self.found = [_states(dl, True) for dl in self.loaders]
+        except Exception as e:
+            self.found = []
+            warnings.warn(f"The images could not be looked at ({type(e).__name__}: {e}): training goes on, and going on from its checkpoints will not see images that have changed", stacklevel=2)
 
     def check(self, before:list, where=""):
         "Refuse images that are not what they were; `before` is what was told then"
         changed,total = [], 0
-        for dl,a,b in zip(self.parts, before, self.told(False)):
+        for dl,a in zip(self.loaders, before):
+            b = _states(dl, False)
             if len(a) != len(b): continue              # other images, which the settings tell
-            total += len(a)
-            changed += [str(dl.paths[i]) for i in np.flatnonzero((a[:,:2] != b[:,:2]).any(1)) if self._is_other(dl, i, a[i], b[i])]
+            total += int(a.any(1).sum())
+            changed += [str(dl.paths[i]) for i in _changed(dl, a, b)]
         if not changed: return
         listed = ", ".join(changed[:5]) + (f" and {len(changed)-5:,} more" if len(changed) > 5 else "")
-        raise ConfigError(f"{len(changed):,} of {total:,} images are not what they were when this training began: {listed}", where, "Put the files back as they were, or begin a new run", changed=changed)
+        raise ConfigError(f"{len(changed):,} of {total:,} images are not what they were when this training began: {listed}", where, "Put the images back as they were, or begin a new run", changed=changed)
 
-    def _is_other(self, dl, i, a, b)->bool:
-        "Compare an image of another size or time"
-        return bool(a[0] != b[0] or dl.images.files is None or _content(dl.images.files[int(dl.ids[i])]) != a[2])
+def _places(dl)->list: # of paths or `FilePart`; None where images are not in files
+    "List what holds the images of a loader"
+    images,ids = dl.images, dl.ids.tolist()
+    if getattr(images, "files", None) is not None: return [images.files[i] for i in ids]
+    return images.reader.parts(ids) if getattr(images, "pixels", None) is None and hasattr(images.reader, "parts") else None
+
+def _states(dl, full)->np.ndarray: # size, time and content a row; zeros for what is not looked at
+    "Look at a loader's images; without `full` the content of files is not read"
+    if (places := _places(dl)) is None: return _states_of_values(dl)
+    out = np.zeros((len(places), 3), np.int64)
+    if places: out[:,:2] = _in_threads(_size_and_time, places)
+    if places and full: out[:,2] = _contents(places)
+    return out
+
+def _states_of_values(dl):
+    "Look at images that are not in files"
+    images,ids = dl.images, dl.ids.tolist()
+    source = images.reader if getattr(images, "pixels", None) is None else images.pixels
+    looked = range(len(ids)) if source is not images.reader or len(ids) <= _MOST else np.linspace(0, len(ids)-1, _MOST).astype(int).tolist()
+    out = np.zeros((len(ids), 3), np.int64)
+    for k in looked: out[k] = _of_row(source, ids[k])
+    return out
+
+def _changed(dl, a, b)->list:
+    "List the rows that are other images than before, by two looks at them"
+    rows = np.flatnonzero((a[:,:2] != b[:,:2]).any(1))
+    same = rows[a[rows,0] == b[rows,0]]                # of another time alone: the content decides
+    places = _places(dl) if len(same) else None
+    now = b[same,2] if places is None else np.array(_contents([places[i] for i in same]), np.int64)
+    kept = set(same[(now == a[same,2]) & (now != 0)].tolist())
+    return [i for i in rows.tolist() if i not in kept]
 
 def settings(learn)->dict:
     "Say what a learner trains, on what, and how, as far as it decides what comes out; the number of processes does not"

@@ -10,7 +10,7 @@ import csv, io, json, os, secrets, shutil, signal, sys, threading, time, warning
 from pathlib import Path
 from ..core.errors import CheckpointError, ConfigError, one_of, whole_number
 from ..core.text import finite
-from ..core.files import atomic_write, check_writable
+from ..core.files import atomic_write, check_writable, former_exports, standing
 from ..training.events import Callback, CancelFit
 from ..callbacks.stopping import Watcher
 from .fingerprint import fit_settings, given_loader, ImageStates, settings
@@ -41,7 +41,7 @@ class SaveCheckpoints(Watcher):
         if self.column(learn) is not None: super().before_fit(learn)
         self.writes = learn.peers is None or learn.peers.group.rank == 0
         if self.writes: self._make_folder()
-        if self.writes and self.images is None: self.images = ImageStates([given_loader(learn), learn.valid_dl]).told()
+        if self.writes and self.images is None: self.images = ImageStates([given_loader(learn), learn.valid_dl]).begin()
         self.said = dict(settings=settings(learn), fit=fit_settings(learn))
         self.since,self.whole,self.saved,self.trained,self.terminated,self.at_start,self.due = time.monotonic(), None, None, False, False, {}, False
         self._listen(learn)
@@ -111,7 +111,7 @@ class SaveCheckpoints(Watcher):
         "Copy what there is, and have it written; of several processes by the first"
         if not wait and self._busy(learn): self.due = True; return        # a little later
         self._wait()
-        checkpoint = Checkpoint.of(learn, at, self.said, self.images, **self.at_start)
+        checkpoint = Checkpoint.of(learn, at, self.said, **self.at_start)
         self.due,self.since,self.saved = False, time.monotonic(), learn.step+1 if at is None else at["step"]
         if learn.peers is not None: learn.peers.wished = learn.peers.saving = False
         if not self.writes: return
@@ -131,7 +131,7 @@ class SaveCheckpoints(Watcher):
         if failed is not None: warnings.warn(f"{failed.what} ({failed.where}): training goes on. {failed.fix}", stacklevel=4)
 
     def _write(self, checkpoint, best):
-        try: self._put(checkpoint.write(self.folder), best)
+        try: self._put(checkpoint.note_images(self.images.told()).write(self.folder), best)
         except CheckpointError as e: self.failed = e
         except Exception as e: self.failed = CheckpointError(f"The checkpoint could not be written: {type(e).__name__}: {e}", str(self.folder), "The checkpoints before are still there")
 
@@ -147,18 +147,26 @@ def _name_in(path):
     except OSError: return None
 
 # %% ../../nbs/runs/06_folder.ipynb #4732073e
-_OF_RUN = ("metrics.csv", "metrics.jsonl", "train.log", "config.yaml", "scores.json", "README.md", "catalog", "figures", "exported_models", "checkpoints")
-
-def _check_run(folder):
-    "Refuse to write over a folder that holds what a run would replace, and is none"
-    found = [o for o in _OF_RUN if os.path.lexists(folder/o)]
-    if not found or any((folder/o).exists() for o in (".lock", "train.log", "checkpoints")): return
-    raise ConfigError(f"The folder is no run, and holds what one would replace: {', '.join(found)}", str(folder), "Choose another folder with out=; only a run is written over")
-
 _JOB = ".job"       # names the job of torchrun that writes into a run
 RECORDS = ("README.md", "scores.json", "metrics.csv", "metrics.jsonl", "train.log", "config.yaml", "config.json", ".tensorboard.json", ".wandb.json", ".mlflow.json", _JOB, "files.json",
            "exported_models/exported_best", "exported_models/exported_last", "catalog/catalog.csv", "catalog/catalog.json", "figures/batch.png", "figures/balance.png", "figures/curve.png", "figures/confusion.png",
            "tensorboard*/events.out.tfevents*", "wandb/run-*", "wandb/offline-run-*")       # what a training writes into its folder, besides checkpoints
+_EXPORTS = tuple(o for o in RECORDS if o.startswith("exported_models/"))
+
+def _of_run(folder)->list: # of files and folders
+    "List what a training has written into its folder, or would replace there: records, checkpoints, and exports that a killed one left without their name"
+    found,at = [p for o in RECORDS for p in ([folder/o] if os.path.lexists(folder/o) else folder.glob(o))], folder/"checkpoints"
+    left = [p for o in _EXPORTS for p in former_exports(folder/o)]
+    return [*found, *left, *list_checkpoints(at), *(p for o in ("last", "best") if (p := at/o).is_file())]
+
+def _is_run(folder): return any((folder/o).exists() for o in (".lock", "train.log", "checkpoints"))
+
+def _check_run(folder):
+    "Refuse to write over a folder that holds what a run would replace, and is none"
+    if _is_run(folder): return
+    barred = [p for o in ("catalog", "figures", "exported_models") if os.path.lexists(p := folder/o) and not p.is_dir()]        # no folder can be made there
+    if found := sorted({p.relative_to(folder).as_posix() for p in [*_of_run(folder), *barred]}):
+        raise ConfigError(f"The folder is no run, and holds what one would replace: {', '.join(found[:8])}{' …' if len(found) > 8 else ''}", str(folder), "Choose another folder with out=; only a run is written over")
 
 class RunFolder:
     "Keep everything of one training in one folder"
@@ -171,7 +179,7 @@ class RunFolder:
         self.path,self.resumed = Path(path).expanduser(), resume
         taken = self.path.is_dir() and any(self.path.iterdir())
         if taken and overwrite and not resume: _check_run(self.path)
-        ours = any((self.path/o).exists() for o in ("train.log", "metrics.csv", "checkpoints", ".lock"))
+        ours = _is_run(self.path)
         if taken and not (overwrite or resume): self.path = next(p for n in range(2, 10_000) if not (p := self.path.with_name(f"{self.path.name}-{n}")).exists())
         try:
             check_writable(self.path)
@@ -187,13 +195,8 @@ class RunFolder:
         "Remove what the run that is written over has left: first its names, all at once; other files are not ours"
         trash = self.checkpoints/f".trash-{secrets.token_hex(4)}"          # what is left there after a kill is swept
         trash.mkdir(parents=True)
-        for i,o in enumerate(self._written()): os.rename(o, trash/str(i))
+        for i,o in enumerate(_of_run(self.path)): os.rename(o, trash/str(i))
         shutil.rmtree(trash, ignore_errors=True)
-
-    def _written(self)->list:
-        "List the files and folders of this run that a training has written"
-        found = [p for name in RECORDS for p in self.path.glob(name)]
-        return [*found, *list_checkpoints(self.checkpoints), *(p for name in ("last", "best") if (p := self.checkpoints/name).is_file())]
 
     @property
     def checkpoints(self)->Path: return self.path/"checkpoints"
@@ -210,7 +213,7 @@ class RunFolder:
 
     def log(self, text):
         "Add lines to train.log"
-        with open(self.path/"train.log", "a", encoding="utf-8") as f: f.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        with open(self.path/"train.log", "a", encoding="utf-8", errors="surrogateescape") as f: f.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def callbacks(self, **save)->list: # as `SaveCheckpoints` takes it
         "Make the callbacks that write while training"
@@ -234,8 +237,8 @@ def exported(
 )->Path:
     "Find the exported model that is meant"
     folder,wanted = Path(folder).expanduser(), WHICH[WHICH.index(one_of(which, WHICH, "model of a run")):]
-    if not ((folder/"exported_models").is_dir() or (folder/"checkpoints").is_dir()): return folder
-    found = next((p for o in wanted if (p := folder/"exported_models"/f"exported_{o}").is_dir()), None)
+    if not ((folder/"exported_models").is_dir() or (folder/"checkpoints").is_dir()): return standing(folder)
+    found = next((p for o in wanted if (p := standing(folder/"exported_models"/f"exported_{o}")).is_dir()), None)
     if found is not None: return found
     raise CheckpointError("The run has exported no model yet: its training was stopped before the end", str(folder), f"Go on with it: visionlab train --resume {folder.name}; or write what it has: visionlab export {folder.name} MODEL")
 

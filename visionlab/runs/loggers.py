@@ -13,6 +13,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from ..core.errors import ConfigError, one_of, optional_import, whole_number
 from ..core.machine import is_main
+from ..core.text import first_line
 from ..core.files import atomic_write
 from ..core.show import show_images
 from ..training.events import Callback, CancelFit, EndOfFit
@@ -247,7 +248,7 @@ def _send(self:Logger, what, f, *args):
 def _tell(self:Logger):
     "Say once what failed or hangs"
     if self.warned: return
-    if (failed := self.courier.error) is not None: said = f"{failed[0]} failed ({type(failed[1]).__name__}: {_first_line(failed[1])})"
+    if (failed := self.courier.error) is not None: said = f"{failed[0]} failed ({type(failed[1]).__name__}: {first_line(failed[1], 160)})"
     elif self.courier.stuck() > self.patience: said = f"no answer within {self.patience:g} seconds"
     else: return
     self.warned = True
@@ -262,7 +263,6 @@ def _await(self:Logger):
     if not done and not self.warned: warnings.warn(f"{self.name}: no answer within {self.patience:g} seconds. Training goes on", stacklevel=5)
     self.warned = self.warned or not done
 
-def _first_line(e): return (str(e).strip().splitlines() or ["no reason given"])[0][:160]
 def _raise(e): raise e
 
 def _state_of(learn):

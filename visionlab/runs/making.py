@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from ..core.errors import ConfigError, one_of
 from ..core.randomness import key
+from ..core.files import standing
 from ..transforms.presets import from_transform_args
 from ..data.module import ImageDataModule
 from ..models.network import head_names
@@ -22,7 +23,7 @@ from ..training.losses import make_loss, plain_loss
 from ..training.metrics import MetricConfig
 from ..training.learner import Learner
 from ..export.folder import parse_json_file, MANIFEST, WEIGHTS
-from ..export.load import load_model
+from ..export.load import manifest_understood, load_model
 from .config import TrainConfig
 from .folder import exported
 
@@ -79,17 +80,19 @@ def make_model(config:TrainConfig, dm:ImageDataModule)->ImageClassifier:
 def _model_folder(name):
     "Find the exported model of a run; LightlyTrain's exported_best.pt is a folder here"
     path = Path(name).expanduser()
-    if path.suffix == ".pt" and not path.exists() and path.with_suffix("").is_dir(): return str(path.with_suffix(""))
-    return str(exported(path)) if (path/"exported_models").is_dir() else name
+    found = standing(path.with_suffix("") if path.suffix == ".pt" and not path.exists() else path)
+    if (found/"exported_models").is_dir(): return str(exported(found))
+    return str(found) if found.is_dir() and found != path else name
 
 def _with_head_for(model, name, classes, reuse):
     "Give a model that was exported with other classes a new head; with `reuse` the classes that both know keep their rows"
     manifest = Path(name).expanduser()/MANIFEST
-    known = parse_json_file(manifest)["classes"] if manifest.is_file() else classes
-    if list(known) == list(classes): return model
-    model.reset_head(len(classes))
-    shared = [(i, known.index(c)) for i,c in enumerate(classes) if c in known] if reuse else []
-    if shared: _copy_rows(model.net, read_weights(manifest.with_name(WEIGHTS)), *map(list, zip(*shared)))
+    with manifest_understood(manifest):
+        known = list(parse_json_file(manifest)["classes"]) if manifest.is_file() else list(classes)
+        if known == list(classes): return model
+        model.reset_head(len(classes))
+        shared = [(i, known.index(c)) for i,c in enumerate(classes) if c in known] if reuse else []
+        if shared: _copy_rows(model.net, read_weights(manifest.with_name(WEIGHTS)), *map(list, zip(*shared)))
     return model
 
 @torch.no_grad()

@@ -6,10 +6,11 @@
 __all__ = ['SPLIT_TITLES', 'BestEpoch', 'measure', 'write_figures', 'write_card']
 
 # %% ../../nbs/runs/11_model_card.ipynb #ecbd04a1
-import os, re
+import os, re, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import torch
+from ..core.errors import PredictError
 from ..core.text import printable
 from ..training.counts import Metric
 from ..training.learner import Learner
@@ -42,9 +43,17 @@ def measure(learn:Learner)->tuple: # split → name → number, and split → `I
         kept,own = _Answers(), learn.metrics
         learn.metrics = [*own, kept]
         try: scores[split] = {"loss" if k == "valid_loss" else k:v for k,v in learn.validate(split).items()}
+        except PredictError as e:
+            warnings.warn(f"There are no scores of {split}. {e.what}", stacklevel=2)
+            continue
         finally: learn.metrics = own
         if Learner.group is None: found[split] = answered(learn, learn._loader(split), *map(torch.cat, zip(*kept.seen)))
     return scores, found
+
+def _shown(learn, found, split):
+    "Give the answers to a split, asking for them where they are not there yet; None where the model has none"
+    try: return (found or {}).get(split) or learn.interpret(split)
+    except PredictError: return None
 
 def write_figures(
     learn:Learner, out:Path,
@@ -54,7 +63,7 @@ def write_figures(
     out.mkdir(parents=True, exist_ok=True)
     split = "test" if "test" in learn.data.catalog.splits else "val"
     figures = dict(batch=learn.data.show_batch().figure(), balance=learn.data.class_balance().figure(), curve=learn.recorder.plot())
-    if split in learn.data.catalog.splits and learn.task == "multiclass": figures["confusion"] = ((found or {}).get(split) or learn.interpret(split)).confusion().plot()
+    if split in learn.data.catalog.splits and learn.task == "multiclass" and (shown := _shown(learn, found, split)): figures["confusion"] = shown.confusion().plot()
     for name,fig in figures.items(): fig.savefig(out/f"{name}.png", dpi=110)
     return {name:out/f"{name}.png" for name in figures}
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 from ..core.errors import ConfigError, ExportError
 from ..core.machine import check_guarded, is_main, world_size
-from ..core.text import finite, printable
+from ..core.text import finite, first_line, printable
 from ..core.progress import in_notebook
+from ..models.groups import put_tensors, whole_tensors
 from ..training.device import choose_precision, has_bf16, length
 from ..training.learner import Learner
 from ..training.distributed import Distributed
 from ..training.launch import launch
-from ..callbacks.stopping import KeepBest
+from ..callbacks.stopping import epoch_scores, KeepBest
 from ..callbacks.precision import gains_by_bf16
 from .config import TrainConfig
 from .config_files import config_text, run_config_file
@@ -41,22 +42,20 @@ def write_run(
     for name in ("README.md", "scores.json"): (run.path/name).unlink(missing_ok=True)
     if best is None: model = learn.export(run.exports/"exported_last")
     else:
-        with _lent(learn, last): learn.export(run.exports/"exported_last")
+        with _lent(learn, last, best.weights): learn.export(run.exports/"exported_last")
+        learn.scores = epoch_scores(learn, best.number)
         model = learn.export(run.exports/"exported_best")
     run.write("scores.json", json.dumps({SPLIT_TITLES[k]:finite(s) for k,s in scores.items()}, indent=1))
     write_figures(learn, run.path/"figures", found)
     run.write("README.md", write_card(learn, config, scores, found or {}, best))
     return model
 
-def _state_of(learn): return {k:v.detach().clone() for k,v in learn.model.state_dict().items()}
-
 @contextmanager
-def _lent(learn, weights):
-    "Lend a learner other weights"
-    own = _state_of(learn)
-    learn.model.load_state_dict(weights)
+def _lent(learn, weights, own):
+    "Lend a learner other weights than its own"
+    put_tensors(learn.model, weights)
     try: yield
-    finally: learn.model.load_state_dict(own)
+    finally: put_tensors(learn.model, own)
 
 # %% ../../nbs/runs/12_train.ipynb #b2222d92
 def as_config(
@@ -102,12 +101,10 @@ def _train(config, say):
         if run and config.push_to_hub: say(f"Uploaded: {push_run(run, config.username, config.token)}")
         return learn
     except Exception as e:
-        if run and not finished: run.log(f"{FAILED} {type(e).__name__}: {_first_line(e)}")
+        if run and not finished: run.log(f"{FAILED} {type(e).__name__}: {first_line(e)}")
         raise
     finally:
         if run: run.close(finished)
-
-def _first_line(e): return (str(e).strip().splitlines() or ["no reason given"])[0][:300]
 
 def _of_first(o):
     "Give all processes what the first one has"
@@ -135,12 +132,13 @@ def _train_into(run, config, say):
     if stopped: say(f"Interrupted after {len(learn.history)} epochs: what has been learned is measured and written")
     best,last = _best_epoch(learn, watcher, run), None
     if best is not None:
-        last = _state_of(learn)
-        learn.model.load_state_dict(best.weights)
+        last = whole_tensors(learn.model) if run else None
+        put_tensors(learn.model, best.weights)
         say(f"The model is that of {best} ({learn.history[best.number-1].get(best.monitor, math.nan):.4g}); scores and card are about it")
     with learn.together(False): scores,found = measure(learn)
     for split,s in scores.items(): say(f"{SPLIT_TITLES[split]}: " + ", ".join(f"{k} {v:.4f}" for k,v in s.items()))
     if run: _tell(learn, config, run, scores, found, best, last, say)
+    elif best is not None: learn.scores = epoch_scores(learn, best.number)
     if stopped and not in_notebook(): raise KeyboardInterrupt
     return learn
 
@@ -219,7 +217,7 @@ def _learned(config, say):
 def _learner_again(config, learned):
     "Make the learner that processes have trained"
     learn = make_learner(config, make_data(config))
-    learn.model.load_state_dict(learned["weights"])
+    put_tensors(learn.model, learned["weights"])
     learn.recorder.load_state_dict(learned["recorder"])
     vars(learn).update(learned["counts"])
     return learn
@@ -255,5 +253,5 @@ def push_run(
         api.create_repo(repo, private=True, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=str(exported(folder)))
         api.upload_file(repo_id=repo, path_or_fileobj=str(folder/"README.md"), path_in_repo="README.md")
-    except Exception as e: raise ExportError(f"The model could not be uploaded: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}", str(folder), "The run is complete on disk. Log in with `hf auth login`, and call push_run(folder) again") from e
+    except Exception as e: raise ExportError(f"The model could not be uploaded: {type(e).__name__}: {first_line(e)}", str(folder), "The run is complete on disk. Log in with `hf auth login`, and call push_run(folder) again") from e
     return repo

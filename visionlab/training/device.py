@@ -14,6 +14,7 @@ import torch
 from ..core.errors import ConfigError, one_of
 from ..core.machine import default_device
 from ..core.randomness import key
+from ..core.text import first_line
 from ..images.batch import ImageBatch
 
 # %% ../../nbs/training/07_device.ipynb #695153bd
@@ -69,7 +70,7 @@ def usable_device(device)->torch.device:
     try:
         torch.zeros(1, device=device or default_device())
         return torch.device(device or default_device())
-    except (RuntimeError, AssertionError) as e: raise ConfigError(f"The device {device!r} cannot be used: {str(e).splitlines()[0]}", "", "Leave it out, or give 'cpu', 'cuda' or 'mps'") from e
+    except (RuntimeError, AssertionError) as e: raise ConfigError(f"The device {device!r} cannot be used: {first_line(e)}", "", "Leave it out, or give 'cpu', 'cuda' or 'mps'") from e
 
 def norms_with_statistics(model)->list:
     "List the layers that keep running statistics, such as BatchNorm"

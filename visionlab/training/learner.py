@@ -6,7 +6,7 @@
 __all__ = ['Learner', 'check_loader']
 
 # %% ../../nbs/training/10_learner.ipynb #1947c63a
-import random, signal, threading, warnings
+import math, random, signal, threading, warnings
 from contextlib import contextmanager, nullcontext
 import numpy as np, torch
 from torch import nn
@@ -26,7 +26,7 @@ from ..models.suggest import suggest_model
 from ..models.predictor import Predictor
 from .optim import default_lr, optimizer_for, take_step
 from .losses import make_loss, per_sample, plain_loss
-from .counts import Mean, update_all
+from .counts import check_answered, Mean, no_answer, unanswered, update_all
 from .metrics import computed, make_metrics, TrainMetrics
 from .memory import is_oom, release
 from .events import CancelBatch, CancelEpoch, CancelFit, CancelValid, EndOfFit, EVENTS, flat
@@ -416,7 +416,8 @@ class Learner(metaclass=Extensible):
         "Compute the plain loss and the metrics"
         stage = dl if isinstance(dl, str) and dl == "test" else "val"
         dl = self._loader(dl)
-        metrics = [Mean("valid_loss", per_sample(self.valid_loss_func), False), *[m for m in self.metrics if stage in m.stages]]
+        lost = Mean("unanswered", lambda out, y: unanswered(out, self.task), False)
+        metrics = [Mean("valid_loss", per_sample(self.valid_loss_func), False), *[m for m in self.metrics if stage in m.stages], lost]
         for m in metrics: m.reset()
         n = 0
         for out,y in self._outputs(dl if self.peers is None else self.peers.part(dl)):
@@ -428,16 +429,26 @@ class Learner(metaclass=Extensible):
                 raise error from e
             n += len(y)
         if not n and self.peers is None: raise ConfigError("There is no image to validate on", "", "Give a loader with at least one batch")
-        return computed(metrics, self.classes, self.gather)
+        scores = computed(metrics, self.classes, self.gather)
+        if scores.pop(lost.name): return self._without_answers(scores, lost)
+        return scores
+
+    def _without_answers(self, scores, lost):
+        "Say that a model has no answer to some images: in a fit the epoch has no scores"
+        error = no_answer(round(float(lost.total)), lost.n)
+        if not self._running: raise error
+        warnings.warn(f"Epoch {self.epoch+1} has no scores. {error.what}", stacklevel=3)
+        return dict.fromkeys(scores, math.nan)
 
     def get_preds(self,
         dl=None # a loader, "train", "val" or "test"; default: validation
     )->tuple: # (n, classes) probabilities and (n,) targets, (n, classes) for several to an image, on the CPU
         "Compute the probabilities of every image, in the loader's order"
-        pairs = [(to_probs(out, self.task).cpu(), y if y is None else y.cpu()) for out,y in self._outputs(self._loader(dl))]
+        pairs = [(out.cpu(), y if y is None else y.cpu()) for out,y in self._outputs(self._loader(dl))]
         if not pairs: raise ConfigError("There is no image to predict", "", "Give a loader with at least one batch")
         outs,ys = zip(*pairs)
-        return torch.cat(outs), None if ys[0] is None else torch.cat(ys)
+        check_answered(torch.cat(outs), self.task)
+        return torch.cat([to_probs(o, self.task) for o in outs]), None if ys[0] is None else torch.cat(ys)
 
     def _loader(self, dl):
         "Find a loader by name; images come in order and without augmentation. Called before anything else is touched"

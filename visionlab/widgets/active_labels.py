@@ -82,7 +82,7 @@ def _from_folder(folder):
     return Catalog(frame, [], source=str(folder))
 
 def _answers_to(predictor, sources, batch_size=64):
-    "Compute probabilities and short feature vectors; NaN where a file cannot be read"
+    "Compute probabilities and short feature vectors; NaN where a file cannot be read or the model has no answer"
     errors,model,vectors = {}, predictor.model, []
     probs = np.full((len(sources), len(predictor.classes)), np.nan, np.float32)
     mix = None
@@ -91,10 +91,13 @@ def _answers_to(predictor, sources, batch_size=64):
         if not x: continue
         with torch.inference_mode():
             ready = predictor._finish(torch.stack(list(x.values())).to(predictor.device))
-            probs[list(x)] = model(ready).float().softmax(1).cpu().numpy()
+            found,why = predictor._judged(model(ready), ready)
+            probs[list(x)] = found.numpy()
             f = model.features(ready).float().cpu() if callable(getattr(model, "features", None)) else torch.from_numpy(probs[list(x)])
         if mix is None: mix = torch.randn(f.shape[1], min(_DIMS, f.shape[1]), generator=torch.Generator().manual_seed(0))
         vectors.append((list(x), (f@mix).numpy()))
+        errors.update({k:o for k,o in zip(x, why) if o})
+    probs[list(errors)] = np.nan
     out = np.zeros((len(sources), 1 if mix is None else mix.shape[1]), np.float32)
     for at,v in vectors: out[at] = v
     return probs, out, errors

@@ -20,7 +20,7 @@ from ..images.decode import load_image, MAX_PIXELS, read_bytes
 from ..images.sizes import glance
 from ..catalog.labels import label_text
 from ..catalog.catalog import Catalog
-from ..data.module import ImageDataModule
+from ..data.module import ImageDataModule, OneRange
 from .view import alert_html, text_button, status_html, LIVE_SIDE, MANY_IMAGES, View
 from .thumbnails import tile_html
 from .query import query_rows
@@ -129,9 +129,13 @@ def size_facts(size, n_bytes=None):
 
 def count_bytes(source): return len(source) if isinstance(source, bytes) else os.path.getsize(source) if isinstance(source, (str, os.PathLike)) else None
 
-def _glimpse(catalog, row, side):
+def _glimpse(catalog, row, side, alike=None):
     "Read one picture no larger than need be, and say how large it is; (None, why) if it cannot be read"
-    limit,values = catalog.info.get("max_pixels", MAX_PIXELS), catalog.info.get("value_range")
+    return (alike or OneRange(catalog))(lambda values: _seen(catalog, row, side, values))
+
+def _seen(catalog, row, side, values):
+    "Read one picture in a value range"
+    limit = catalog.info.get("max_pixels", MAX_PIXELS)
     try:
         if not isinstance(source := catalog.sources[row], np.ndarray):
             data = read_bytes(source) if isinstance(source, (str, os.PathLike)) else source
@@ -171,6 +175,7 @@ class Browser(Grid):
         down:bool=False # the highest first
     ):
         self._catalog,self.n = catalog, whole_number(n, "n")
+        self._alike = OneRange(catalog)
         super().__init__()
         self.split,self.label,self.query,self.by,self.down = split, label, query, by, down
         self._ready = True
@@ -212,7 +217,7 @@ class Browser(Grid):
     def tiles(self)->tuple: # (images, captions, titles)
         "List what is drawn"
         shown = self.shown
-        seen = [_glimpse(self.catalog, i, 2*LIVE_SIDE) for i in shown.index]
+        seen = [_glimpse(self.catalog, i, 2*LIVE_SIDE, self._alike) for i in shown.index]
         images = [_blank(LIVE_SIDE) if x is None else x for x,_ in seen]
         captions = [str(label_text(label)) if x is not None else facts for (x,facts),label in zip(seen, shown["label"])]
         return images, captions, [self._title_of(*o) for o in zip(shown.index, shown.to_dict("records"), (facts for _,facts in seen))]

@@ -48,7 +48,7 @@ class LabelCleaner(Review):
     by = Unicode("loss", help="order of an interpretation's images: \"loss\", \"confident\" learning, \"margin\" of log probabilities, or of several opinions their \"disagreement\" with the label")
     label = Unicode("", help="only images with this label; empty: all")
     split = Unicode("", help="only images of this split; empty: all")
-    suspects = Unicode("all", help="all images, or only the suspects of confident learning")
+    suspects = Unicode("all", help="all images, or only those whose label is rather wrong than right")
 
     def __init__(self,
         data,                # a data module or a `Catalog`
@@ -150,7 +150,7 @@ class LabelCleaner(Review):
     def _card(self):
         row = self.current
         place,o = self.catalog.frame.loc[row], self.table.loc[row]
-        lines = [fact_html(f"{label_text(place['label'])}?", True), fact_html(f"the model gives this {o['p_label']:.0%}" + ("; suspect by confident learning" if o.get("suspect", False) else "") + self._votes(o)),
+        lines = [fact_html(f"{label_text(place['label'])}?", True), fact_html(f"the model gives this {o['p_label']:.0%}" + ("; rather wrong than right" if o.get("suspect", False) else "") + self._votes(o)),
                  *(bar_html(f"{n} {self._offer(row, c)}", p) for n,(c,p) in enumerate(self.suggestions(row), 1)), fact_html(f"{place['path']} · {place['split']} · number {row}")]
         if said := decision_text(self.decisions[row]): lines.append(fact_html(f"decided: {said}", True))
         return picture_beside(self._tiles_of([row], [""], BIG_SIDE, detail=2), lines)

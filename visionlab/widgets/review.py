@@ -16,7 +16,7 @@ from ..core.show import show_images
 from ..catalog.labels import label_text
 from ..catalog.catalog import Catalog
 from ..catalog.report import row_picture
-from ..data.module import ImageDataModule
+from ..data.module import ImageDataModule, OneRange
 from .view import text_button, status_html, View
 from .thumbnails import tile_html
 from .decisions import Decisions
@@ -46,6 +46,7 @@ class Review(View):
         catalog = self.catalog
         self.decisions = decisions if isinstance(decisions, Decisions) else Decisions(catalog, decisions)
         self.note,self._cache,self._seen,self._rows,self._buttons = "", {}, "", None, {}
+        self._alike = None         # reads all pictures in one range
         self._ready = True
         self._to_open(0)
 
@@ -145,7 +146,8 @@ class Review(View):
         "Read a picture, once"
         if (row, side) not in self._cache:
             if len(self._cache) >= 256: self._cache.pop(next(iter(self._cache)))
-            self._cache[row, side] = row_picture(self.catalog, row, side)
+            self._alike = self._alike or OneRange(self.catalog)
+            self._cache[row, side] = self._alike(lambda values: row_picture(self.catalog, row, side, values))
         return self._cache[row, side]
 
     def _tiles_of(self, rows, captions, size, **kw):
