@@ -264,7 +264,7 @@ def test_the_limit_of_pixels_reaches_every_reader(folder, tmp_path):
 
 
 def test_a_raised_limit_admits_what_is_refused_by_default(folder, monkeypatch):
-    for module in ("items", "loader", "doctor"): monkeypatch.setattr(f"visionlab.{module}.MAX_PIXELS", 1000)
+    for module in ("images.decode", "images.sizes", "data.images", "catalog.looks"): monkeypatch.setattr(f"visionlab.{module}.MAX_PIXELS", 1000)
     with pytest.raises(TooManyBadFilesError, match="too_large"): ImageDataModule(folder, **quiet()).setup()
     dm = ImageDataModule(folder, max_pixels=1600, **quiet()).setup()
     assert len(dm.catalog) == 42 and sum(len(b.image) for b in dm.train_dataloader()) == 30
@@ -475,7 +475,7 @@ def test_counting_shows_only_what_takes_long(monkeypatch, capsys):
     monkeypatch.setenv("VISIONLAB_PROGRESS", "text")
     fast = Counting(200); fast.at(100); fast.close()
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("visionlab.catalog.doctor.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("visionlab.catalog.looks.time.perf_counter", lambda: next(clock))
     slow = Counting(200, what="checked")
     for n in (1, 2, 3, 100): slow.at(n)
     slow.close()

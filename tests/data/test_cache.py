@@ -394,7 +394,7 @@ def photos(tmp_path, monkeypatch):
 
 DISK = CachePlan("disk", True, 5*8000, None, 2**30, "asked for")
 
-@pytest.mark.parametrize("fails", ["os.open", "tempfile.mkstemp", "mmap.mmap", "os.ftruncate", "visionlab.data.store.FileLock"])
+@pytest.mark.parametrize("fails", ["os.open", "tempfile.mkstemp", "mmap.mmap", "os.ftruncate", "visionlab.data.disk_store.FileLock"])
 def test_a_folder_where_nothing_can_be_kept(photos, monkeypatch, fails, tmp_path):
     "Read-only, without locks, without maps: one warning, no store, nothing left behind"
     def refuse(*a, **k): raise (NotImplementedError if "Lock" in fails else OSError)(30, "Read-only file system")

@@ -163,7 +163,7 @@ def test_where_pixels_are_kept(folder, budget, keep):
 
 
 def test_kept_pixels_stay_within_the_estimate(folder, monkeypatch):
-    monkeypatch.setattr("visionlab.data.cache_plan.free_space", lambda **kw: Free(500_000))
+    monkeypatch.setattr("visionlab.data.module.free_space", lambda **kw: Free(500_000))
     dm = ImageDataModule(folder, image_size=32, cache="small-ram").setup()
     list(dm.train_dataloader()); list(dm.val_dataloader())
     assert 0 < dm._images.nbytes <= 400_000
@@ -273,7 +273,7 @@ def test_shrunk_pixels_in_memory_do_not_change_an_answer(tmp_path, monkeypatch):
         (tmp_path/"d"/name).mkdir(parents=True)
         for i in range(8): Image.fromarray(rng.integers(0, 255, (300, 400, 3), dtype=np.uint8)).resize((800, 600), Image.BICUBIC).save(tmp_path/"d"/name/f"{i}.jpg")
     dm = ImageDataModule(tmp_path/"d", image_size=64, cache="small-ram", val_split=.5)
-    monkeypatch.setattr("visionlab.data.cache_plan.free_space", lambda **kw: Free(2_500_000))
+    monkeypatch.setattr("visionlab.data.module.free_space", lambda **kw: Free(2_500_000))
     dm.setup()
     assert "shorter side" in dm.cache_plan.reason
     from visionlab.models.predictor import Predictor

@@ -235,7 +235,7 @@ def test_evaluation_frames_are_kept_when_pictures_are_kept_small(cat, own_cache,
     "The second evaluation decodes nothing, and its pixels are those of the plain road"
     want = pixels(ImageDataModule(cat, image_size=64, val_split=.25, cache=None).val_dataloader(), 1)
     dm = ImageDataModule(cat, image_size=64, val_split=.25, cache="small-ram")
-    monkeypatch.setattr("visionlab.data.cache_plan.free_space", lambda **kw: Free(36*3*75*110*5//4))
+    monkeypatch.setattr("visionlab.data.module.free_space", lambda **kw: Free(36*3*75*110*5//4))
     assert isinstance(dm.setup().cache_plan.keep, int) and dm.cache_plan.keep is not True
     loader = dm.val_dataloader()
     first = pixels(loader, 1)
@@ -253,7 +253,7 @@ def large(tmp_path_factory):
 @pytest.mark.parametrize("free", [2**20, 2**24, 2**33], ids=["little", "some", "much"])
 def test_the_same_seed_trains_on_the_same_pixels_whatever_is_free(large, own_cache, monkeypatch, cache, free):
     "95 of 100 crops differ by less than a level from those of the whole file, also in the second epoch"
-    monkeypatch.setattr("visionlab.data.cache_plan.free_space", lambda **kw: Free(free, None, free))
+    monkeypatch.setattr("visionlab.data.module.free_space", lambda **kw: Free(free, None, free))
     make = lambda cache: ImageDataModule(large, image_size=64, augmentation_preset="default", batch_size=4, val_split=0, num_workers=2, cache=cache, normalize=((0.,)*3, (1.,)*3)).train_dataloader()
     want,got = make(None), make(cache)
     far = torch.cat([(a.image-b.image).abs().mean((1, 2, 3))*255 for _ in range(6) for a,b in zip(want, got)])

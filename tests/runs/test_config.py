@@ -308,7 +308,7 @@ def test_fits_that_are_planned(few):
 
 def test_arithmetic_follows_from_processor_and_network(few, monkeypatch):
     monkeypatch.setattr(Learner, "fastest_precision", lambda self: pytest.fail("timed"))
-    monkeypatch.setattr("visionlab.callbacks.batch_size.time_steps", lambda *args: pytest.fail("timed"))
+    monkeypatch.setattr("visionlab.callbacks.precision.time_steps", lambda *args: pytest.fail("timed"))
     for page in (train_module, precision): monkeypatch.setattr(page, "has_bf16", lambda device: True)
     said = []
 

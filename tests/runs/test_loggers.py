@@ -248,7 +248,7 @@ def test_mlflow(tmp_path, store, monkeypatch):
 KILLED = '''
 import os, signal, sys
 os.environ["VISIONLAB_PROGRESS"] = "off"
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 from test_loggers import Callback, in_a_run
 class Kill(Callback):
     aside,order,fail = True, 2000, 13
@@ -259,7 +259,7 @@ in_a_run(sys.argv[1], False, "wandb", {}, Kill())
 
 def test_a_kill_loses_no_row_and_doubles_none(tmp_path):
     "W&B writes late; what its file holds is what counts, not what it was given."
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path/"birds"), str(Path(__file__).parents[1])], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path/"birds"), str(Path(__file__).parent), str(Path(__file__).parents[1])], capture_output=True, text=True,
                           env={k:v for k,v in os.environ.items() if k != "WANDB_SERVICE"})       # a program of its own
     assert done.returncode == -signal.SIGKILL, done.stderr
     in_a_run(tmp_path/"birds", True, "wandb", {})

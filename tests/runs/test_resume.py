@@ -677,7 +677,7 @@ def test_what_a_reader_of_ones_own_gives_is_looked_at(tmp_path, monkeypatch):
     def learner(change):
         frame = pd.DataFrame(dict(path=[f"{i}" for i in range(24)], label=["a", "b"]*12, split="train"))
         return Learner(ImageDataModule(Catalog(frame, ["a", "b"], reader=Reader(change)), batch_size=4, num_workers=0, image_size=16, cache=None, on_leak="ignore"), net(), lr=5e-3, device="cpu")
-    monkeypatch.setattr(checkpoints, "_MOST", 8)      # more cost time at the start; these are spread over all
+    monkeypatch.setattr(fingerprint, "_MOST", 8)      # more cost time at the start; these are spread over all
     learner(0).fit(1, callbacks=[SaveCheckpoints(tmp_path, background=False)])
     learner(0).resume(tmp_path)
     with pytest.raises(ConfigError, match="5 of 10 images are not what they were"): learner(1).resume(tmp_path)
@@ -685,11 +685,11 @@ def test_what_a_reader_of_ones_own_gives_is_looked_at(tmp_path, monkeypatch):
 
 def test_training_does_not_wait_until_all_images_have_been_looked_at(pictures, tmp_path, monkeypatch):
     trained, waited = threading.Event(), []
-    content = checkpoints._content
+    content = fingerprint._content
     def slow(*args):
         waited.append(all(waited) and trained.wait(20))
         return content(*args)
-    monkeypatch.setattr(checkpoints, "_content", slow)
+    monkeypatch.setattr(fingerprint, "_content", slow)
     class Tell(Callback):
         def after_batch(self, learn): trained.set()
     of_pictures(pictures).fit(1, callbacks=[SaveCheckpoints(tmp_path/"ck"), Tell()])
