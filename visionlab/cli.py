@@ -301,7 +301,7 @@ def runs(
     csv:str=None       # likewise as CSV
 ):
     "List the runs of a folder: what was set differently, what came of it, how far they are"
-    from visionlab.runs.compare import runs as find
+    from visionlab.runs.compare import list_runs as find
     found = find(folder, metric)
     table = _sorted(found, sort) if sort else found.frame
     if json: _put(json, table.reset_index().to_json(orient="records", date_format="iso", indent=1, default_handler=str) + "\n", ['[\n {\n  "run":', "[]", "[\n\n]"])

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -301,7 +302,7 @@ def test_another_version_or_other_images_are_replaced(tmp_path, monkeypatch):
 def test_an_entry_that_points_elsewhere(tmp_path, offset):
     store = opened(tmp_path/"a.pixels")
     with open(tmp_path/"a.pixels", "r+b") as f:
-        f.seek(disk_store._HEAD); f.write(disk_store._pack(0, offset, 2, 2, cache.zlib.crc32((tmp_path/"a.pixels").read_bytes()[offset:offset+12] if offset < 2**40 else b"")))
+        f.seek(disk_store._HEAD); f.write(disk_store._pack(0, offset, 2, 2, zlib.crc32((tmp_path/"a.pixels").read_bytes()[offset:offset+12] if offset < 2**40 else b"")))
     assert store.get(0) is None and store.put(0, image(0)) and np.array_equal(store.get(0), image(0))
 
 
@@ -452,7 +453,8 @@ def test_the_second_run_reads_what_the_first_decoded(photos):
         return before
     code = """
 import sys
-from visionlab.data.store import *
+from visionlab.data.cache_plan import image_sizes, plan_cache
+from visionlab.data.caches import open_store
 from visionlab.catalog.catalog import Catalog
 cat = Catalog.from_lists(sys.argv[1:], list("aabba"))
 store = open_store(plan_cache("disk", image_sizes(cat), 5, 3, 32), cat, 3)

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import nn
 from visionlab.export import folder as deploy
 from visionlab.core.errors import CheckpointError, ConfigError, ExportError
+from visionlab.core.files import file_sha256
 from visionlab.catalog.catalog import Catalog
 from visionlab.data.module import ImageDataModule
 from visionlab.export.folder import CONFIG, FILES, FORMAT, MANIFEST, NewerFormatError, WEIGHTS
@@ -239,8 +240,8 @@ def test_a_failed_exchange_is_undone(learn, copy, monkeypatch):
 def test_killed_in_the_middle(copy, photos):
     code = f"""if True:
     import os, signal, sys
-    sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-    from test_deploy import *
+    sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
+    from test_export import *
     deploy.flush_to_disk = lambda path: os.kill(os.getpid(), signal.SIGKILL)
     make_learner({str(photos)!r}, seed=1).export({str(copy)!r})"""
     done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=str(Path(deploy.__file__).parents[2])))
@@ -359,7 +360,7 @@ def test_missing_values_are_named(copy, name):
     with pytest.raises(CheckpointError, match=MANIFEST): load_model(copy, "cpu")
 
 def test_an_unreadable_file_is_named(copy, monkeypatch):
-    monkeypatch.setattr(deploy, "file_sha256", no_space)
+    monkeypatch.setattr("visionlab.export.load.file_sha256", no_space)
     damaged(copy, WEIGHTS)
 
 def test_newer_format(copy):
@@ -390,7 +391,7 @@ def test_wrong_values_are_named(copy, where, name, value):
 def test_weights_of_another_network(copy, photos, tmp_path):
     other = make_learner(photos, "test_convnext", 32).export(tmp_path/"other")
     shutil.copy(other/WEIGHTS, copy/WEIGHTS)
-    edit(copy, lambda d: d["files"].update({WEIGHTS:dict(bytes=(copy/WEIGHTS).stat().st_size, sha256=deploy.file_sha256(copy/WEIGHTS))}))
+    edit(copy, lambda d: d["files"].update({WEIGHTS:dict(bytes=(copy/WEIGHTS).stat().st_size, sha256=file_sha256(copy/WEIGHTS))}))
     with pytest.raises(CheckpointError, match="do not fit") as e: load_model(copy, "cpu")
     assert WEIGHTS in e.value.where
 
@@ -398,7 +399,7 @@ def test_a_pickle_in_place_of_the_weights(copy, tmp_path):
     class Evil:
         def __reduce__(self): return os.mkdir, (str(tmp_path/"owned"),)
     torch.save(Evil(), copy/WEIGHTS)
-    edit(copy, lambda d: d["files"].update({WEIGHTS:dict(bytes=(copy/WEIGHTS).stat().st_size, sha256=deploy.file_sha256(copy/WEIGHTS))}))
+    edit(copy, lambda d: d["files"].update({WEIGHTS:dict(bytes=(copy/WEIGHTS).stat().st_size, sha256=file_sha256(copy/WEIGHTS))}))
     damaged(copy, WEIGHTS)
     assert not (tmp_path/"owned").exists()
 
@@ -408,7 +409,7 @@ def rewritten(folder, change):
     tensors = load_file(folder/WEIGHTS)
     change(tensors)
     save_file(tensors, folder/WEIGHTS, metadata=dict(format="pt"))
-    edit(folder, lambda d: d["files"].update({WEIGHTS:dict(bytes=(folder/WEIGHTS).stat().st_size, sha256=deploy.file_sha256(folder/WEIGHTS))}))
+    edit(folder, lambda d: d["files"].update({WEIGHTS:dict(bytes=(folder/WEIGHTS).stat().st_size, sha256=file_sha256(folder/WEIGHTS))}))
 
 def first_filled(value):
     def change(tensors):

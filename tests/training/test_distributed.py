@@ -371,7 +371,7 @@ def script(folder, start):
     if start == "fork": return apart(lambda: launch(steps_until_stopped, 2, folder, start="fork"))
     (folder/"script.py").write_text(SCRIPT)
     root = str(Path(__file__).resolve().parents[2])
-    return subprocess.Popen([sys.executable, "script.py"], cwd=folder, env={**os.environ, "PYTHONPATH": os.pathsep.join((root, str(Path(__file__).parents[1])))}, stderr=subprocess.DEVNULL).pid
+    return subprocess.Popen([sys.executable, "script.py"], cwd=folder, env={**os.environ, "PYTHONPATH": os.pathsep.join((root, str(Path(__file__).parent), str(Path(__file__).parents[1])))}, stderr=subprocess.DEVNULL).pid
 
 
 @pytest.mark.parametrize("start,number", [("fork", signal.SIGINT), ("spawn", signal.SIGINT), ("fork", signal.SIGKILL)])

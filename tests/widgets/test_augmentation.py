@@ -411,7 +411,7 @@ def test_many_channels(channels):
         studio._panel.remove(len(studio._panel.steps)-1)
 
 def test_masks_depth_and_clips(tmp_path, monkeypatch):
-    from test_modalities import avenue, mvtec3d
+    from test_defects import avenue, mvtec3d
     from visionlab.data.clips import Avenue
     from visionlab.data.mvtec import MVTec3D
     monkeypatch.setenv("VISIONLAB_CACHE", str(tmp_path/"cache"))
