@@ -457,3 +457,27 @@ def test_an_unknown_method_names_the_nearest():
     from visionlab.training import Learner
     with pytest.raises(AttributeError, match="'Learner' class has no attribute 'fit_onecycle'. Did you mean 'fit_one_cycle'"): Learner.fit_onecycle
     with pytest.raises(AttributeError, match="Did you mean 'show_batch'"): object.__new__(ImageDataModule).show_bacth
+
+# ---- helpers
+
+def imported_names(name):
+    "List (where from, name) of what a module takes from other modules of visionlab"
+    source, package = tree(MODULES[name]), name.rpartition(".")[0]
+    for node in ast.walk(source):
+        if isinstance(node, ast.ImportFrom):
+            found = next(imports(ast.Module([node], []), package), "")
+            if found.startswith("visionlab."): yield from ((node.module, o.name) for o in node.names)
+
+def test_no_private_name_is_imported_by_another_module():
+    taken = [(name, o) for name in MODULES for _,o in imported_names(name) if o.startswith("_") and o != "__version__"]
+    assert not taken, f"{len(taken)} private names are imported by other modules, such as {taken[:10]}"
+
+def is_added(node): return isinstance(node, ast.FunctionDef) and any("patch" in ast.unparse(o) for o in node.decorator_list)
+
+def test_no_public_name_has_two_definitions():
+    homes = {}
+    for name,p in MODULES.items():
+        for node in public(tree(p).body):
+            if not is_added(node): homes.setdefault(node.name, set()).add(name)
+    twice = {k:sorted(v) for k,v in homes.items() if len(v) > 1}
+    assert not twice, f"{len(twice)} names have several definitions: {dict(list(twice.items())[:10])}"

@@ -153,13 +153,15 @@ def load(cls:Catalog,
     if not meta.get("leads_out", True): _refuse_outside(_strays(frame["path"], base), base, "No link led out when the catalog was saved: look where these lead, and make the catalog anew if that is meant")
     return cls(frame, root=base, **rest)
 
-_READERS = dict(shards="visionlab.data.shards", hf="visionlab.catalog.hugging_face") # key in `info`: the module whose `reader_again` makes the reader from what stands there
+# key in `info`: the module and its function that make the reader from what stands there
+_READERS = dict(shards=("visionlab.data.shards", "shard_reader_again"), hf=("visionlab.catalog.hugging_face", "hf_reader_again"))
 
 def _reader_again(info, root):
     "Make the reader of a catalog whose images are not files; None if they are"
     kind = next((o for o in _READERS if o in info), None)
     if kind is None: return None
-    reader = importlib.import_module(_READERS[kind]).reader_again(info[kind], root)
+    module,function = _READERS[kind]
+    reader = getattr(importlib.import_module(module), function)(info[kind], root)
     return Repeated(reader, ids) if (ids := _repeated(info, len(reader) if "repeated" in info else 0)) else reader
 
 def _repeated(info, n):

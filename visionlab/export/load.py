@@ -18,7 +18,7 @@ from ..models.config import ModelConfig
 from ..models.weights import check_finite, misfits, outline, read_shapes
 from ..models.predictor import Predictor
 from .folder import (
-    _check_pipeline, _damaged, parse_json_file, _rebuilt, _seal, CONFIG, FORMAT, MANIFEST, NewerFormatError, WEIGHTS)
+    check_pipeline, damaged_export, parse_json_file, rebuilt_network, seal_of, CONFIG, FORMAT, MANIFEST, NewerFormatError, WEIGHTS)
 
 # %% ../../nbs/export/01_load.ipynb #5fdab3b7
 def _listing(folder):
@@ -37,18 +37,18 @@ def _check_folder(folder):
 def _read_manifest(path):
     "Read `visionlab.json`, or say what is wrong with it"
     d = parse_json_file(path)
-    if not isinstance(n := d.get("format"), int): raise _damaged(path, "is damaged: it names no format")
+    if not isinstance(n := d.get("format"), int): raise damaged_export(path, "is damaged: it names no format")
     if n > FORMAT: raise NewerFormatError(f"The model has format {n}; this visionlab reads up to {FORMAT}", str(path), "pip install -U visionlab", format=n)
-    if d.get("sha256") != _seal(d): raise _damaged(path, "is damaged or was edited: its values do not match their SHA-256")
+    if d.get("sha256") != seal_of(d): raise damaged_export(path, "is damaged or was edited: its values do not match their SHA-256")
     return d
 
 def _check_file(path, want):
     "Compare a file with the size and the hash that were noted"
-    if not path.is_file(): raise _damaged(path, "is missing")
-    if (n := path.stat().st_size) != want["bytes"]: raise _damaged(path, f"has {n:,} bytes instead of {want['bytes']:,}: it was cut short or replaced")
+    if not path.is_file(): raise damaged_export(path, "is missing")
+    if (n := path.stat().st_size) != want["bytes"]: raise damaged_export(path, f"has {n:,} bytes instead of {want['bytes']:,}: it was cut short or replaced")
     try: same = file_sha256(path) == want["sha256"]
-    except OSError as e: raise _damaged(path, f"cannot be read: {e.strerror}") from e
-    if not same: raise _damaged(path, "is damaged: its SHA-256 differs from the one noted at export")
+    except OSError as e: raise damaged_export(path, f"cannot be read: {e.strerror}") from e
+    if not same: raise damaged_export(path, "is damaged: its SHA-256 differs from the one noted at export")
 
 @contextmanager
 def manifest_understood(path):
@@ -66,7 +66,7 @@ def _described(d, folder):
     config,pipeline,classes = ModelConfig.from_dict(d["model"]), Pipeline.from_dict(d["pipeline"]), d["classes"]
     if not isinstance(classes, list) or not all(isinstance(o, str) for o in classes) or len(classes) != config.num_classes:
         raise ValueError(f"the classes are no list of {config.num_classes} names")
-    _check_pipeline(pipeline, config)
+    check_pipeline(pipeline, config)
     return config, pipeline, classes
 
 def _answering(d):
@@ -83,13 +83,13 @@ def _filled(config, path):
     "Rebuild the model of a configuration and fill it with the tensors of a file, once its header says that they fit"
     from safetensors import SafetensorError, safe_open
     try: found = read_shapes(path)
-    except CheckpointError as e: raise _damaged(path, "is damaged or no safetensors file") from e
+    except CheckpointError as e: raise damaged_export(path, "is damaged or no safetensors file") from e
     _check_fits(found, outline(config, found).state_dict(), path)
     try:
         with safe_open(path, framework="pt") as f: tensors = {k:f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, OSError) as e: raise _damaged(path, f"is damaged: {e}") from e
+    except (SafetensorError, OSError) as e: raise damaged_export(path, f"is damaged: {e}") from e
     check_finite(tensors, path)
-    model = _rebuilt(config)
+    model = rebuilt_network(config)
     model.net.load_state_dict(tensors)
     return model.to(memory_format=torch.channels_last) if any(p.ndim == 4 for p in model.parameters()) else model
 

@@ -13,7 +13,7 @@ from visionlab.transforms.ops import (
     Affine, AugMix, AutoAugment, BrightnessContrast, ChannelDrop, CoarseDropout, ColorJitter, GaussianBlur, GaussNoise,
     HorizontalFlip, MotionBlur, OneOf, PadCrop, RandAugment, RandomResizedCrop, Resize, Rotate90, TrivialAugmentWide,
     VerticalFlip)
-from .pipeline import operation_kinds, IMAGENET_MEAN, IMAGENET_STD, Pipeline, Rows
+from .pipeline import operation_kinds, IMAGENET_MEAN, IMAGENET_STD, Pipeline, TextTable
 
 # %% ../../nbs/transforms/06_presets.ipynb #71ce8e38
 _CROP,_FLIP = RandomResizedCrop(), HorizontalFlip()
@@ -65,7 +65,7 @@ def list_presets(
 ):
     "List the names of the presets"
     names = [n for n,p in PRESETS.items() if backend is None or not lacking(p, backend)]
-    return Rows([(n, _KNOWN[n][2]) for n in names], ["preset", "what it does"]) if verbose else names
+    return TextTable([(n, _KNOWN[n][2]) for n in names], ["preset", "what it does"]) if verbose else names
 
 def list_transform_presets(backend:str="torchvision", verbose:bool=False):
     "List the presets of a backend"
@@ -94,10 +94,10 @@ def recommend_backend(
     if has_bbox_or_masks: return Advice("torchvision", "masks and depth follow the presets' moves in visionlab's own loaders")
     return Advice("torchvision", "operations run on whole batches, on the device where there is one" if prioritize_speed else "it is the default, and has every preset")
 
-def compare_backends()->Rows:
+def compare_backends()->TextTable:
     "Compare what the two backends have and where they run"
     have = [(f"preset {n}", *("yes" if not (gone := lacking(p, b)) else f"no {', '.join(gone)}" for b in BACKENDS)) for n,p in PRESETS.items()]
-    return Rows([("runs", "whole batches on the device, single images in threads", "single images, in threads or worker processes"), ("installed", "always", "pip install 'visionlab[albumentations]'"),
+    return TextTable([("runs", "whole batches on the device, single images in threads", "single images, in threads or worker processes"), ("installed", "always", "pip install 'visionlab[albumentations]'"),
                  ("maintained", "yes", "2.0.8, of May 2025, is the last; its successor under the same import name is AGPL"), *have], ["", *BACKENDS])
 
 # %% ../../nbs/transforms/06_presets.ipynb #57aada37
