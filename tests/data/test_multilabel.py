@@ -12,7 +12,7 @@ from visionlab.catalog.catalog import Catalog
 from visionlab.core.errors import CheckpointError, ClassMismatchError, ConfigError, DataError, TooManyBadFilesError
 from visionlab.data.audit import remove_bad
 from visionlab.data.module import ImageDataModule
-from visionlab.export.folder import _seal
+from visionlab.export.folder import seal_of
 from visionlab.export.load import load_model
 from visionlab.training.learner import Learner
 from visionlab.data.sampling import balanced_weights
@@ -245,7 +245,7 @@ def test_a_threshold_of_ones_own(dm, tmp_path):
     path = tmp_path/"m"/"visionlab.json"
     for change in (dict(task="both"), dict(threshold=7), dict(threshold="x")):
         d = json.loads(path.read_text()) | change
-        path.write_text(json.dumps(d | dict(sha256=_seal(d))))
+        path.write_text(json.dumps(d | dict(sha256=seal_of(d))))
         with pytest.raises(CheckpointError): load_model(tmp_path/"m", "cpu")
 
 def test_label_smoothing_is_refused_with_the_reason(dm):

@@ -53,7 +53,7 @@ def edit(folder, f):
     "Change the values of a manifest and seal it again, as somebody malicious could"
     d = json.loads((folder/MANIFEST).read_text())
     f(d)
-    (folder/MANIFEST).write_text(json.dumps(dict(d, sha256=deploy._seal(d))))
+    (folder/MANIFEST).write_text(json.dumps(dict(d, sha256=deploy.seal_of(d))))
 
 def same(a, b): torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
 

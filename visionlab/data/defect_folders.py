@@ -17,7 +17,7 @@ from ..catalog.scan import FolderScan
 from ..catalog.folders import existing_folder
 from ..catalog.frames import conflicting_rows, first_problems, read_splits, settle_bad_rows, path_under
 from ..catalog.sheets import read_sheet, CsvError
-from ..catalog.csv import _fence, file_of_row, name_columns, row_problem
+from ..catalog.csv import fence_of, file_of_row, name_columns, row_problem
 from .defect_layouts import (
     scanned_catalog, folder_names, GOOD, names_in_folder, rows_of_split, partner_files, ANOMALOUS, LayoutError, NORMAL)
 from .defects import AnomalyDataModule
@@ -138,7 +138,7 @@ def tabular_catalog(
     frame,base,source = _samples_frame(samples)
     _check_columns(frame, source)
     base = str(existing_folder(root)) if root is not None else base
-    _fence.cache_clear()
+    fence_of.cache_clear()
     given = _text(frame, "image_path")
     paths,bad_path = zip(*(file_of_row(o, base, False) for o in given))
     labels,defects,bad_label = zip(*map(_kind_of, _text(frame, "label_index"), _text(frame, "label")))

@@ -343,7 +343,7 @@ class Loader:
             while waiting: yield self._wait(waiting.popleft())
         finally: _cancel(waiting)
 
-    begin_workers = None       # (what it is for, batches of the next epoch that threads are working on)
+    _begun = None       # (what it is for, batches of the next epoch that threads are working on)
 
     def _what(self, epoch): return epoch, id(self.pipeline), id(self.images), self.batch_size, self.device, self.as_bytes, self._finished_early
 

@@ -14,7 +14,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from .reasons import read_error, reading_image, RefusedImage
 from .orientation import exif_orientation, jpeg_exif, SIDEWAYS
 from visionlab.images.decode import (
-    _check_file, _decode, _exif_of, as_hwc, _is_path, open_image, path_of, _plug_in, _read_open, _TIFF, _wrong_type,
+    check_file, decode_bytes, exif_of, as_hwc, is_path, open_image, path_of, plug_in_for, read_open, TIFF_MARKS, wrong_type,
     MAX_PIXELS, WHITE)
 
 # %% ../../nbs/images/04_sizes.ipynb #76f50475
@@ -43,7 +43,7 @@ def _jpeg_size(data):
 
 def _pillow_size(im):
     "Return the upright (height, width) of a Pillow image"
-    turn = _tiff_turns(im) if isinstance(im, TiffImageFile) else exif_orientation(_exif_of(im)) in SIDEWAYS
+    turn = _tiff_turns(im) if isinstance(im, TiffImageFile) else exif_orientation(exif_of(im)) in SIDEWAYS
     return im.size if turn else im.size[::-1]
 
 def _tiff_turns(im):
@@ -58,28 +58,28 @@ def _header_size(file):
         size = _jpeg_size(head) or _jpeg_size(head + file.read())      # colour profiles and thumbnails can fill the first 64 kB
         if size: return size
     file.seek(0)
-    if module := _plug_in(head): return module.size(file)
+    if module := plug_in_for(head): return module.size(file)
     try: return _pillow_size(open_image(file))
     except SyntaxError:      # Pillow's word for a kind of TIFF it does not know
-        if head[:4] not in _TIFF: raise
+        if head[:4] not in TIFF_MARKS: raise
     file.seek(0)
-    return _plug_in(head, "raw").size(file)
+    return plug_in_for(head, "raw").size(file)
 
 def _size_of(source):
     "Return the upright (height, width) of anything `load_image` takes"
-    if _is_path(source):
-        _check_file(source, float("inf"))
+    if is_path(source):
+        check_file(source, float("inf"))
         with open(source, "rb") as f: return _header_size(f)
     if isinstance(source, Image.Image): return _pillow_size(source)
     if isinstance(source, (np.ndarray, torch.Tensor)): return tuple(as_hwc(source).shape[:2])
     if hasattr(source, "read"): return _header_size(io.BytesIO(_peek(source)))
     if isinstance(source, (bytes, bytearray, memoryview)): return _header_size(io.BytesIO(source))
-    raise _wrong_type(source)
+    raise wrong_type(source)
 
 def _peek(file):
     "Read an open file and go back to where it was, if it can"
     at = file.tell() if file.seekable() else None
-    data = _read_open(file)
+    data = read_open(file)
     if at is not None: file.seek(at)
     return data
 
@@ -99,8 +99,8 @@ class Glance:
 
 def _orientation_of(data):
     "Read the EXIF orientation of image bytes that were decoded"
-    if _plug_in(data): return 1
-    return exif_orientation(jpeg_exif(data) if data[:3] == b"\xff\xd8\xff" else _exif_of(open_image(io.BytesIO(data))))
+    if plug_in_for(data): return 1
+    return exif_orientation(jpeg_exif(data) if data[:3] == b"\xff\xd8\xff" else exif_of(open_image(io.BytesIO(data))))
 
 def glance(
     data:bytes,                 # the content of an image file
@@ -112,6 +112,6 @@ def glance(
 )->Glance:
     "Decode image bytes as small as is cheap, or raise the `ImageReadError` that `decode` would"
     with reading_image(path):
-        image = _decode(data, "RGB", background, max_pixels, side, value_range)
+        image = decode_bytes(data, "RGB", background, max_pixels, side, value_range)
         size = _jpeg_size(data) if data[:3] == b"\xff\xd8\xff" else None
         return Glance(image, size or image.shape[:2], _orientation_of(data))

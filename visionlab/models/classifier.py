@@ -21,7 +21,7 @@ from .registry import (
     from_scratch, needs_classes, pretrained_entries, with_size, config_for, resolve_name)
 from .network import count_outputs, set_head, build_net, head_names
 from visionlab.models.weights import (
-    _fetching, is_head, _pretrained_net, fetch_hub, load_weights, match_weights, outline, read_shapes, read_weights,
+    fetching, is_head, pretrained_net, fetch_hub, load_weights, match_weights, outline, read_shapes, read_weights,
     strip_prefixes)
 
 # %% ../../nbs/models/06_classifier.ipynb #7b3c1a18
@@ -100,7 +100,7 @@ def _from_name(name, ask):
     n = 1 if has_file and ask.num_classes is None else ask.num_classes           # the file will say
     config = config_for(name, n, ask.in_chans or 3, ask.pretrained or has_file, ask.image_size, **ask.kwargs)
     if has_file: return _with_file(config, ask.weights, ask.num_classes is None)
-    return (_pretrained_net if config.pretrained else build_net)(config), config, []
+    return (pretrained_net if config.pretrained else build_net)(config), config, []
 
 def _with_file(config, path, any_head=False):
     "Build the network of `config` and fill it from a file, with the head of the file if `any_head`"
@@ -248,10 +248,10 @@ def _from_folder(path, ask):
 
 def _from_hub(repo, ask):
     "Build from a timm model on the Hugging Face Hub"
-    with _fetching(repo): path = fetch_hub(repo, "config.json")
+    with fetching(repo): path = fetch_hub(repo, "config.json")
     (config,classes),file = _read_config(path, f"hub:{repo}", ask.num_classes),None
     if ask.pretrained and ask.weights is None:
-        with _fetching(repo): file = _hub_weights(repo)
+        with fetching(repo): file = _hub_weights(repo)
     return _saved(config, file, repo, ask, classes)
 
 def _hub_weights(repo):

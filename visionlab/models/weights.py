@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PREFIXES', 'PATIENCE', 'read_weights', 'read_shapes', 'strip_prefixes', 'is_head', 'misfits', 'check_finite',
-           'match_weights', 'load_weights', 'outline', 'fetch_hub']
+           'match_weights', 'load_weights', 'outline', 'fetching', 'fetch_hub', 'pretrained_net']
 
 # %% ../../nbs/models/05_weights.ipynb #690e93b7
 import argparse, contextlib, mmap, re, sys, threading, zipfile
@@ -250,7 +250,7 @@ def _within(seconds, fn):
     return out["value"]
 
 @contextlib.contextmanager
-def _fetching(name):
+def fetching(name):
     "Turn any failure to fetch into a `CheckpointError` that says what to do"
     try: yield
     except CheckpointError: raise
@@ -281,7 +281,7 @@ def _fetch_url(url):
     _within(PATIENCE, lambda: urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close())
 
 # %% ../../nbs/models/05_weights.ipynb #c22a018d
-def _pretrained_net(config):
+def pretrained_net(config):
     "Build the network of `config` with its pretrained weights"
     library,_,arch = config.architecture.partition("/")
     if library == "timm": return _pretrained_timm(arch, config)
@@ -292,12 +292,12 @@ def _pretrained_timm(arch, config):
     name = f"{arch}.{config.pretrained}" if isinstance(config.pretrained, str) else arch
     cfg = timm.get_pretrained_cfg(name)
     if not cfg or not cfg.has_weights: raise ConfigError(f"{name} has no pretrained weights", "", "Give pretrained=False, or weights='file.safetensors'")
-    with _fetching(name): _reach(cfg)
+    with fetching(name): _reach(cfg)
     try:
         with explain_arguments(config): net = build_timm(arch, config, name, pretrained=True)
         return net if config.num_classes == cfg.num_classes else start_head(net)
     except (OSError, EOFError) as e:
-        with _fetching(name): raise e
+        with fetching(name): raise e
 
 def _reach(cfg):
     "Get timm's weights file into the cache, or at least an answer from its server"
@@ -311,7 +311,7 @@ def _pretrained_torchvision(arch, config):
     from torchvision.models import get_model
     w = torchvision_weights(arch, config.pretrained if isinstance(config.pretrained, str) else "")
     net = build_net(config)
-    with _fetching(config.architecture):
+    with fetching(config.architecture):
         _fetch_url(w.url)
         full = get_model(arch, weights=w)
     sd = {k:v for k,v in full.state_dict().items() if not k.startswith(AUXILIARY)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'PARTS', 'FILES', 'MANIFEST', 'NewerCheckpointError', 'list_checkpoints', 'sweep', 'remove',
-           'names_of_callbacks', 'random_state', 'set_random_state', 'Checkpoint', 'resolve']
+           'names_of_callbacks', 'random_state', 'set_random_state', 'checkpoint_understood', 'Checkpoint', 'resolve']
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #56e4f316
 import hashlib, json, os, random, re, secrets, shutil, warnings
@@ -147,7 +147,7 @@ def _is_state(d):
     return all(type(d["position"].get(k)) is kind for k,kind in _WHERE.items()) and all(type(o) is int for o in d["position"]["fits"])
 
 @contextmanager
-def _understood(path):
+def checkpoint_understood(path):
     "Turn whatever the values of a checkpoint lead to into a `CheckpointError` that names it"
     try: yield
     except VisionlabError: raise
@@ -250,7 +250,7 @@ class Checkpoint:
 
     def weights(self, model)->dict:
         "Give a network's weights: the average, where one was kept, for that is what is judged"
-        with _understood(self.path):
+        with checkpoint_understood(self.path):
             average = unpacked(self.state["callbacks"], self.tensors["callbacks"]).get("EMA", {}).get("average") or ()
             names = self.state.get("learns") or [k for k,p in model.named_parameters() if p.requires_grad]
             return self.tensors["model"] | (dict(zip(names, average)) if len(names) == len(average) else {})

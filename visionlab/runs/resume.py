@@ -16,7 +16,7 @@ from ..models.groups import split_like
 from ..training.learner import Learner
 from .packing import unpacked
 from .fingerprint import check_settings, fit_settings, given_loader, ImageStates, settings
-from .checkpoints import names_of_callbacks, _understood, Checkpoint, set_random_state
+from .checkpoints import names_of_callbacks, checkpoint_understood, Checkpoint, set_random_state
 
 # %% ../../nbs/runs/05_resume.ipynb #9234d0ea
 _MAY_CHANGE = ("epochs", "device", "precision")
@@ -143,7 +143,7 @@ def resume(self:Learner,
     for o in accept: one_of(o, _MAY_CHANGE, "setting that may change")
     checkpoint = run if hasattr(run, "tensors") else Checkpoint.newest(run)
     check_settings(checkpoint.state["settings"], settings(self), accept, str(checkpoint.path or ""))
-    with _understood(checkpoint.path):
+    with checkpoint_understood(checkpoint.path):
         if (images := checkpoint.state.get("images")):
             ImageStates([given_loader(self), self.valid_dl]).check(unpacked(images, checkpoint.tensors["callbacks"]), str(checkpoint.path or ""))
         (r := Resumed(checkpoint, accept)).load(self)
