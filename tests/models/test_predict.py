@@ -156,7 +156,7 @@ def test_of_many_images_the_others_are_answered(learn, picture):
 
 
 def test_minus_infinity_rules_a_class_out():
-    from visionlab.training.counts import unanswered
+    from visionlab.models.probs import unanswered
     low = -float("inf")
     rows = torch.tensor([[low, 1., 2.], [low, low, low], [1., float("inf"), 0.], [0., float("nan"), 0.], [0., 1., 2.]])
     assert unanswered(rows, "multiclass").tolist() == [False, True, True, True, False]

@@ -13,7 +13,7 @@ from torch import nn
 from ..core.errors import ConfigError, one_of
 from ..core.show import show_images, to_uint8
 from ..models.groups import unwrap
-from ..training.counts import check_answered
+from ..models.probs import check_answered
 from ..training.learner import Learner
 
 # %% ../../nbs/interpret/02_gradcam.ipynb #ccdc8158

@@ -21,9 +21,8 @@ from ..catalog.label_issues import suspect_labels
 from ..catalog.doctor import wrong_labels
 from ..data.loader import Loader
 from ..data.module import OneRange
-from ..models.probs import to_probs
+from ..models.probs import check_answered, to_probs
 from ..training.losses import make_loss
-from ..training.counts import check_answered
 from ..training.learner import Learner
 from ..callbacks.kfold import OutOfFold
 from .confusion import shorten_label, Confusion, count_pairs

@@ -19,8 +19,7 @@ from ..catalog.paths import text_table
 from ..transforms.pipeline import Pipeline
 from ..transforms.augment import BatchAugment
 from ..data.module import list_images
-from .probs import to_probs
-from ..training.counts import no_answer, unanswered
+from .probs import no_answer, to_probs, unanswered
 
 # %% ../../nbs/models/09_predictor.ipynb #a5a02341
 @dataclass

@@ -24,8 +24,8 @@ from ..data.images import Images
 from ..data.loader import Loader
 from ..data.audit import audit, find_range, judge_unusable, remove_bad, warn_other_range, with_range
 from ..training.losses import make_loss
-from ..models.probs import to_probs
-from ..training.counts import check_answered, update_all
+from ..models.probs import check_answered, to_probs
+from ..training.counts import update_all
 from ..training.metrics import column_of, computed, make_metrics
 from ..models.predictor import Predictor
 from ..training.learner import Learner

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['AVERAGES', 'Metric', 'update_all', 'on_cpu', 'Mean', 'hits', 'misses', 'hits_in_top', 'refuse_not_two',
-           'named_after_class', 'Counted', 'Counts', 'auroc', 'average_precision', 'unanswered', 'check_answered',
-           'no_answer', 'probs_of', 'Kept', 'is_mixed', 'warn_left_out', 'Ranked', 'LabelCounts']
+           'named_after_class', 'Counted', 'Counts', 'auroc', 'average_precision', 'probs_of', 'Kept', 'is_mixed',
+           'warn_left_out', 'Ranked', 'LabelCounts']
 
 # %% ../../nbs/training/03_counts.ipynb #9b3aa40f
 import math, warnings
 import numpy as np, torch
-from ..core.errors import ConfigError, one_of, PredictError
+from ..core.errors import ConfigError, one_of
 from ..models.probs import to_probs
 
 # %% ../../nbs/training/03_counts.ipynb #8248dbad
@@ -175,34 +175,6 @@ def average_precision(
     _,at,count = np.unique(-score, return_inverse=True, return_counts=True)
     true = np.cumsum(np.bincount(at, weights=hit))
     return float((np.diff(true, prepend=0)*true/np.cumsum(count)).sum()/true[-1])
-
-def unanswered(
-    logits,     # (B, classes)
-    task:str    # "multiclass": minus infinity rules a class out, if another is left; "multilabel": all must be finite
-)->torch.Tensor: # (B,) bool
-    "Find the images whose outputs are no finite numbers, so that no class can be named"
-    rows = logits.reshape(len(logits), -1)
-    if task != "multiclass": return ~rows.isfinite().all(1)
-    return (rows.isnan() | (rows == math.inf)).any(1) | (rows == -math.inf).all(1)
-
-def check_answered(
-    logits,    # (n, classes)
-    task:str,  # as `unanswered`
-    names=None # of the images; default: their numbers
-):
-    "Refuse outputs that are no finite numbers"
-    if not len(bad := unanswered(logits, task).nonzero().ravel().tolist()): return
-    named = [str(names[i]) if names is not None and names[i] else f"image {i}" for i in bad[:3]]
-    raise no_answer(len(bad), len(logits), ", ".join(named) + (", …" if len(bad) > 3 else ""))
-
-def no_answer(
-    n:int,       # images without an answer
-    total:int,   # of so many
-    where:str="" # their names
-)->PredictError:
-    "Make the error for outputs that are no finite numbers"
-    which = "" if total == 1 else f" for {n:,} of {total:,} images"
-    return PredictError(f"The model's outputs are not finite{which}", where, "Its weights are too large to compute with, or the pixels are not finite: take another checkpoint, and look at the transforms")
 
 def probs_of(logits, task):
     "Turn outputs into probabilities once, however many metrics ask: they stay with the tensor"

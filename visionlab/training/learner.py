@@ -19,14 +19,14 @@ from ..core.progress import in_notebook, running_cell
 from ..images.decode import MAX_PIXELS
 from ..images.batch import ImageBatch
 from ..data.loader import Loader
-from ..models.probs import to_probs
+from ..models.probs import check_answered, no_answer, to_probs, unanswered
 from ..models.classifier import ImageClassifier
 from ..models.groups import freeze_to, frozen_norms
 from ..models.suggest import suggest_model
 from ..models.predictor import Predictor
 from .optim import default_lr, optimizer_for, take_step
 from .losses import make_loss, per_sample, plain_loss
-from .counts import check_answered, Mean, no_answer, unanswered, update_all
+from .counts import Mean, update_all
 from .metrics import computed, make_metrics, TrainMetrics
 from .memory import is_oom, release
 from .events import CancelBatch, CancelEpoch, CancelFit, CancelValid, EndOfFit, EVENTS, flat
