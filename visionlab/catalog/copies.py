@@ -19,22 +19,28 @@ from .issues import SPLIT_ORDER, LOOKS
 def _waves(k):
     "Make the 64 lowest cosine waves over a thumbnail, without the constant one"
     at = np.cos(np.pi*np.outer(np.arange(k), np.arange(THUMB_SIDE) + .5)/THUMB_SIDE)
-    order = sorted(((i, j) for i in range(k) for j in range(k) if i + j), key=lambda o: (o[0]**2 + o[1]**2, o))[:64]
-    return [np.outer(at[i], at[j]) for i,j in order]
+    waves = ((i, j) for i in range(k) for j in range(k) if i + j)
+    lowest = sorted(waves, key=lambda o: (o[0]**2 + o[1]**2, o))[:64]
+    return [np.outer(at[i], at[j]) for i, j in lowest]
 
 def _area(n):
     "Make the (n, 32) matrix that averages a thumbnail's side into `n` parts"
-    edges = np.linspace(0, THUMB_SIDE, n+1)[:,None]
-    cover = np.clip(np.minimum(edges[1:], np.arange(1, THUMB_SIDE+1)) - np.maximum(edges[:-1], np.arange(THUMB_SIDE)), 0, None)
+    edges = np.linspace(0, THUMB_SIDE, n+1)[:, None]
+    ends = np.minimum(edges[1:], np.arange(1, THUMB_SIDE+1))
+    starts = np.maximum(edges[:-1], np.arange(THUMB_SIDE))
+    cover = np.clip(ends - starts, 0, None)
     return cover*n/THUMB_SIDE
 
 def _slopes():
     "Make 64 differences between neighbours in a grid of 8 × 9"
-    rows,steps = _area(8), np.diff(_area(9), axis=0)
+    rows = _area(8)
+    steps = np.diff(_area(9), axis=0)
     return [np.outer(r, s) for r in rows for s in steps]
 
 @lru_cache(None)
-def _basis(): return np.stack([o.ravel() for o in [*_waves(9), *_slopes()]], 1).astype(np.float32)
+def _basis():
+    columns = [o.ravel() for o in [*_waves(9), *_slopes()]]
+    return np.stack(columns, 1).astype(np.float32)
 
 def _signature(
     thumbs # (n, 32, 32)
@@ -43,54 +49,71 @@ def _signature(
     return thumbs.reshape(len(thumbs), -1).astype(np.float32) @ _basis()
 
 # %% ../../nbs/catalog/19_copies.ipynb #bf5ead80
-_WORD,_CROWD,MOST_COPIES = 16, 256, 200_000   # signs in a word; neighbours at most to look at within one word; pairs at most to compare in detail
+_WORD = 16          # signs in a word
+_CROWD = 256        # neighbours at most to look at within one word
+MOST_COPIES = 200_000     # pairs at most to compare in detail
 
 def _words(signature):
-    "Pack signs into (n, 8) words of 16, and give the two least sure signs of each as masks"
+    "Pack signs into (n, 8) words of 16, and return the two least sure signs of each as masks"
     parts = signature.reshape(len(signature), -1, _WORD)
     weight = np.uint64(1) << np.arange(_WORD, dtype=np.uint64)
-    weak = np.argsort(np.abs(parts), axis=2, kind="stable")[...,:2]
-    return ((parts > 0)*weight).sum(2, dtype=np.uint64), weight[weak]
+    weak = np.argsort(np.abs(parts), axis=2, kind="stable")[..., :2]
+    words = ((parts > 0)*weight).sum(2, dtype=np.uint64)
+    return words, weight[weak]
 
 def _spans(keys, order, wanted, rest):
-    "Find who shares a word: pairs (who asks, who is found), at most `_CROWD` for each, those that also agree in the following words first"
-    shift = np.uint64(48)
-    low,high = (np.searchsorted(keys, wanted << shift | np.uint64(tail), side) for tail,side in ((0, "left"), (2**48-1, "right")))
-    at = np.searchsorted(keys, wanted << shift | rest)
-    low,high = np.maximum(low, at - _CROWD//2), np.minimum(high, at + _CROWD//2)
+    "Pair who asks with who shares the word, at most `_CROWD` each, those that also agree in the following words first"
+    start = wanted << np.uint64(48)
+    last = start | np.uint64(2**48-1)
+    at = np.searchsorted(keys, start | rest)
+    low = np.maximum(np.searchsorted(keys, start, "left"), at - _CROWD//2)
+    high = np.minimum(np.searchsorted(keys, last, "right"), at + _CROWD//2)
     count = np.maximum(high - low, 0)
     asks = np.repeat(np.arange(len(wanted)), count)
-    return asks, order[np.arange(count.sum()) - np.repeat(count.cumsum() - count, count) + np.repeat(low, count)]
+    within = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)
+    return asks, order[within + np.repeat(low, count)]
 
 def _cosines(waves, codes):
-    "Say how well the waves of pairs agree"
-    found = [np.einsum("ij,ij->i", waves[part//len(waves)], waves[part%len(waves)]) for part in blocks_of(codes, 2**17)]
+    "Measure how well the waves of pairs agree"
+    n = len(waves)
+    def dots(part): return np.einsum("ij,ij->i", waves[part//n], waves[part%n])
+    found = [dots(part) for part in blocks_of(codes, 2**17)]
     return np.concatenate(found) if found else np.zeros(0)
 
 def _alike(waves, a, b, least):
     "Keep the pairs whose waves agree, each as one number: smaller row × n + larger row"
-    a,b = np.minimum(a, b), np.maximum(a, b)
-    codes = np.unique(a[a != b]*len(waves) + b[a != b])
+    first = np.minimum(a, b)
+    second = np.maximum(a, b)
+    two = first != second
+    codes = np.unique(first[two]*len(waves) + second[two])
     return codes[_cosines(waves, codes) > least]
+
+def _code_rows(codes, n):
+    "Return the two rows that each number of `_alike` stands for, (m, 2)"
+    n = max(n, 1)
+    return np.stack([codes//n, codes%n], 1)
 
 def _candidates(
     signature, # (n, 128)
     least:float # cosine of two pictures' waves
 )->np.ndarray: # (m, 2) rows, the most alike pairs first
     "List pairs that may be copies of each other"
-    words,weak = _words(signature)
-    waves = signature[:,:64]/np.maximum(np.linalg.norm(signature[:,:64], axis=1, keepdims=True), 1e-9)
+    words, weak = _words(signature)
+    waves = signature[:, :64]
+    waves = waves/np.maximum(np.linalg.norm(waves, axis=1, keepdims=True), 1e-9)
     found = []
     for w in range(words.shape[1]):
         after = np.roll(words, -w, axis=1)
-        rest = after[:,1] << np.uint64(32) | after[:,2] << np.uint64(16) | after[:,3]
-        keys = words[:,w] << np.uint64(48) | rest
+        rest = after[:, 1] << np.uint64(32) | after[:, 2] << np.uint64(16) | after[:, 3]
+        keys = words[:, w] << np.uint64(48) | rest
         order = np.argsort(keys, kind="stable")
-        one,two = weak[:,w].T
-        for flip in (0*one, one, two, one | two): found.append(_alike(waves, *_spans(keys[order], order, words[:,w] ^ flip, rest), least))
+        one, two = weak[:, w].T
+        for flip in (0*one, one, two, one | two):
+            asks, answers = _spans(keys[order], order, words[:, w] ^ flip, rest)
+            found.append(_alike(waves, asks, answers, least))
     codes = np.unique(np.concatenate(found))
     codes = codes[np.argsort(-_cosines(waves, codes), kind="stable")]
-    return np.stack([codes//max(len(signature), 1), codes%max(len(signature), 1)], 1)
+    return _code_rows(codes, len(signature))
 
 # %% ../../nbs/catalog/19_copies.ipynb #fd76a7f4
 _LIMITS = dict(photo=(.88, .83), small=(.985, .99))      # least agreement of the waves, then of local detail
@@ -99,17 +122,23 @@ _AT = ((np.arange(THUMB_SIDE) + .5)*2/THUMB_SIDE - 1).astype(np.float32)
 @lru_cache(None)
 def _gauss(sigma):
     "Make the matrix that blurs one side of a thumbnail"
-    a = np.exp(-(np.subtract.outer(np.arange(THUMB_SIDE), np.arange(THUMB_SIDE))/sigma)**2/2)
+    apart = np.subtract.outer(np.arange(THUMB_SIDE), np.arange(THUMB_SIDE))
+    a = np.exp(-(apart/sigma)**2/2)
     return (a/a.sum(1, keepdims=True)).astype(np.float32)
 
 def _blur(x, sigma): return _gauss(sigma) @ x @ _gauss(sigma).T
 
 def _sampler(shift, stretch):
     "Make (m, 32, 32) matrices that resample one side, by linear interpolation"
-    at = ((_AT*(1 + stretch[:,None]) + shift[:,None] + 1)*THUMB_SIDE/2 - .5).clip(0, THUMB_SIDE-1)
-    return np.maximum(0, 1 - np.abs(at[:,:,None] - np.arange(THUMB_SIDE, dtype=np.float32)))
+    place = _AT*(1 + stretch[:, None]) + shift[:, None]       # -1 to 1
+    at = ((place + 1)*THUMB_SIDE/2 - .5).clip(0, THUMB_SIDE-1)        # pixels
+    distance = np.abs(at[:, :, None] - np.arange(THUMB_SIDE, dtype=np.float32))
+    return np.maximum(0, 1 - distance)
 
-def _warp(x, p): return _sampler(p[:,0], p[:,1]) @ x @ _sampler(p[:,2], p[:,3]).transpose(0, 2, 1)
+def _warp(x, p):
+    down = _sampler(p[:, 0], p[:, 1])
+    across = _sampler(p[:, 2], p[:, 3])
+    return down @ x @ across.transpose(0, 2, 1)
 
 def _standard(x):
     "Bring each picture to mean 0 and spread 1"
@@ -118,24 +147,31 @@ def _standard(x):
 
 def _align(a, b, steps=4):
     "Find for each pair the (shift, stretch) down and across that lay `b` over `a`"
-    a,b,p = _standard(_blur(a, 1.)), _blur(b, 1.), np.zeros((len(a), 4), np.float32)
-    for _ in range(steps):
+    a = _standard(_blur(a, 1.))
+    b = _blur(b, 1.)
+    p = np.zeros((len(a), 4), np.float32)
+    damping = 20*np.eye(4, dtype=np.float32)
+    for _ in range(steps):       # Gauss-Newton: how the picture changes with each of the four numbers
         moved = _standard(_warp(b, p))
-        down,across = (o*THUMB_SIDE/2 for o in np.gradient(moved, axis=(1, 2)))
-        slopes = np.stack([down, down*_AT[:,None], across, across*_AT], -1).reshape(len(a), -1, 4)
-        turned,rest = slopes.transpose(0, 2, 1), (a - moved).reshape(len(a), -1, 1)
-        p = np.clip(p + np.linalg.solve(turned @ slopes + 20*np.eye(4, dtype=np.float32), turned @ rest)[...,0], -.12, .12)
+        down, across = (o*THUMB_SIDE/2 for o in np.gradient(moved, axis=(1, 2)))
+        slopes = np.stack([down, down*_AT[:, None], across, across*_AT], -1).reshape(len(a), -1, 4)
+        turned = slopes.transpose(0, 2, 1)
+        rest = (a - moved).reshape(len(a), -1, 1)
+        step = np.linalg.solve(turned @ slopes + damping, turned @ rest)[..., 0]
+        p = np.clip(p + step, -.12, .12)
     return p
 
 def _detail(x):
     "Keep what differs from its surroundings, relative to the contrast there, as unit vectors"
     fine = x - _blur(x, 2.)
-    fine = (fine/np.sqrt(_blur(fine*fine, 2.) + 4))[:,2:-2,2:-2]      # 4: two grey levels, under which there is only noise
+    contrast = np.sqrt(_blur(fine*fine, 2.) + 4)      # 4: two grey levels, under which there is only noise
+    fine = (fine/contrast)[:, 2:-2, 2:-2]
     return _standard(fine).reshape(len(x), -1)/(THUMB_SIDE - 4)
 
 def _same(a, b):
-    "Say how well the details of two stacks of thumbnails agree once laid over each other, up to 1"
-    a,b = a.astype(np.float32), b.astype(np.float32)
+    "Measure how well the details of two stacks of thumbnails agree once laid over each other, up to 1"
+    a = a.astype(np.float32)
+    b = b.astype(np.float32)
     return np.einsum("ij,ij->i", _detail(a), _detail(_warp(b, _align(a, b))))
 
 def _near(
@@ -144,40 +180,55 @@ def _near(
     workers:int=1
 )->tuple: # (m, 2) rows, (m,) similarity, and how many more candidates there were than can be compared
     "Find pictures that look the same"
-    waves,detail = _LIMITS["small" if small else "photo"]
+    waves, detail = _LIMITS["small" if small else "photo"]
     pairs = _candidates(_signature(thumbs), waves)
     kept = pairs[:MOST_COPIES]
-    with ThreadPoolExecutor(max(1, workers)) as pool: scores = list(pool.map(lambda o: _same(thumbs[o[:,0]], thumbs[o[:,1]]), blocks_of(kept, 1024)))
+    def compare(part): return _same(thumbs[part[:, 0]], thumbs[part[:, 1]])
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        scores = list(pool.map(compare, blocks_of(kept, 1024)))
     score = np.concatenate(scores) if scores else np.zeros(0)
-    return kept[score > detail], score[score > detail], len(pairs) - len(kept)
+    alike = score > detail
+    return kept[alike], score[alike], len(pairs) - len(kept)
 
 # %% ../../nbs/catalog/19_copies.ipynb #c50f86c8
+def _identical_kinds(same):
+    "Group identical files by split and label: lists of row ids, those with the shorter name first"
+    shortest = np.argsort([len(o) for o in same["path"]], kind="stable")
+    groups = same.iloc[shortest].groupby(["split", "label"], dropna=False, sort=False)
+    return [part.index.tolist() for _, part in groups]
+
 def identical_files(frame, digest):
     "Pair identical files; list one of each (content, split, label) to compare by looks"
     known = frame.assign(digest=digest)[digest.notna().to_numpy()]
-    pairs,spare = [], []
-    for _,same in known[known["digest"].duplicated(keep=False)].groupby("digest", sort=True):
-        same = same.iloc[np.argsort([len(o) for o in same["path"]], kind="stable")]
-        kinds = [part.index.tolist() for _,part in same.groupby(["split", "label"], dropna=False, sort=False)]
+    pairs = []
+    spare = []
+    for _, same in known[known["digest"].duplicated(keep=False)].groupby("digest", sort=True):
+        kinds = _identical_kinds(same)
         firsts = [o[0] for o in kinds]
-        pairs += [(a, b) for o in kinds for a,b in zip(o[:1]*len(o), o[1:])] + [(a, b) for i,a in enumerate(firsts) for b in firsts[i+1:]]
+        pairs += [(o[0], b) for o in kinds for b in o[1:]]
+        pairs += [(a, b) for i, a in enumerate(firsts) for b in firsts[i+1:]]
         spare += [b for o in kinds for b in o[1:]]
-    return pairs, known.index.union(frame.index[digest.isna().to_numpy()]).difference(spare)
+    unknown = frame.index[digest.isna().to_numpy()]
+    return pairs, known.index.union(unknown).difference(spare)
 
 def comparable_places(measures, rows):
-    "List the places of rows worth comparing by looks, and say whether the pictures are small"
+    "List the places of rows worth comparing by looks, and return whether the pictures are small"
     readable = measures["reason"].isna()
     small = bool(measures.loc[readable, ["height", "width"]].min(axis=1).median() <= 64)
-    ok = readable & (small | (measures["blank"] >= LOOKS["blank"]))      # photographs with hardly anything on them look alike without being copies
+    shows_something = measures["blank"] >= LOOKS["blank"]
+    ok = readable & (small | shows_something)      # photographs of hardly anything look alike without being copies
     return measures.index.get_indexer(rows[ok[rows].to_numpy()]), small
 
 def near_copies(measures, thumbs, rows, workers):
     "Pair the pictures among `rows` that look the same and are not identical"
-    at,small = comparable_places(measures, rows)
+    at, small = comparable_places(measures, rows)
     if len(at) < 2: return [], 0
-    pairs,score,missed = _near(thumbs[at], small, workers)
-    ids,digest = measures.index.to_numpy()[at], measures["digest"].to_numpy()[at]
-    return [(ids[a], ids[b], s) for (a,b),s in zip(pairs, score.tolist()) if digest[a] is None or digest[a] != digest[b]], missed
+    pairs, score, missed = _near(thumbs[at], small, workers)
+    ids = measures.index.to_numpy()[at]
+    digest = measures["digest"].to_numpy()[at]
+    def are_identical(a, b): return digest[a] is not None and digest[a] == digest[b]
+    found = [(ids[a], ids[b], s) for (a, b), s in zip(pairs, score.tolist()) if not are_identical(a, b)]
+    return found, missed
 
 _PAIR = ("kind", "similarity", "row", "split", "label", "path", "other", "other_split", "other_label", "other_path")
 
@@ -186,12 +237,20 @@ _SURE = .98      # similarity of thumbnails below which the pixels cannot be the
 def same_pixels(catalog, near, workers):
     "Find among pairs that look the same, and have different labels, those whose pixels are the same to the bit"
     labels = catalog.frame["label"]
+    values = catalog.info.get("value_range")
+    def pixels(i):
+        source = catalog.sources[i]
+        return as_uint8(source, values) if isinstance(source, np.ndarray) else load_image(source, value_range=values)
     def same(pair):
-        try: a,b = (as_uint8(o, catalog.info.get("value_range")) if isinstance(o, np.ndarray) else load_image(o, value_range=catalog.info.get("value_range")) for o in (catalog.sources[i] for i in pair[:2]))
+        try: a, b = (pixels(i) for i in pair[:2])
         except ImageReadError: return False
         return a.shape == b.shape and np.array_equal(a, b)
-    pairs = [o for o in near if o[2] >= _SURE and labels_differ(labels[o[0]], labels[o[1]])]
-    with ThreadPoolExecutor(max(1, workers)) as pool: return {o[:2] for o,yes in zip(pairs, pool.map(same, pairs)) if yes}
+    def is_doubtful(pair):
+        a, b, similarity = pair
+        return similarity >= _SURE and labels_differ(labels[a], labels[b])
+    pairs = [o for o in near if is_doubtful(o)]
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        return {o[:2] for o, yes in zip(pairs, pool.map(same, pairs)) if yes}
 
 def labels_differ(a, b):
     "Return whether two images have labels, and not the same"
@@ -199,10 +258,20 @@ def labels_differ(a, b):
     return all(known) and a != b
 
 def pair_table(frame, exact, near, similar=(), same=()):
-    "Lay pairs out with both sides' split, label and path, the later image first; `same` are the near ones whose pixels are the same"
-    rows = [("exact", 1., a, b) for a,b in exact] + [("pixels" if (a, b) in same else kind, round(s, 3), a, b) for kind,found in (("near", near), ("similar", similar)) for a,b,s in found]
+    "Lay out pairs with split, label and path of both, the later image first; those in `same` have the same pixels"
     place = dict(zip(frame.index, zip(frame["split"], frame["label"], frame["path"])))
-    rank = lambda i: (SPLIT_ORDER.get(place[i][0], 9), len(place[i][2]), place[i][2], i)      # of two names the shorter is the original: copies are called "1 (1).jpg"
-    sides = [(kind, s, *sorted((a, b), key=rank, reverse=True)) for kind,s,a,b in rows]
-    table = [(kind, s, int(a), *place[a], int(b), *place[b]) for kind,s,a,b in sides]
-    return text_table(sorted(table, key=lambda o: (o[0], -o[1], rank(o[2]), rank(o[6]))), columns=_PAIR)
+    def rank(i):
+        split, _, path = place[i]
+        return SPLIT_ORDER.get(split, 9), len(path), path, i      # the original has the shorter name: a copy is "1 (1).jpg"
+    def row(kind, similarity, pair):
+        later, earlier = sorted(pair, key=rank, reverse=True)
+        return kind, similarity, int(later), *place[later], int(earlier), *place[earlier]
+    def order(o):
+        kind, similarity, later, *_ = o
+        return kind, -similarity, rank(later), rank(o[6])
+
+    table = [row("exact", 1., pair) for pair in exact]
+    for kind, found in (("near", near), ("similar", similar)):
+        for *pair, score in found:
+            table.append(row("pixels" if tuple(pair) in same else kind, round(score, 3), pair))
+    return text_table(sorted(table, key=order), columns=_PAIR)

@@ -20,34 +20,47 @@ from ..images.sizes import glance
 from .leaks import stored_size
 
 # %% ../../nbs/catalog/17_looks.ipynb #65e729cb
-_SIDE,THUMB_SIDE,_TILES = 128, 32, 5
+_SIDE = 128       # pixels: the shorter side at which pictures are judged
+THUMB_SIDE = 32       # pixels: both sides of a thumbnail
+_TILES = 5        # along each side of the grid in which sharpness is measured
+
+def _pil_image(image):
+    "Make a PIL image of the first three channels, or of the first alone"
+    shown = image[..., :3] if image.shape[2] >= 3 else image[..., 0]
+    return Image.fromarray(np.ascontiguousarray(shown))
 
 def _grey(
     image # (H, W, C) uint8
 ):
     "Bring pixels to one grey picture, at the size at which pictures are judged"
-    im = Image.fromarray(np.ascontiguousarray(image[...,:3] if image.shape[2] >= 3 else image[...,0])).convert("L")
+    im = _pil_image(image).convert("L")
     short = min(im.size)
-    return im.resize([max(1, round(o*_SIDE/short)) for o in im.size], Image.Resampling.BOX) if short > _SIDE else im
+    if short <= _SIDE: return im
+    size = [max(1, round(o*_SIDE/short)) for o in im.size]
+    return im.resize(size, Image.Resampling.BOX)
 
 def _tile_means(a):
     "Average over a grid of tiles"
-    h,w = (o//_TILES for o in a.shape)
+    h, w = (o//_TILES for o in a.shape)
     return a[:h*_TILES, :w*_TILES].reshape(_TILES, h, _TILES, w).mean((1, 3))
 
 def _sharpness(grey):
     "Measure how sharp the sharpest tiles are: 0.25 for a gradient, near 1 for fine detail; NaN where it cannot be told"
     if min(grey.shape) < 48: return math.nan
-    steps = [_tile_means(np.abs(grey[n:,n:] - grey[:-n,:-n])) for n in (1, 4)]
-    known = steps[1] > 4           # levels: a plain wall says nothing about focus
-    return float(np.quantile(steps[0][known]/steps[1][known], .9)) if known.any() else math.nan
+    def change(n): return _tile_means(np.abs(grey[n:, n:] - grey[:-n, :-n]))
+    fine = change(1)
+    coarse = change(4)
+    known = coarse > 4           # levels: a plain wall says nothing about focus
+    if not known.any(): return math.nan
+    return float(np.quantile(fine[known]/coarse[known], .9))
 
 def _scores(grey):
     "Score light and information from a grey picture's histogram, each from 0 (bad) to 1"
     share = np.asarray(grey.histogram())/(grey.width*grey.height)
-    level = lambda q: np.searchsorted(share.cumsum(), q - 1e-9)/255
+    def level(q): return np.searchsorted(share.cumsum(), q - 1e-9)/255
     used = share[share > 0]
-    return level(.99), 1 - level(.05), 1 - math.exp(.1*(used*np.log2(used)).sum())
+    entropy = -(used*np.log2(used)).sum()
+    return level(.99), 1 - level(.05), 1 - math.exp(-.1*entropy)
 
 def _judge(image):
     "Score one picture, and make its thumbnail"
@@ -62,7 +75,10 @@ _COLUMNS = ("reason", "digest", "height", "width", "orientation", "dark", "brigh
 
 def _refused(reason): return reason, None, 0, 0, 1, *[math.nan]*4, None
 
-def as_uint8(image, value_range=None): return image if image.dtype == np.uint8 and image.ndim == 3 else load_image(image, value_range=value_range)
+def as_uint8(image, value_range=None):
+    "Bring an array to (H, W, C) uint8"
+    if image.dtype == np.uint8 and image.ndim == 3: return image
+    return load_image(image, value_range=value_range)
 
 def _look_at(sources, row, hashed, limit=MAX_PIXELS, value_range=None):
     "Read one row's image and judge it"
@@ -77,36 +93,48 @@ def _look_at(sources, row, hashed, limit=MAX_PIXELS, value_range=None):
 
 def _look_at_pixels(image):
     "Judge an image that is decoded already"
-    return None, hashlib.sha256(np.ascontiguousarray(image)).hexdigest(), *image.shape[:2], 1, *_judge(image)
+    digest = hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
+    return None, digest, *image.shape[:2], 1, *_judge(image)
 
 def _worth_hashing(catalog):
-    "Say of each row whether another one could have the same bytes"
+    "Return for each row whether another one could have the same bytes"
     if catalog.pixels is not None or catalog.reader is not None: return np.ones(len(catalog), bool)
-    sizes = np.fromiter((stored_size(catalog.sources[i]) for i in catalog.frame.index), np.int64, len(catalog))
-    return np.isin(sizes, [size for size,n in Counter(sizes.tolist()).items() if n > 1])
+    found = (stored_size(catalog.sources[i]) for i in catalog.frame.index)
+    sizes = np.fromiter(found, np.int64, len(catalog))
+    shared = [size for size, n in Counter(sizes.tolist()).items() if n > 1]
+    return np.isin(sizes, shared)
 
 # %% ../../nbs/catalog/17_looks.ipynb #9712cb57
 class Counting:
-    "Show how far a pass has come, on one line of a terminal or a notebook, and leave no trace; a pass of a second shows nothing"
+    "Show how far a pass has come, on one line that is wiped at the end; a pass of a second shows nothing"
     def __init__(self,
         total:int,           # images
         shown:bool=True,     # False keeps quiet
         what:str="looked at" # what is done to them
     ):
-        self.total,self.last,self.what,self.start = total, 0, what, time.perf_counter()
-        self.mode,self._place = progress_mode(sys.stderr) if shown else "off", None
+        self.total = total
+        self.last = 0
+        self.what = what
+        self.start = time.perf_counter()
+        self.mode = progress_mode(sys.stderr) if shown else "off"
+        self._place = None
 
     def at(self, n:int):
-        "Say that `n` images are done"
-        if self.mode in ("html", "text") and n - self.last >= self.total/100 and time.perf_counter() - self.start > 1: self.last = n; self._write(f"{self.what} {n:,} of {self.total:,}")
+        "Note that `n` images are done"
+        if self.mode not in ("html", "text"): return
+        if n - self.last < self.total/100 or time.perf_counter() - self.start <= 1: return
+        self.last = n
+        self._write(f"{self.what} {n:,} of {self.total:,}")
 
     def close(self):
         "Wipe the line"
         if self.last: self._write("")
 
     def _write(self, text):
-        if self.mode == "html": self._draw(text)
-        else: sys.stderr.write("\r" + text.ljust(40) + "\r"*(not text)); sys.stderr.flush()
+        if self.mode == "html": return self._draw(text)
+        back = "" if text else "\r"
+        sys.stderr.write("\r" + text.ljust(40) + back)
+        sys.stderr.flush()
 
     def _draw(self, text):
         "Show the line in its place in a notebook, where writing to standard error would leave a red box"
@@ -123,24 +151,45 @@ def counted(
     size:int=16    # jobs in a task: a task for each image would cost a tenth of the time
 )->list: # the answers, in the order of the jobs
     "Work through jobs in threads and count along; the interrupt key ends it, and what was not begun is left undone"
-    pool,found = ThreadPoolExecutor(max(1, workers)), []
+    def do(part): return [f(job) for job in part]
+    pool = ThreadPoolExecutor(max(1, workers))
+    found = []
     try:
-        for part in pool.map(lambda o: [f(job) for job in o], blocks_of(jobs, size)): found += part; line.at(len(found))
-    finally: pool.shutdown(cancel_futures=True); line.close()
+        for answers in pool.map(do, blocks_of(jobs, size)):
+            found += answers
+            line.at(len(found))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        line.close()
     return found
 
+def _stack_thumbs(found):
+    "Stack the thumbnails that `_look_at` made; zeros where there is none"
+    out = np.zeros((len(found), THUMB_SIDE, THUMB_SIDE), np.uint8)
+    for k, (*_, thumb) in enumerate(found):
+        if thumb is not None: out[k] = thumb
+    return out
+
 def look_at_rows(catalog, workers, progress):
-    "Look at every row; return the measures, the (n, 32, 32) thumbnails, zeros where there is none, and what `Values` noted"
-    sources,limit = catalog.sources, catalog.info.get("max_pixels", MAX_PIXELS)
+    "Look at every row; return the measures, (n, 32, 32) thumbnails, zeros where there is none, and what `Values` noted"
+    sources = catalog.sources
+    limit = catalog.info.get("max_pixels", MAX_PIXELS)
     jobs = list(zip(catalog.frame.index.tolist(), _worth_hashing(catalog)))
     value_range = check_range(catalog.info.get("value_range"))
     seen = [Values(value_range) for _ in jobs]
-    found = counted(lambda o: _look_at(sources, *jobs[o], limit, seen[o]), range(len(jobs)), workers, Counting(len(catalog), progress))
-    again = [k for k,o in enumerate(seen) if o.note] if value_range is None else []        # once all are known they are looked at in one range
-    own = range_of_all([o.note for o in seen if o.note]) if again else None
-    for k,o in zip(again, counted(lambda o: _look_at(sources, *jobs[o], limit, own), again, workers, Counting(len(again), progress))): found[k] = o
-    thumbs = np.stack([np.zeros((THUMB_SIDE, THUMB_SIDE), np.uint8) if o[-1] is None else o[-1] for o in found]) if found else np.zeros((0, THUMB_SIDE, THUMB_SIDE), np.uint8)
-    return pd.DataFrame([o[:-1] for o in found], index=catalog.frame.index, columns=_COLUMNS[:-1]), thumbs, [o.note for o in seen if o.note]
+    def look(k): return _look_at(sources, *jobs[k], limit, seen[k])
+    found = counted(look, range(len(jobs)), workers, Counting(len(catalog), progress))
+
+    notes = [o.note for o in seen if o.note]
+    if notes and value_range is None:        # once all are known they are looked at in one range
+        again = [k for k, o in enumerate(seen) if o.note]
+        own = range_of_all(notes)
+        def look_again(k): return _look_at(sources, *jobs[k], limit, own)
+        for k, o in zip(again, counted(look_again, again, workers, Counting(len(again), progress))):
+            found[k] = o
+
+    measures = pd.DataFrame([o[:-1] for o in found], index=catalog.frame.index, columns=_COLUMNS[:-1])
+    return measures, _stack_thumbs(found), notes
 
 def range_of_all(notes):
     "Choose the value range of all images; None where they have none together"

@@ -15,55 +15,78 @@ from ..core.files import atomic_write, writing
 from ..images.decode import IMAGE_EXTENSIONS, read_bytes
 from ..catalog.labels import SPLITS
 from ..catalog.catalog import Catalog
+from .shards import _index_of
 
 # %% ../../nbs/data/16_shard_files.ipynb #2e28a44b
 def _braces(text):
     "Write out braces: {000..009} and {a,b}"
-    if not (m := re.search(r"\{([^{}]+)\}", text)): return [text]
-    span = re.fullmatch(r"(\d+)\.\.(\d+)", m[1])
-    parts = [f"{i:0{len(span[1])}}" for i in range(int(span[1]), int(span[2])+1)] if span else m[1].split(",")
-    return [o for part in parts for o in _braces(text[:m.start()] + part + text[m.end():])]
+    m = re.search(r"\{([^{}]+)\}", text)
+    if not m: return [text]
+    before, after = text[:m.start()], text[m.end():]
+    return [o for part in _choices_of(m[1]) for o in _braces(before + part + after)]
+
+def _choices_of(inside):
+    "List what stands between braces: a range of numbers, or texts with commas between"
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
+    if not span: return inside.split(",")
+    first, last = span[1], span[2]
+    return [f"{i:0{len(first)}}" for i in range(int(first), int(last)+1)]
 
 def file_system_of(url):
     "Return the file system of a path or URL, and the path in it"
     from fsspec.core import url_to_fs
     try: return url_to_fs(os.fspath(url))
-    except ImportError as e: raise MissingDependencyError(f"Reading {url} takes another package", str(e), "Install the package named above") from e
-    except ValueError as e: raise ConfigError(f"There is no way to read {url}", str(e), "Give a path or a URL that fsspec knows, as s3://bucket/train-{000..009}.tar") from e
+    except ImportError as e:
+        raise MissingDependencyError(f"Reading {url} takes another package", str(e),
+                                     "Install the package named above") from e
+    except ValueError as e:
+        raise ConfigError(f"There is no way to read {url}", str(e),
+                          "Give a path or a URL that fsspec knows, as s3://bucket/train-{000..009}.tar") from e
 
-def is_local_system(fs): return "file" in ([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
+def is_local_system(fs):
+    names = [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
+    return "file" in names
+
 def _address(fs, path): return path if is_local_system(fs) else fs.unstrip_protocol(path)
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 def _found(url):
     "List what one pattern without braces stands for, in order"
-    fs,path = file_system_of(url)
+    fs, path = file_system_of(url)
     if any(o in path for o in "*?["): found = sorted(fs.glob(path))
     elif fs.isdir(path): found = sorted(o for o in fs.ls(path, detail=False) if o.endswith(_TARS))
     else: found = [path] if fs.exists(path) else []
     if not found and fs.isdir(path): _check_finished(fs, path)
-    return [o for folder in dict.fromkeys(o.rpartition("/")[0] for o in found) for o in _of_index(fs, folder, [_address(fs, o) for o in found if o.rpartition("/")[0] == folder])]
+    by_folder = {}
+    for o in found: by_folder.setdefault(o.rpartition("/")[0], []).append(_address(fs, o))
+    return [o for folder, tars in by_folder.items() for o in _of_index(fs, folder, tars)]
 
 def _of_index(fs, folder, found):
     "Keep of a folder's tars those that its index names, if it has one"
-    if (index := read_shard_index(_address(fs, folder))) is not None: return [o for o in found if os.path.basename(o) in index["by_name"]]
+    index = read_shard_index(_address(fs, folder))
+    if index is not None: return [o for o in found if os.path.basename(o) in index["by_name"]]
     _check_finished(fs, folder)
     return found
 
 def _check_finished(fs, folder):
-    "Refuse what a writing left that was interrupted"
-    if _is_unfinished(fs, folder): raise DataError("Writing these shards was interrupted: there is no index, and images are missing", _address(fs, folder), "Write them again with write_shards, which clears what it left")
+    "Refuse what an interrupted writing left"
+    if not _is_unfinished(fs, folder): return
+    raise DataError("Writing these shards was interrupted: there is no index, and images are missing",
+                    _address(fs, folder), "Write them again with write_shards, which clears what it left")
 
 def list_shards(
     urls # a path or URL with {000..009}, {a,b} or *; a folder; or a list of them
 )->list: # paths and URLs, in order
-    "List the shards a pattern stands for, or say which are missing"
-    urls = [o for u in (urls if isinstance(urls, (list, tuple)) else [urls]) for o in _braces(os.fspath(u))]
-    found = {u:_found(u) for u in urls}
-    if missing := [u for u,o in found.items() if not o]:
-        raise DataError(f"{plural(len(missing), 'shard')} of {len(urls)} cannot be found", ", ".join(missing[:5]), "Check the address; braces name a range, as train-{000..009}.tar", missing=missing)
-    return list(dict.fromkeys(o for u in urls for o in found[u]))
+    "List the shards a pattern stands for, or raise for those that are missing"
+    if not isinstance(urls, (list, tuple)): urls = [urls]
+    urls = [o for url in urls for o in _braces(os.fspath(url))]
+    found = {url:_found(url) for url in urls}
+    missing = [url for url, o in found.items() if not o]
+    if missing:
+        raise DataError(f"{plural(len(missing), 'shard')} of {len(urls)} cannot be found", ", ".join(missing[:5]),
+                        "Check the address; braces name a range, as train-{000..009}.tar", missing=missing)
+    return list(dict.fromkeys(o for url in urls for o in found[url]))
 
 # %% ../../nbs/data/16_shard_files.ipynb #711f7dba
 INDEX = "visionlab-shards.json"
@@ -73,31 +96,48 @@ _SNIFF = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF", ".webp"))
 def _png(pixels):
     "Encode pixels without loss"
     from PIL import Image
-    Image.fromarray(pixels[...,0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels).save(out := io.BytesIO(), "PNG")
+    one_channel = pixels.ndim == 3 and pixels.shape[2] == 1
+    out = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if one_channel else pixels).save(out, "PNG")
     return out.getvalue()
 
 def _content(source, path):
     "Return (encoded bytes, extension) of what a catalog has for a row"
     if isinstance(source, np.ndarray): return _png(source), ".png"
     data = source if isinstance(source, bytes) else read_bytes(source)
+    known = [ext for mark, ext in _SNIFF if data.startswith(mark)]
+    if known: return data, known[0]
     suffix = os.path.splitext(path)[1].lower()
-    return data, next((ext for mark,ext in _SNIFF if data.startswith(mark)), suffix if suffix in IMAGE_EXTENSIONS else ".img")
+    return data, suffix if suffix in IMAGE_EXTENSIONS else ".img"
 
 class _Hashing:
     "Count and hash what is written to a file"
-    def __init__(self, file): self.file,self.sha,self.n = file, hashlib.sha256(), 0
+    def __init__(self, file):
+        self.file = file
+        self.sha = hashlib.sha256()
+        self.n = 0
+
     def write(self, data):
-        self.sha.update(data); self.n += len(data)
+        self.sha.update(data)
+        self.n += len(data)
         return self.file.write(data)
 
-def _label_number(label, number): return [number[o] for o in label] if isinstance(label, tuple) else number.get(label, -1)
+def _label_number(label, number):
+    "Return a class's number, -1 for none; of several classes a list"
+    return [number[o] for o in label] if isinstance(label, tuple) else number.get(label, -1)
 
-def _plain(v): return None if v is None or v is pd.NaT or v != v else v.item() if isinstance(v, np.generic) else v if isinstance(v, (str, int, float, bool, list)) else str(v)
+def _plain(v):
+    "Return a value as JSON can hold it; None for one that is missing"
+    if v is None or v is pd.NaT or v != v: return None
+    if isinstance(v, np.generic): return v.item()
+    return v if isinstance(v, (str, int, float, bool, list)) else str(v)
 
 class _Writer:
     "Write one shard"
     def __init__(self, file, name, split):
-        self.out,self.facts,self.rows = _Hashing(file), dict(name=name, split=split), {o:[] for o in ("id", "path", "member", "label", "offset", "size")}
+        self.out = _Hashing(file)
+        self.facts = dict(name=name, split=split)
+        self.rows = {o:[] for o in ("id", "path", "member", "label", "offset", "size")}
         self.tar = tarfile.open(fileobj=self.out, mode="w|", format=tarfile.PAX_FORMAT)
 
     def add(self, name, data):
@@ -105,31 +145,43 @@ class _Writer:
         member = tarfile.TarInfo(name)
         member.size = len(data)
         self.tar.addfile(member, io.BytesIO(data))
-        return self.tar.offset - -(-len(data)//512)*512
+        blocks = -(-len(data)//512)
+        return self.tar.offset - blocks*512
 
     def sample(self, i, row, data, suffix, label):
         "Add an image with its class number and what else is known"
-        at = self.add(f"{i:09d}{suffix}", data)
-        if isinstance(label, int) and label >= 0: self.add(f"{i:09d}.cls", str(label).encode())
-        self.add(f"{i:09d}.json", json.dumps(dict(id=i) | {k: list(v) if isinstance(v, tuple) else _plain(v) for k,v in row.items()}, ensure_ascii=False).encode("utf-8", "surrogateescape"))
-        for k,v in zip(self.rows, (i, row["path"], f"{i:09d}{suffix}", label, at, len(data))): self.rows[k].append(v)
+        name = f"{i:09d}"
+        at = self.add(f"{name}{suffix}", data)
+        if isinstance(label, int) and label >= 0: self.add(f"{name}.cls", str(label).encode())
+        known = dict(id=i) | {k:list(v) if isinstance(v, tuple) else _plain(v) for k, v in row.items()}
+        self.add(f"{name}.json", json.dumps(known, ensure_ascii=False).encode("utf-8", "surrogateescape"))
+        values = (i, row["path"], f"{name}{suffix}", label, at, len(data))
+        for column, value in zip(self.rows.values(), values): column.append(value)
 
     def close(self):
         "End the shard; return its entry in the index"
         self.tar.close()
-        return self.facts | dict(count=len(self.rows["id"]), bytes=self.out.n, sha256=self.out.sha.hexdigest(), rows=self.rows)
+        n = len(self.rows["id"])
+        return self.facts | dict(count=n, bytes=self.out.n, sha256=self.out.sha.hexdigest(), rows=self.rows)
 
 # %% ../../nbs/data/16_shard_files.ipynb #756cc33c
 def _parts(fs, folder, split, samples, max_size, max_count):
-    "Write the samples of a split to shards, a new one when the next image would not fit; yield the entries of the index"
-    shard,n = None, 0
-    for i,row,data,suffix,label in samples:
-        if shard and (len(shard.rows["id"]) >= max_count or shard.tar.offset + len(data) + 4096 > max_size):
+    "Write the samples of a split to shards, each as full as allowed; yield the entries of the index"
+    shard = None
+    n = 0
+    for i, row, data, suffix, label in samples:
+        if shard and _is_full(shard, len(data), max_size, max_count):
             yield _finished(fs, shard)
             shard = None
-        if shard is None: shard,n = _begun(fs, folder, f"{split}-{n:06d}.tar", split), n+1
+        if shard is None:
+            shard = _begun(fs, folder, f"{split}-{n:06d}.tar", split)
+            n += 1
         shard.sample(i, row, data, suffix, label)
     if shard: yield _finished(fs, shard)
+
+def _is_full(shard, size, max_size, max_count):
+    "Return whether an image of `size` bytes, its headers and its label would not fit"
+    return len(shard.rows["id"]) >= max_count or shard.tar.offset + size + 4096 > max_size
 
 def _begun(fs, folder, name, split):
     "Open a shard under a name that no reader takes for whole"
@@ -147,33 +199,48 @@ def _finished(fs, writer):
 def _samples(catalog, rows, number, shuffle, seed):
     "Yield (id, row, encoded bytes, extension, class number), shuffled by id"
     frame = catalog.frame.loc[rows]
-    if shuffle: frame = frame.iloc[np.argsort(uniforms(seed, 0, frame.index, 1, "shards")[:,0], kind="stable")]
+    if shuffle:
+        chances = uniforms(seed, 0, frame.index, 1, "shards")[:, 0]
+        frame = frame.iloc[np.argsort(chances, kind="stable")]
     sources = catalog.sources
-    for i,row in zip(frame.index.tolist(), frame.to_dict("records")):
-        data,suffix = _content(sources[i], row["path"])
+    for i, row in zip(frame.index.tolist(), frame.to_dict("records")):
+        data, suffix = _content(sources[i], row["path"])
         yield i, row, data, suffix, _label_number(row["label"], number)
 
 def _write_index(fs, folder, meta):
     "Write the index whole or not at all"
     text = json.dumps(meta, ensure_ascii=False, default=_plain).encode("utf-8", "surrogateescape")
-    if is_local_system(fs): atomic_write(f"{folder}/{INDEX}", text)
-    else: fs.pipe_file(f"{folder}/{INDEX}", text)
-    return _address(fs, f"{folder}/{INDEX}")
+    path = f"{folder}/{INDEX}"
+    if is_local_system(fs): atomic_write(path, text)
+    else: fs.pipe_file(path, text)
+    return _address(fs, path)
 
 _STARTED = ".visionlab-writing"          # stands in a folder from the first shard to the index
 _OWN_SHARD = re.compile(r"(train|val|test|predict)-\d{6}\.tar(\.part)?")
 
-def _is_unfinished(fs, folder): return fs.exists(f"{folder}/{_STARTED}") or bool(fs.isdir(folder) and any(o.endswith(".tar.part") and _OWN_SHARD.fullmatch(os.path.basename(o)) for o in fs.ls(folder, detail=False)))
+def _own_shards(paths): return [o for o in paths if _OWN_SHARD.fullmatch(os.path.basename(o))]
+
+def _is_unfinished(fs, folder):
+    "Return whether a folder holds shards whose writing was interrupted"
+    if fs.exists(f"{folder}/{_STARTED}"): return True
+    if not fs.isdir(folder): return False
+    return bool(_own_shards(o for o in fs.ls(folder, detail=False) if o.endswith(".tar.part")))
 
 def _cleared(fs, folder):
-    "Make the folder of new shards, without what an interrupted writing left there; tars of anybody else are refused"
-    with writing(_address(fs, folder)): fs.makedirs(folder, exist_ok=True)
-    if fs.exists(f"{folder}/{INDEX}"): raise ConfigError("There are shards already", _address(fs, folder), "Give an empty folder, or delete them first")
+    "Make the folder of new shards, without what an interrupted writing left there; other tars are refused"
+    address = _address(fs, folder)
+    with writing(address): fs.makedirs(folder, exist_ok=True)
+    if fs.exists(f"{folder}/{INDEX}"):
+        raise ConfigError("There are shards already", address, "Give an empty folder, or delete them first")
     left = [o for o in fs.ls(folder, detail=False) if os.path.basename(o).endswith((*_TARS, ".tar.part"))]
-    own = [o for o in left if _OWN_SHARD.fullmatch(os.path.basename(o))] if _is_unfinished(fs, folder) else []
-    if strange := [os.path.basename(o) for o in left if o not in own]: raise ConfigError(f"There are tar files already, of no index: {listed(strange)}", _address(fs, folder), "Give an empty folder, or delete them first")
+    own = _own_shards(left) if _is_unfinished(fs, folder) else []
+    strange = [os.path.basename(o) for o in left if o not in own]
+    if strange:
+        raise ConfigError(f"There are tar files already, of no index: {listed(strange)}", address,
+                          "Give an empty folder, or delete them first")
     for o in own: fs.rm(o)
-    with writing(_address(fs, folder)): fs.pipe_file(f"{folder}/{_STARTED}", b"shards are being written; the index comes last\n")
+    with writing(address):
+        fs.pipe_file(f"{folder}/{_STARTED}", b"shards are being written; the index comes last\n")
 
 def write_shards(
     catalog:Catalog,
@@ -184,29 +251,38 @@ def write_shards(
     seed:int=42              # of the mixing
 )->str: # the address of the index
     "Write a catalog to tar files of the WebDataset convention, with an index of counts, classes and checksums"
-    fs,folder = file_system_of(folder)
+    fs, folder = file_system_of(folder)
     _cleared(fs, folder)
-    number = {o:i for i,o in enumerate(catalog.classes)}
-    split = catalog.frame["split"].fillna("train")
-    with writing(_address(fs, folder)): shards = [o for s in SPLITS for o in _parts(fs, folder, s, _samples(catalog, catalog.frame.index[split == s], number, shuffle, seed), max_size, max_count)]
+    number = {o:i for i, o in enumerate(catalog.classes)}
+    split_of = catalog.frame["split"].fillna("train")
+    shards = []
+    with writing(_address(fs, folder)):
+        for split in SPLITS:
+            samples = _samples(catalog, catalog.frame.index[split_of == split], number, shuffle, seed)
+            shards += _parts(fs, folder, split, samples, max_size, max_count)
     if not shards: raise EmptyDatasetError("There is no image to write", catalog.source)
-    counts = catalog.counts()
-    address = _write_index(fs, folder, dict(format=_FORMAT, kind="visionlab shards", source=catalog.source, task=catalog.task, classes=catalog.classes, info=catalog.info,
-                        counts={s:dict(zip(counts.index, counts[s].tolist())) for s in counts}, shards=shards))
+    address = _write_index(fs, folder, _index_of(catalog, shards))
     fs.rm(f"{folder}/{_STARTED}")
     return address
 
 # %% ../../nbs/data/16_shard_files.ipynb #8c35bd3d
 def read_shard_index(folder):
     "Read the index of a folder of shards, or return None if there is none"
-    fs,path = file_system_of(folder)
+    fs, path = file_system_of(folder)
     try: meta = json.loads(fs.cat_file(f"{path}/{INDEX}").decode("utf-8", "surrogateescape"))
     except FileNotFoundError: return None
     except (ValueError, RecursionError) as e: raise bad_index(folder, f"cannot be read: {e}") from e
-    if not isinstance(meta, dict) or meta.get("kind") != "visionlab shards": raise bad_index(folder, "is not one of visionlab's")
+    if not isinstance(meta, dict) or meta.get("kind") != "visionlab shards":
+        raise bad_index(folder, "is not one of visionlab's")
     wanted = dict(format=int, source=str, task=str, classes=list, info=dict, shards=list)
-    if wrong := [k for k,kind in wanted.items() if not isinstance(meta.get(k), kind)]: raise bad_index(folder, f"has no proper {listed(wrong)}")
-    if meta["format"] > _FORMAT: raise DataError(f"The shards have format {meta['format']}, newer than {_FORMAT}", str(folder), "Update visionlab")
-    return meta | dict(by_name={o["name"]:o for o in meta["shards"] if isinstance(o, dict) and "name" in o})
+    wrong = [k for k, kind in wanted.items() if not isinstance(meta.get(k), kind)]
+    if wrong: raise bad_index(folder, f"has no proper {listed(wrong)}")
+    if meta["format"] > _FORMAT:
+        raise DataError(f"The shards have format {meta['format']}, newer than {_FORMAT}", str(folder),
+                        "Update visionlab")
+    by_name = {o["name"]:o for o in meta["shards"] if isinstance(o, dict) and "name" in o}
+    return meta | dict(by_name=by_name)
 
-def bad_index(folder, problem): return DataError(f"The index of the shards {problem}", f"{folder}/{INDEX}", "Write the shards again, or delete the index: the shards are then gone through instead")
+def bad_index(folder, problem):
+    return DataError(f"The index of the shards {problem}", f"{folder}/{INDEX}",
+                     "Write the shards again, or delete the index: the shards are then gone through instead")

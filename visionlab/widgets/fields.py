@@ -23,59 +23,172 @@ from .view import close_all
 def _around(v, s, centre=0., low=-float("inf"), high=float("inf")):
     "Scale a number or each of several about `centre`, within limits"
     if isinstance(v, tuple): return tuple(_around(o, s, centre, low, high) for o in v)
-    return min(high, max(low, round(centre + (v-centre)*s, 9)))
+    moved = round(centre + (v-centre)*s, 9)
+    return min(high, max(low, moved))
 
-def _share(p, s, most=1.): return p if p > most else min(most, p*s)
+def _share(p, s, most=1.):
+    "Scale a probability up to `most`; one above it stays"
+    return p if p > most else min(most, p*s)
+
+def _factor(v, s):
+    "Scale a range of factors about 1, or one number that goes both ways"
+    if isinstance(v, tuple): return _around(v, s, 1., 0.)
+    return round(v*s, 9)
 
 def _jitter(o, s):
     "Scale factors about 1, given as ranges or as what goes both ways; the hue turns by half a circle at most"
-    wide = {k:_around(v, s, 1., 0.) if isinstance(v := getattr(o, k), tuple) else round(v*s, 9) for k in ("brightness", "contrast", "saturation")}
-    return wide | dict(hue=_around(o.hue, s, 0., -.5, .5))
+    return dict(
+        brightness=_factor(o.brightness, s),
+        contrast=_factor(o.contrast, s),
+        saturation=_factor(o.saturation, s),
+        hue=_around(o.hue, s, 0., -.5, .5))
 
+def _wider_crop(o, s):
+    return dict(
+        scale=_around(o.scale, s, 1., .01, 1.),
+        ratio=tuple(r**s for r in o.ratio))
+
+def _affine(o, s):
+    return dict(
+        degrees=_around(o.degrees, s, 0., -180., 180.),
+        translate=_around(o.translate, s, 0., 0., 1.),
+        scale=_around(o.scale, s, 1., .05),
+        shear=_around(o.shear, s, 0., -60., 60.))
+
+def _light(o, s):
+    return dict(
+        brightness=_around(o.brightness, s, 0., 0., 1.),
+        contrast=_around(o.contrast, s, 0., 0., 1.))
+
+def _holes(o, s):
+    return dict(
+        height=_around(o.height, s, 0., .005, .99),
+        width=_around(o.width, s, 0., .005, .99))
+
+def _severity(o, s):
+    severity = round(o.severity*s)
+    return dict(severity=min(10, max(1, severity)))
+
+def _magnitude(o, s):
+    highest = o.bins - 1
+    return dict(magnitude=min(highest, round(o.magnitude*s)))
+
+def _inner_operations(o, s): return dict(ops=tuple(_stronger(x, s) for x in o.ops))
+def _flip_chances(o, s): return dict(p=_share(o.p, s, .5))      # half the images at most
+def _chances(o, s): return dict(p=_share(o.p, s))
+
+# for each kind of operation, its arguments at `s` times the strength
 _STRENGTH = {
-    RandomResizedCrop: lambda o, s: dict(scale=_around(o.scale, s, 1., .01, 1.), ratio=tuple(r**s for r in o.ratio)),
+    RandomResizedCrop: _wider_crop,
     PadCrop: lambda o, s: dict(pad=round(o.pad*s)),
-    Affine: lambda o, s: dict(degrees=_around(o.degrees, s, 0., -180., 180.), translate=_around(o.translate, s, 0., 0., 1.), scale=_around(o.scale, s, 1., .05), shear=_around(o.shear, s, 0., -60., 60.)),
+    Affine: _affine,
     Perspective: lambda o, s: dict(distortion_scale=_around(o.distortion_scale, s, 0., 0., 1.)),
     ColorJitter: _jitter,
-    BrightnessContrast: lambda o, s: dict(brightness=_around(o.brightness, s, 0., 0., 1.), contrast=_around(o.contrast, s, 0., 0., 1.)),
+    BrightnessContrast: _light,
     GaussianBlur: lambda o, s: dict(sigma=_around(o.sigma, s, 0., .01)),
     GaussNoise: lambda o, s: dict(std=_around(o.std, s, 0., 0., 1.)),
     RandomErasing: lambda o, s: dict(scale=_around(o.scale, s, 0., .001, .9)),
-    CoarseDropout: lambda o, s: dict(height=_around(o.height, s, 0., .005, .99), width=_around(o.width, s, 0., .005, .99)),
-    RandAugment: lambda o, s: dict(magnitude=min(o.bins-1, round(o.magnitude*s))),
-    AugMix: lambda o, s: dict(severity=min(10, max(1, round(o.severity*s)))),
-    OneOf: lambda o, s: dict(ops=tuple(_stronger(x, s) for x in o.ops)),
-    **dict.fromkeys((HorizontalFlip, VerticalFlip), lambda o, s: dict(p=_share(o.p, s, .5))),
-    **dict.fromkeys((Rotate90, Grayscale, ChannelDrop, MotionBlur), lambda o, s: dict(p=_share(o.p, s))),
+    CoarseDropout: _holes,
+    RandAugment: _magnitude,
+    AugMix: _severity,
+    OneOf: _inner_operations,
+    HorizontalFlip: _flip_chances,
+    VerticalFlip: _flip_chances,
+    Rotate90: _chances,
+    Grayscale: _chances,
+    ChannelDrop: _chances,
+    MotionBlur: _chances,
 }
 
-def _stronger(part, s): return replace(part, **_STRENGTH[type(part)](part, s)) if type(part) in _STRENGTH else part
+def _stronger(part, s):
+    "Make one operation change images more or less; one without a strength stays"
+    change = _STRENGTH.get(type(part))
+    return part if change is None else replace(part, **change(part, s))
 
 def strengthen(
     p:Pipeline,
-    factor:float # of everything that is drawn: 0 leaves nothing to chance, 1 changes nothing, 2 doubles it where that is possible
+    factor:float # of all that is drawn: 0 leaves nothing to chance, 1 changes nothing, 2 doubles it where possible
 )->Pipeline:
     "Make a pipeline change images more or less"
     if factor < 0: raise ConfigError(f"A strength is 0 or more, not {factor}", "strengthen")
     if factor == 1: return p
-    return p.edit(frame=_stronger(p.frame, factor), ops=tuple(_stronger(o, factor) for o in p.ops) if factor else (), name="custom")
+    ops = tuple(_stronger(o, factor) for o in p.ops) if factor else ()
+    return p.edit(frame=_stronger(p.frame, factor), ops=ops, name="custom")
 
 # %% ../../nbs/widgets/06_fields.ipynb #99dd9219
 _RANGES = {     # lowest, highest, step; an operation's own before what the name usually means
-    "p":(0, 1, .05), "pad":(0, 16, 1), "scale":(.05, 1, .01), "ratio":(.3, 3, .01), "degrees":(-180, 180, 1.), "translate":(0, 1, .01), "shear":(-45, 45, 1.), "distortion_scale":(0, 1, .05),
-    "brightness":(0, 1, .05), "contrast":(0, 1, .05), "saturation":(0, 1, .05), "hue":(0, .5, .01), "kernel":(3, 15, 2), "sigma":(.01, 5, .05), "std":(0, .3, .005), "holes":(1, 16, 1),
-    "height":(.01, .99, .01), "width":(.01, .99, .01), "fill":(0, 255, 1), "crop_pct":(.5, 1, .005), "keep":(1, 16, 1), "value":(-3, 3, .1), "num_ops":(1, 6, 1), "magnitude":(0, 30, 1),
-    "severity":(1, 10, 1), "depth":(-1, 6, 1), "alpha":(.1, 4, .1), "bins":(2, 31, 1), "Affine.scale":(.2, 2, .01), "RandomErasing.scale":(0, .9, .01), "AugMix.width":(1, 8, 1),
-    "rotate":(-180, 180, 1.), "blur_limit":(3, 15, 2), "sigma_limit":(0, 5, .05), "std_range":(0, .3, .005), "num_holes_range":(1, 16, 1), "hole_height_range":(.01, .99, .01), "hole_width_range":(.01, .99, .01),
-    "quality_range":(1, 100, 1), "kernel_size":(3, 15, 2), "bits":(1, 8, 1), "threshold":(0, 255, 1), "sharpness_factor":(0, 4, .1)}
-_CHOICES = dict(interpolation=("bilinear", "bicubic", "nearest"), mode=("crop", "squash", "pad"), policy=("imagenet", "cifar10", "svhn"), padding_mode=("constant", "edge", "reflect", "symmetric"))
-_FEWER = {"Affine.interpolation":("bilinear", "nearest"), "Perspective.interpolation":("bilinear", "nearest"), "ColorJitter.hue pair":(-.5, .5, .01)}
-_NOT_SHOWN = {"size", "height", "width", "mean", "std", "inplace", "max_pixel_value", "interpolation", "mask_interpolation", "fill_mask", "border_mode", "always_apply", "transpose_mask", "max_size_hw", "num_output_channels",
-              "kernel_size", "padding", "num_magnitude_bins"}      # of others' operations: what fixes sizes and types, or has numbers for names
+    "p": (0, 1, .05),
+    "pad": (0, 16, 1),
+    "scale": (.05, 1, .01),
+    "ratio": (.3, 3, .01),
+    "degrees": (-180, 180, 1.),
+    "translate": (0, 1, .01),
+    "shear": (-45, 45, 1.),
+    "distortion_scale": (0, 1, .05),
+    "brightness": (0, 1, .05),
+    "contrast": (0, 1, .05),
+    "saturation": (0, 1, .05),
+    "hue": (0, .5, .01),
+    "kernel": (3, 15, 2),
+    "sigma": (.01, 5, .05),
+    "std": (0, .3, .005),
+    "holes": (1, 16, 1),
+    "height": (.01, .99, .01),
+    "width": (.01, .99, .01),
+    "fill": (0, 255, 1),
+    "crop_pct": (.5, 1, .005),
+    "keep": (1, 16, 1),
+    "value": (-3, 3, .1),
+    "num_ops": (1, 6, 1),
+    "magnitude": (0, 30, 1),
+    "severity": (1, 10, 1),
+    "depth": (-1, 6, 1),
+    "alpha": (.1, 4, .1),
+    "bins": (2, 31, 1),
+    "Affine.scale": (.2, 2, .01),
+    "RandomErasing.scale": (0, .9, .01),
+    "AugMix.width": (1, 8, 1),
+    # of albumentations and torchvision
+    "rotate": (-180, 180, 1.),
+    "blur_limit": (3, 15, 2),
+    "sigma_limit": (0, 5, .05),
+    "std_range": (0, .3, .005),
+    "num_holes_range": (1, 16, 1),
+    "hole_height_range": (.01, .99, .01),
+    "hole_width_range": (.01, .99, .01),
+    "quality_range": (1, 100, 1),
+    "kernel_size": (3, 15, 2),
+    "bits": (1, 8, 1),
+    "threshold": (0, 255, 1),
+    "sharpness_factor": (0, 4, .1),
+}
+_CHOICES = dict(
+    interpolation=("bilinear", "bicubic", "nearest"),
+    mode=("crop", "squash", "pad"),
+    policy=("imagenet", "cifar10", "svhn"),
+    padding_mode=("constant", "edge", "reflect", "symmetric"),
+)
+_FEWER = {
+    "Affine.interpolation": ("bilinear", "nearest"),
+    "Perspective.interpolation": ("bilinear", "nearest"),
+    "ColorJitter.hue pair": (-.5, .5, .01),
+}
+# arguments of others' operations that fix sizes and types, or have numbers for names
+_NOT_SHOWN = {"size", "height", "width", "mean", "std", "inplace", "max_pixel_value", "interpolation",
+              "mask_interpolation", "fill_mask", "border_mode", "always_apply", "transpose_mask", "max_size_hw",
+              "num_output_channels", "kernel_size", "padding", "num_magnitude_bins"}
 
 def _number(v): return isinstance(v, (int, float)) and not isinstance(v, bool)
-def _pair(v): return isinstance(v, (tuple, list)) and len(v) == 2 and all(map(_number, v))
+def _several(v): return isinstance(v, (tuple, list))
+
+def _pair(v):
+    "Return whether a value is two numbers"
+    return _several(v) and len(v) == 2 and all(map(_number, v))
+
+def _all_operations(v):
+    "Return whether a value is a tuple of operations"
+    if not isinstance(v, tuple) or not v: return False
+    return all(hasattr(o, "place") for o in v)
 
 def _form(name, value)->str:
     "Name the kind of control that a value needs; '' for none"
@@ -83,18 +196,31 @@ def _form(name, value)->str:
     if isinstance(value, str): return "choice" if value in _CHOICES.get(name, ()) else ""
     if _number(value): return "number"
     if name == "translate" and _pair(value): return "each"
-    if isinstance(value, (tuple, list)) and len(value) == 4 and name == "shear": return "pairs"
+    if name == "shear" and _several(value) and len(value) == 4: return "pairs"
     if _pair(value): return "pair"
-    return "operations" if isinstance(value, tuple) and value and all(hasattr(o, "place") for o in value) else ""
+    return "operations" if _all_operations(value) else ""
+
+def _usual_range(kind, name, several):
+    "Find the range of an operation's field, or of any field of this name; None if neither is known"
+    if several and name in ("brightness", "contrast", "saturation"): return 0, 2, .05      # factors about 1
+    own = _FEWER.get(f"{kind}.{name} pair") if several else None
+    return own or _RANGES.get(f"{kind}.{name}") or _RANGES.get(name)
 
 def _range(kind, name, value):
-    "Give the range of a slider, wide enough for `value`"
-    low,high = (min(value), max(value)) if isinstance(value, (tuple, list)) else (value, value)
-    centred = name in ("brightness", "contrast", "saturation") and isinstance(value, (tuple, list))      # factors, instead of what goes both ways
-    known = _FEWER.get(f"{kind}.{name} pair") if isinstance(value, (tuple, list)) else None
-    known = known or _RANGES.get(f"{kind}.{name}") or _RANGES.get(name) or (min(0, 2*low), max(1, 2*high), 1 if isinstance(high, int) else .05)
-    a,b,step = (0, 2, .05) if centred else known
-    return min(a, low), max(b, high), step
+    "Return the range of a slider, wide enough for `value`"
+    several = _several(value)
+    low, high = (min(value), max(value)) if several else (value, value)
+    known = _usual_range(kind, name, several)
+    if known is None:
+        step = 1 if isinstance(high, int) else .05
+        known = min(0, 2*low), max(1, 2*high), step
+    lowest, highest, step = known
+    return min(lowest, low), max(highest, high), step
+
+def _digits(step):
+    "Return the format of a number that moves by `step`"
+    if step >= 1: return ".0f"
+    return ".3f" if step < .01 else ".2f"
 
 def field_control(
     name:str,    # of the field
@@ -105,42 +231,53 @@ def field_control(
     import ipywidgets as W
     kw = dict(description=name, layout=dict(width="275px"), style=dict(description_width="92px"))
     if isinstance(value, bool): return W.Checkbox(value=value, indent=False, **kw)
-    if isinstance(value, str): return W.Dropdown(value=value, options=_FEWER.get(f"{kind}.{name}") or _CHOICES[name], **kw)
-    low,high,step = _range(kind, name.split(" ")[0], value)
+    if isinstance(value, str):
+        options = _FEWER.get(f"{kind}.{name}") or _CHOICES[name]
+        return W.Dropdown(value=value, options=options, **kw)
+    low, high, step = _range(kind, name.split(" ")[0], value)
+    limits = dict(min=low, max=high, step=step)
     whole = isinstance(step, int)
-    if not whole: kw["readout_format"] = ".0f" if step >= 1 else ".3f" if step < .01 else ".2f"
-    if _pair(value): return (W.IntRangeSlider if whole else W.FloatRangeSlider)(value=tuple(value), min=low, max=high, step=step, **kw)
-    return (W.IntSlider if whole else W.FloatSlider)(value=value, min=low, max=high, step=step, **kw)
+    if not whole: kw["readout_format"] = _digits(step)
+    if _pair(value):
+        slider = W.IntRangeSlider if whole else W.FloatRangeSlider
+        return slider(value=tuple(value), **limits, **kw)
+    slider = W.IntSlider if whole else W.FloatSlider
+    return slider(value=value, **limits, **kw)
 
 def _split(name, value)->dict:
     "Name the parts of a value that have controls of their own: {label: value}"
     form = _form(name, value)
-    if form == "each": return {f"{name} {k}":v for k,v in zip("xy", value)}
+    if form == "each": return {f"{name} {k}":v for k, v in zip("xy", value)}
     if form == "pairs": return {f"{name} x":tuple(value[:2]), f"{name} y":tuple(value[2:])}
     return {name:value}
 
 def _joined(form, parts):
     "Put the parts of a value together again"
-    return tuple(parts) if form == "each" else tuple(o for p in parts for o in p) if form == "pairs" else parts[0]
+    if form == "each": return tuple(parts)
+    return tuple(o for p in parts for o in p) if form == "pairs" else parts[0]
 
 def _unless_rounded(value, before, step):
     "Keep `before` when a browser has only rounded it to a slider's step"
-    if isinstance(before, (tuple, list)): return tuple(_unless_rounded(*o, step) for o in zip(value, before))
+    if _several(before): return tuple(_unless_rounded(*o, step) for o in zip(value, before))
     return before if abs(value-before) <= step/2 else value
 
 # %% ../../nbs/widgets/06_fields.ipynb #dcc3b786
 def arguments(part)->dict:
     "List what an operation was made with, by name: a dataclass's fields, or what an object keeps of its signature"
     if is_dataclass(part): return {f.name:getattr(part, f.name) for f in fields(part)}
-    if not isinstance(part, torch.nn.Module) and not hasattr(part, "__dict__") or inspect.isroutine(part) or isinstance(part, type): return {}
-    return {k:getattr(part, k) for k in inspect.signature(type(part).__init__).parameters if k not in ("self", "args", "kwargs") and hasattr(part, k)}
+    if inspect.isroutine(part) or isinstance(part, type): return {}
+    if not isinstance(part, torch.nn.Module) and not hasattr(part, "__dict__"): return {}
+    names = inspect.signature(type(part).__init__).parameters
+    kept = [k for k in names if k not in ("self", "args", "kwargs") and hasattr(part, k)]
+    return {k:getattr(part, k) for k in kept}
 
 def remade(part, **values):
     "Make an operation again with some arguments changed"
-    return replace(part, **values) if is_dataclass(part) else type(part)(**(arguments(part) | values))
+    if is_dataclass(part): return replace(part, **values)
+    return type(part)(**(arguments(part) | values))
 
 def can_be_remade(part)->bool:
-    "Say whether an operation made again from its arguments is the same"
+    "Return whether an operation made again from its arguments is the same"
     if is_dataclass(part): return True
     try: return repr(arguments(remade(part))) == repr(arguments(part)) != "{}"
     except Exception: return False
@@ -149,50 +286,96 @@ def _shown_arguments(part):
     "List the arguments that have a control"
     if not can_be_remade(part): return {}
     hidden = () if is_dataclass(part) else _NOT_SHOWN
-    return {k:v for k,v in arguments(part).items() if k not in hidden and _form(k, v)}
+    return {k:v for k, v in arguments(part).items() if k not in hidden and _form(k, v)}
+
+def _list_as_tuple(v): return tuple(v) if isinstance(v, list) else v
+
+def _control_value(control, given):
+    "Read a control; a number that only a browser has rounded stays as given"
+    if isinstance(given, (str, bool)): return control.value
+    return _unless_rounded(control.value, given, control.step)
+
+def _nested_fields(part, changed):
+    "Make a switch, and controls for the fields, of an operation inside another one"
+    import ipywidgets as W
+    switch = W.Checkbox(value=True, description=type(part).__name__, indent=False, layout=dict(width="auto"))
+    return switch, OperationFields(part, changed)
+
+def _forms(values):
+    "Name the kind of control of each value"
+    return {name:_form(name, value) for name, value in values.items()}
 
 class OperationFields:
     "Controls for the fields of one operation; what no control can show stays as given"
     def __init__(self, part, changed):
         import ipywidgets as W
-        self.given,self.made,self.controls,self.nested = part, None, {}, {}
-        for name,value in _shown_arguments(part).items():
-            if _form(name, value) == "operations": self.nested[name] = [(W.Checkbox(value=True, description=type(o).__name__, indent=False, layout=dict(width="auto")), OperationFields(o, changed)) for o in value]
-            else: self.controls |= {label:field_control(label, v, type(part).__name__) for label,v in _split(name, value).items()}
-        inner = [o for pairs in self.nested.values() for switch,f in pairs for o in (switch, f.box)]
-        self.box = W.VBox([*self.controls.values(), *inner], layout=dict(width="auto"))
-        for w in [*self.controls.values(), *(s for pairs in self.nested.values() for s,_ in pairs)]: w.observe(changed, "value")
+        self.given = part
+        self.made = None
+        self.controls = {}
+        self.nested = {}
+        for name, value in _shown_arguments(part).items(): self._add_field(name, value, changed)
+        widgets = list(self.controls.values())
+        observed = list(widgets)
+        for pairs in self.nested.values():
+            for switch, inside in pairs:
+                widgets += [switch, inside.box]
+                observed.append(switch)
+        self.box = W.VBox(widgets, layout=dict(width="auto"))
+        for control in observed: control.observe(changed, "value")
+
+    def _add_field(self, name, value, changed):
+        if _form(name, value) == "operations":
+            self.nested[name] = [_nested_fields(o, changed) for o in value]
+            return
+        kind = type(self.given).__name__
+        for label, v in _split(name, value).items(): self.controls[label] = field_control(label, v, kind)
 
     def fits(self, part)->bool:
-        "Say whether these controls can show an operation"
-        mine,other = _shown_arguments(self.given), _shown_arguments(part)
-        same = type(part) is type(self.given) and {k:_form(k, v) for k,v in mine.items()} == {k:_form(k, v) for k,v in other.items()}
-        return same and all(len(other[k]) == len(pairs) and all(f.fits(o) for (_,f),o in zip(pairs, other[k])) for k,pairs in self.nested.items())
+        "Return whether these controls can show an operation"
+        if type(part) is not type(self.given): return False
+        other = _shown_arguments(part)
+        if _forms(_shown_arguments(self.given)) != _forms(other): return False
+        return all(self._fits_nested(pairs, other[name]) for name, pairs in self.nested.items())
+
+    def _fits_nested(self, pairs, parts):
+        if len(parts) != len(pairs): return False
+        return all(inside.fits(o) for (_, inside), o in zip(pairs, parts))
 
     def show(self, part):
         "Set the controls to an operation's values"
-        self.given,self.made = part, None
-        for name,value in _shown_arguments(part).items():
-            for (switch,f),o in zip(self.nested.get(name, ()), value if name in self.nested else ()): switch.value = True; f.show(o)
-            for label,v in _split(name, value).items() if name not in self.nested else (): self._set(self.controls[label], name, v)
+        self.given = part
+        self.made = None
+        for name, value in _shown_arguments(part).items():
+            if name in self.nested: self._show_nested(name, value)
+            else:
+                for label, v in _split(name, value).items(): self._set(self.controls[label], name, v)
+
+    def _show_nested(self, name, parts):
+        for (switch, inside), part in zip(self.nested[name], parts):
+            switch.value = True
+            inside.show(part)
 
     def _set(self, w, name, value):
         if _number(value) or _pair(value):
-            low,high,_ = _range(type(self.given).__name__, name, value)
-            w.min,w.max = min(low, w.min), max(high, w.max)
+            low, high, _ = _range(type(self.given).__name__, name, value)
+            w.min = min(low, w.min)
+            w.max = max(high, w.max)
         w.value = tuple(value) if isinstance(value, list) else value
 
     def _value(self, name, given):
         "Read one argument; None for a choice of which nothing is left"
-        if name in self.nested: return tuple(f.part() for s,f in self.nested[name] if s.value) or None
-        parts = [w.value if isinstance(v, (str, bool)) else _unless_rounded(w.value, v, w.step) for label,v in _split(name, given).items() for w in (self.controls[label],)]
+        if name in self.nested:
+            on = [inside for switch, inside in self.nested[name] if switch.value]
+            return tuple(o.part() for o in on) or None
+        parts = [_control_value(self.controls[label], v) for label, v in _split(name, given).items()]
         return _joined(_form(name, given), parts)
 
     def part(self):
-        "Give the operation that the controls say: the one given, if nothing was changed; None if nothing of it is left"
-        now = {k:self._value(k, v) for k,v in _shown_arguments(self.given).items()}
+        "Return the operation that the controls show: the one given if nothing was changed; None if none of it is left"
+        now = {k:self._value(k, v) for k, v in _shown_arguments(self.given).items()}
         if any(v is None for v in now.values()): return None
-        changed = {k:v for k,v in now.items() if v != (tuple(o) if isinstance(o := arguments(self.given)[k], list) else o)}
+        given = arguments(self.given)
+        changed = {k:v for k, v in now.items() if v != _list_as_tuple(given[k])}
         if not changed: return self.given
         if self.made is None or self.made[0] != changed: self.made = changed, remade(self.given, **changed)
         return self.made[1]

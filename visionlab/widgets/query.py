@@ -9,36 +9,48 @@ __all__ = ['query_rows']
 import ast, re
 import numpy as np, pandas as pd
 from ..core.errors import close_matches, ConfigError
-from ..catalog.labels import label_text
+from .view import _text_column
 
 # %% ../../nbs/widgets/02_query.ipynb #cbd1add0
 def _question(frame, query):
     "Make the table that a query is asked of: paths, and labels of several classes, as text"
-    text = lambda c: pd.Series([None if o is None else label_text(o) if isinstance(o, tuple) else str(o) for o in frame[c]], index=frame.index, dtype=object)
-    several = "label" in query and isinstance(next(iter(frame["label"].dropna()), None), tuple)
-    return frame.assign(**{c:text(c) for c,asked in (("path", "path" in query), ("label", several)) if asked})
+    names = ["path"] if "path" in query else []
+    if "label" in query and isinstance(next(iter(frame["label"].dropna()), None), tuple): names.append("label")
+    return frame.assign(**{name: _text_column(frame, name) for name in names})
 
 def _misunderstood(frame, query, why):
-    "Say what is wrong with a query"
-    name = why.split("'")[1] if "is not defined" in why and "'" in why else ""
+    "Return the error for a query that cannot be answered"
+    undefined = "is not defined" in why and "'" in why
+    name = why.split("'")[1] if undefined else ""
     near = close_matches(name, frame.columns) if name else []
     hint = f"Did you mean {near[0]}? " if near else ""
-    return ConfigError(f"The query cannot be answered: {why}", query, f"{hint}Columns: {', '.join(map(str, frame.columns))}, index; for example label == 'cat' and split != 'test'")
+    columns = ", ".join(map(str, frame.columns))
+    return ConfigError(f"The query cannot be answered: {why}", query,
+                       f"{hint}Columns: {columns}, index; for example label == 'cat' and split != 'test'")
 
-_LOGIC = (ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.Invert, ast.UAdd, ast.USub, ast.Compare, ast.cmpop, ast.BinOp, ast.operator, ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple, ast.Subscript, ast.Slice, ast.keyword)
-_TEXT = ("contains", "startswith", "endswith", "match", "fullmatch", "lower", "upper", "strip", "len", "count", "find", "isdigit", "isalpha", "replace", "slice", "get")   # behind .str
-_VALUE = ("isna", "notna", "isnull", "notnull", "isin", "between", "abs", "round", "astype", "fillna")    # of a column
-_STAMP = ("year", "month", "day", "hour", "minute", "second", "weekday", "dayofweek")       # behind .dt
+_LOGIC = (ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.Invert, ast.UAdd, ast.USub,
+          ast.Compare, ast.cmpop, ast.BinOp, ast.operator, ast.Name, ast.Load, ast.Constant,
+          ast.List, ast.Tuple, ast.Subscript, ast.Slice, ast.keyword)
+# behind .str
+_TEXT = ("contains", "startswith", "endswith", "match", "fullmatch", "lower", "upper", "strip",
+         "len", "count", "find", "isdigit", "isalpha", "replace", "slice", "get")
+# of a column
+_VALUE = ("isna", "notna", "isnull", "notnull", "isin", "between", "abs", "round", "astype", "fillna")
+# behind .dt
+_STAMP = ("year", "month", "day", "hour", "minute", "second", "weekday", "dayofweek")
 _PLAIN_TYPES = ("str", "int", "float", "bool")
 _MARK = "_BACKTICK_"
 
 def _is_method(node):
-    "Say whether a node is a method of a column, or of its .str, that only answers"
+    "Return whether a node is a method of a column, or of its .str, that only answers"
     if not isinstance(node, ast.Attribute): return False
     behind_text = isinstance(node.value, ast.Attribute) and node.value.attr == "str"
     return node.attr in (_TEXT if behind_text else _VALUE)
 
-def _is_stamp(node): return node.attr in _STAMP and isinstance(node.value, ast.Attribute) and node.value.attr == "dt"
+def _is_stamp(node):
+    "Return whether a node is a part of a date, such as .dt.year"
+    behind_date = isinstance(node.value, ast.Attribute) and node.value.attr == "dt"
+    return node.attr in _STAMP and behind_date
 
 def _forbidden(node, called):
     "Name what a node does beside comparing, or return None"
@@ -48,7 +60,8 @@ def _forbidden(node, called):
         return None if fine else f"the attribute .{node.attr}"
     if isinstance(node, ast.Name) and node.id.startswith("__"): return f"the name {node.id}"
     if isinstance(node, (ast.Pow, ast.LShift)): return "a power"        # a short one can take all memory
-    return None if isinstance(node, (*_LOGIC, ast.Expression)) else f"{type(node).__name__.lower()}"
+    harmless = isinstance(node, (*_LOGIC, ast.Expression))
+    return None if harmless else f"{type(node).__name__.lower()}"
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`""")
 
@@ -56,26 +69,47 @@ def _bare(match):
     "Put a plain name in place of a column's name in backticks; texts stay, and so do odd names, which no query needs"
     return _MARK if re.fullmatch(r"`[\w .%/-]+`", match[0]) else match[0]
 
+_UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)      # what reading odd text as Python raises
+
+def _sets_value(text):
+    "Return whether text is a statement that sets a name"
+    try: body = ast.parse(text).body
+    except _UNREADABLE: return False
+    return any(isinstance(o, (ast.Assign, ast.AugAssign)) for o in body)
+
 def _tree(frame, query):
     "Read a query as one expression"
-    text = _QUOTED.sub(_bare, query)
-    try: return ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as e: why = f"{type(e).__name__}: {e}"
-    try: sets = any(isinstance(o, (ast.Assign, ast.AugAssign)) for o in ast.parse(text.strip()).body)
-    except (SyntaxError, ValueError, RecursionError, MemoryError): sets = False
-    raise _misunderstood(frame, query, "one = sets a value, two compare" if sets else why) from None
+    text = _QUOTED.sub(_bare, query).strip()
+    try: return ast.parse(text, mode="eval")
+    except _UNREADABLE as e: why = f"{type(e).__name__}: {e}"
+    if _sets_value(text): why = "one = sets a value, two compare"
+    raise _misunderstood(frame, query, why) from None
+
+def _is_plain_type(node):
+    "Return whether a node names a type of `_PLAIN_TYPES`, as str or 'str'"
+    if isinstance(node, ast.Name): return node.id in _PLAIN_TYPES
+    return isinstance(node, ast.Constant) and node.value in _PLAIN_TYPES
 
 def _check_query(frame, query):
     "Refuse a query that could do anything but compare: it may come from somebody else's notebook"
-    if "@" in _QUOTED.sub("", query): raise _misunderstood(frame, query, "a name with @ stands for a variable, and there are none")
+    if "@" in _QUOTED.sub("", query):
+        raise _misunderstood(frame, query, "a name with @ stands for a variable, and there are none")
     tree = _tree(frame, query)
     calls = [o for o in ast.walk(tree) if isinstance(o, ast.Call)]
     called = {id(o.func) for o in calls if _is_method(o.func)}
     wrong = next(filter(None, (_forbidden(o, called) for o in ast.walk(tree))), None)
-    if wrong: raise _misunderstood(frame, query, f"{wrong} is not allowed; a query compares columns, with and, or, not, in, + - * / and .str methods such as contains")
-    for o in calls:
-        if o.func.attr == "astype" and not all(isinstance(a, ast.Name) and a.id in _PLAIN_TYPES or isinstance(a, ast.Constant) and a.value in _PLAIN_TYPES for a in o.args):
+    if wrong:
+        raise _misunderstood(frame, query, f"{wrong} is not allowed; a query compares columns, with and, or, not, in, "
+                                           "+ - * / and .str methods such as contains")
+    for call in calls:
+        if call.func.attr == "astype" and not all(map(_is_plain_type, call.args)):
             raise _misunderstood(frame, query, f"astype takes one of {', '.join(_PLAIN_TYPES)}")
+
+def _yes_or_no(got):
+    "Return an array of a query's answers, with no for what is missing"
+    if not np.ndim(got): return np.array([got])
+    values = pd.Series(got).astype(object)
+    return np.asarray(values.where(lambda o: o.notna(), False))
 
 def query_rows(
     frame:pd.DataFrame, # of a catalog
@@ -88,6 +122,7 @@ def query_rows(
     try: got = table.eval(query, engine="python", local_dict={}, global_dict={})
     except Exception as e: raise _misunderstood(frame, query, f"{type(e).__name__}: {e}") from None
     if isinstance(got, pd.DataFrame): raise _misunderstood(frame, query, "one = sets a value, two compare")
-    values = np.asarray(pd.Series(got).astype(object).where(lambda o: o.notna(), False)) if np.ndim(got) else np.array([got])
-    if len(values) != len(frame) or not all(isinstance(o, (bool, np.bool_)) for o in values): raise _misunderstood(frame, query, "the answer is not yes or no for each image")
+    values = _yes_or_no(got)
+    if len(values) != len(frame) or not all(isinstance(o, (bool, np.bool_)) for o in values):
+        raise _misunderstood(frame, query, "the answer is not yes or no for each image")
     return values.astype(bool)
