@@ -17,9 +17,14 @@ from ..training.optim import best_lr, smooth, suggest_lr
 from ..training.events import Callback, CancelFit
 from ..training.device import length
 from ..training.learner import Learner
-from .one_cycle import _loss_limits
 
 # %% ../../nbs/callbacks/01_lr_find.ipynb #cd4df069
+def _loss_limits(smoothed):
+    "Choose the part of the axis that shows a curve's fall, and not how far the loss explodes"
+    low = float(np.nanmin(smoothed))
+    high = float(smoothed[0] if np.isfinite(smoothed[0]) else np.nanmax(smoothed))
+    return low - .1*(high-low) - 1e-6, high + .5*(high-low) + 1e-6
+
 @dataclass
 class LRFound:
     "Hold the curve of a range test and the rates it suggests"

@@ -8,7 +8,6 @@ __all__ = ['Steps', 'check_monitor', 'Schedule']
 # %% ../../nbs/callbacks/00_one_cycle.ipynb #3d7d56b9
 import warnings
 from functools import partial
-import numpy as np
 from fastcore.basics import patch
 from ..core.errors import ConfigError, one_of, whole_number
 from ..training.schedules import get_schedule, Plateau
@@ -113,10 +112,3 @@ def fit_one_cycle(self:Learner,
 )->Learner:
     "Train with a learning rate that rises, then falls (Smith, 2018)"
     return self.fit(epochs, lr, [Schedule("one_cycle", warmup), callbacks])
-
-# %% ../../nbs/callbacks/00_one_cycle.ipynb #14bc726e
-def _loss_limits(smoothed):
-    "Choose the part of the axis that shows a curve's fall, and not how far the loss explodes"
-    low = float(np.nanmin(smoothed))
-    high = float(smoothed[0] if np.isfinite(smoothed[0]) else np.nanmax(smoothed))
-    return low - .1*(high-low) - 1e-6, high + .5*(high-low) + 1e-6

@@ -245,10 +245,3 @@ def __repr__(self:Catalog):
 def _repr_html_(self:Catalog):
     table = html_table(_count_rows(self), ["class", *self.splits], _headline(self))
     return table + "".join(f"<div>{escape(o)}</div>" for o in _remarks(self))
-
-# %% ../../nbs/catalog/02_catalog.ipynb #cfdbf116
-def _any_entry(path, wanted):
-    "Return whether a folder holds an entry that is `wanted`; not so where it cannot be listed"
-    try:
-        with os.scandir(path) as it: return any(wanted(e) for e in it)
-    except OSError: return False

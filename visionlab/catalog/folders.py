@@ -16,10 +16,16 @@ from ..core.errors import (
     ClassMismatchError, close_matches, ConfigError, DataError, EmptyDatasetError, one_of, whole_number)
 from ..core.text import listed, plural, safe_name
 from .labels import SPLIT_OF, sorted_classes, SPLIT_NAMES, SPLITS
-from .catalog import _any_entry, skipped_table, Catalog
+from .catalog import skipped_table, Catalog
 from .scan import extension_problem, is_hidden, entry_kind, FolderScan, refuse_bad
 
 # %% ../../nbs/catalog/05_folders.ipynb #15d501dc
+def _any_entry(path, wanted):
+    "Return whether a folder holds an entry that is `wanted`; not so where it cannot be listed"
+    try:
+        with os.scandir(path) as it: return any(wanted(e) for e in it)
+    except OSError: return False
+
 def _has_folders(path):
     "Return whether there is a folder in this one"
     return _any_entry(path, lambda e: entry_kind(e) != "file" and not is_hidden(e.name))

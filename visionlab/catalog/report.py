@@ -20,7 +20,7 @@ from ..images.decode import read_bytes
 from ..images.sizes import glance
 from .labels import label_text
 from .catalog import Catalog
-from .looks import _pil_image, as_uint8
+from .looks import pil_image, as_uint8
 from .issues import ISSUE_COLUMNS, ISSUES, SEVERITIES
 from .edits import proposed_edits, EDIT, signed
 
@@ -58,7 +58,7 @@ _TILE = 96      # pixels
 
 def _uri(image):
     "Encode a small picture as a data URI"
-    im = _pil_image(image)
+    im = pil_image(image)
     im.thumbnail((_TILE, _TILE))
     out = io.BytesIO()
     im.convert("RGB").save(out, "JPEG", quality=80)

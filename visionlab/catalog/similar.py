@@ -11,7 +11,7 @@ from ..core.errors import ConfigError
 from ..core.text import plural
 from ..images.decode import load_image
 from .looks import blocks_of, as_uint8
-from .copies import _code_rows, comparable_places
+from .copies import code_rows, comparable_places
 
 # %% ../../nbs/catalog/20_similar.ipynb #d1abdcc6
 # least cosine; by ImageNet features photographs and their mirror images agree to .95 and more, unlike subjects to .2
@@ -132,7 +132,7 @@ def _closest(
     exact = _exact_cosines(x, codes)
     order = np.argsort(-exact.round(6), kind="stable")
     order = order[exact[order] > least]
-    return _code_rows(codes[order], len(x)), exact[order], missed
+    return code_rows(codes[order], len(x)), exact[order], missed
 
 def similar_pairs(catalog, measures, rows, embeddings, least, known):
     "Pair the pictures among `rows` that are similar by embedding, other than the `known` pairs"

@@ -19,7 +19,7 @@ from ..catalog.frames import conflicting_rows, first_problems, read_splits, sett
 from ..catalog.sheets import read_sheet, CsvError
 from ..catalog.csv import fence_of, file_of_row, name_columns, row_problem
 from .defect_layouts import (
-    scanned_catalog, folder_names, GOOD, names_in_folder, rows_of_split, partner_files, _without_mask, ANOMALOUS, LayoutError, NORMAL)
+    scanned_catalog, folder_names, GOOD, names_in_folder, rows_of_split, partner_files, without_mask, ANOMALOUS, LayoutError, NORMAL)
 from .defects import AnomalyDataModule
 
 # %% ../../nbs/data/24_defect_folders.ipynb #a6c97574
@@ -201,7 +201,7 @@ def tabular_catalog(
     problems = first_problems(bad_path, bad_label, bad_split, conflicting_rows(rows), bad_mask)
     kept, skipped = settle_bad_rows(rows, problems, given, on_bad_rows)
     cat = Catalog(_inside(kept, base), [NORMAL, ANOMALOUS], base, source, skipped)
-    return cat if kept["mask"].isna().all() else cat.drop(_without_mask(kept), "no mask")
+    return cat if kept["mask"].isna().all() else cat.drop(without_mask(kept), "no mask")
 
 def _check_columns(frame, source):
     "Refuse a table that lacks a column"

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NORMAL', 'ANOMALOUS', 'GOOD', 'VAL_MODES', 'TEST_MODES', 'LayoutError', 'names_in_folder', 'layout_error',
-           'category_folder', 'folder_names', 'partner_files', 'scanned_catalog', 'check_ratio', 'draw_share',
-           'rows_of_split', 'settle_splits']
+           'category_folder', 'folder_names', 'partner_files', 'scanned_catalog', 'without_mask', 'check_ratio',
+           'draw_share', 'rows_of_split', 'settle_splits']
 
 # %% ../../nbs/data/19_defect_layouts.ipynb #2a652221
 import math, os, warnings
@@ -76,11 +76,11 @@ def scanned_catalog(scan, source, masks=None, depths=None, **info):
     frame = frame.assign(**{c:object_column(frame[c]) for c in ("defect", "mask", "depth")})
     info = dict(hidden=dict(scan.hidden)) | info
     cat = Catalog(frame, [NORMAL, ANOMALOUS], scan.root, source, skipped_table(scan.skipped), info=info)
-    if masks: cat = cat.drop(_without_mask(frame), "no mask")
+    if masks: cat = cat.drop(without_mask(frame), "no mask")
     if depths is not None: cat = cat.drop(cat.frame.index[cat.frame["depth"].isna()], "no depth")
     return _without_image(cat, masks or {}, "mask")
 
-def _without_mask(frame):
+def without_mask(frame):
     "Find the anomalous images for validation and test that have no mask"
     wanted = (frame["label"] == ANOMALOUS) & (frame["split"] != "train")
     return frame.index[wanted & frame["mask"].isna()]

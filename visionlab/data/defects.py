@@ -8,7 +8,6 @@ __all__ = ['AnomalyDataModule', 'classification_catalog']
 # %% ../../nbs/data/21_defects.ipynb #d0a826eb
 import os
 from dataclasses import replace
-import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from ..core.errors import EmptyDatasetError, ImageReadError
 from ..core.text import plural
@@ -22,15 +21,6 @@ from .audit import audit
 from .module import ImageDataModule
 from .defect_layouts import check_ratio, GOOD, draw_share, ANOMALOUS, NORMAL, settle_splits
 from .planes import depth_size, same_transform_for_both, load_depth, PairedLoader, Planes
-
-# %% ../../nbs/data/21_defects.ipynb #53d7403c
-def _blob(rng, h, w):
-    "Draw a field that is highest in one ragged blob"
-    noise = torch.from_numpy(rng.random((1, 1, *rng.integers(4, 9, 2)), dtype=np.float32))
-    rows, cols = np.ogrid[-1:1:h*1j, -1:1:w*1j]
-    top, left = rng.uniform(-.7, .7, 2)
-    noise = F.interpolate(noise, (h, w), mode="bicubic")[0, 0].numpy()
-    return noise + 2*np.exp(-((rows-top)**2 + (cols-left)**2)*8)
 
 # %% ../../nbs/data/21_defects.ipynb #70d762e3
 class AnomalyDataModule(ImageDataModule):

@@ -8,7 +8,7 @@ __all__ = ['plant', 'need_cv2', 'load_depth', 'depth_size', 'Planes', 'PlaneSamp
 # %% ../../nbs/data/20_planes.ipynb #f5759e43
 import io, math, os, warnings
 from dataclasses import replace
-import numpy as np, torch
+import numpy as np, torch, torch.nn.functional as F
 from PIL import TiffImagePlugin
 from ..core.errors import ConfigError, ImageReadError, optional_import
 from ..core.randomness import key
@@ -21,9 +21,16 @@ from ..catalog.catalog import Catalog
 from .images import Images
 from .own_transforms import OwnSamples
 from .loader import Loader
-from .defects import _blob
 
 # %% ../../nbs/data/20_planes.ipynb #18ba56cb
+def _blob(rng, h, w):
+    "Draw a field that is highest in one ragged blob"
+    noise = torch.from_numpy(rng.random((1, 1, *rng.integers(4, 9, 2)), dtype=np.float32))
+    rows, cols = np.ogrid[-1:1:h*1j, -1:1:w*1j]
+    top, left = rng.uniform(-.7, .7, 2)
+    noise = F.interpolate(noise, (h, w), mode="bicubic")[0, 0].numpy()
+    return noise + 2*np.exp(-((rows-top)**2 + (cols-left)**2)*8)
+
 def plant(
     image:np.ndarray, # (H, W, C) uint8
     seed:int,         # fixes place, shape and colour

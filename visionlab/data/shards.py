@@ -28,16 +28,8 @@ from .sampling import cut
 from .loader import Loader
 from .audit import audit
 from .module import ImageDataModule
-from .shard_files import _FORMAT, file_system_of, is_local_system, read_shard_index, list_shards
+from .shard_files import file_system_of, is_local_system, read_shard_index, list_shards
 from .shard_reading import shard_contents, shard_stamp, ShardReader
-
-# %% ../../nbs/data/18_shards.ipynb #93e08c40
-def _index_of(catalog, shards):
-    "Make the index of a catalog's shards"
-    table = catalog.counts()
-    counts = {split:dict(zip(table.index, table[split].tolist())) for split in table}
-    return dict(format=_FORMAT, kind="visionlab shards", source=catalog.source, task=catalog.task,
-                classes=catalog.classes, info=catalog.info, counts=counts, shards=shards)
 
 # %% ../../nbs/data/18_shards.ipynb #3e4a00a9
 def _listing(urls):

@@ -25,7 +25,6 @@ from ..training.metrics import MetricConfig
 from ..training.learner import Learner
 from .config import TrainConfig
 from .folder import exported
-from .train import _per_channel
 
 # %% ../../nbs/runs/09_making.ipynb #348c158f
 def _default_batch(config, small, n):
@@ -181,6 +180,10 @@ def make_learner(config:TrainConfig, dm:ImageDataModule)->Learner:
     return learn
 
 # %% ../../nbs/runs/09_making.ipynb #cf790e19
+def _per_channel(numbers):
+    "Make a tensor of one number a channel, to compute with images"
+    return torch.tensor(numbers, dtype=torch.float32).view(1, -1, 1, 1)
+
 class _Restated(torch.nn.Module):
     "Show a network pixels that were normalised for another"
     def __init__(self, net, given, wanted):

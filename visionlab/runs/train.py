@@ -31,11 +31,6 @@ from .making import make_data, make_learner
 from .plan import check_plan, planned_fits, run_schedule
 from .model_card import write_card, SPLIT_TITLES, BestEpoch, measure, write_figures
 
-# %% ../../nbs/runs/12_train.ipynb #7c681242
-def _per_channel(numbers):
-    "Make a tensor of one number a channel, to compute with images"
-    return torch.tensor(numbers, dtype=torch.float32).view(1, -1, 1, 1)
-
 # %% ../../nbs/runs/12_train.ipynb #cf7c6045
 def write_run(
     learn:Learner,

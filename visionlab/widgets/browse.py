@@ -21,9 +21,9 @@ from ..images.sizes import glance
 from ..catalog.labels import label_text
 from ..catalog.catalog import Catalog
 from ..data.module import ImageDataModule, OneRange
-from .view import alert_html, text_button, _cell_text, status_html, LIVE_SIDE, MANY_IMAGES, View
+from .view import alert_html, text_button, status_html, LIVE_SIDE, MANY_IMAGES, View
 from .thumbnails import tile_html
-from .query import query_rows
+from .query import cell_text, query_rows
 
 # %% ../../nbs/widgets/03_browse.ipynb #bf47856d
 def has_label(labels, name):
@@ -193,7 +193,7 @@ def _order(frame, by, down, seed=0):
     values = frame[by]
     kinds = pd.api.types
     if not (kinds.is_numeric_dtype(values) or kinds.is_datetime64_any_dtype(values)):
-        texts = ["" if o is None else _cell_text(o) for o in values]
+        texts = ["" if o is None else cell_text(o) for o in values]
         values = pd.Series(texts, index=frame.index, dtype=object)
     return values.sort_values(ascending=not down, kind="stable").index
 

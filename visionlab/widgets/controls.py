@@ -16,7 +16,6 @@ from ..transforms.ops import (
 from ..transforms.pipeline import Pipeline
 from .view import text_button, close_all
 from .fields import OperationFields, own_steps, with_steps
-from .transform_code import _part_code
 
 # %% ../../nbs/widgets/07_controls.ipynb #58b68233
 _FRAMES = (RandomResizedCrop(), Resize())
@@ -315,13 +314,3 @@ class PipelinePanel:
         if self._built is None or not _same_objects(steps, self._built[0]):
             self._built = steps, with_steps(self.own, steps)
         return self._built[1]
-
-# %% ../../nbs/widgets/07_controls.ipynb #d78844eb
-def _tuple_code(items):
-    "Write the codes of its items as a tuple"
-    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
-
-def _value_code(value):
-    "Write a field's value as code"
-    if isinstance(value, tuple): return _tuple_code(list(map(_value_code, value)))
-    return _part_code(value) if is_dataclass(value) else repr(value)

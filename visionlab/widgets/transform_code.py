@@ -14,10 +14,18 @@ from ..transforms.custom import inner_transforms, Custom
 from ..transforms.pipeline import operation_kinds, IMAGENET_MEAN, IMAGENET_STD, Pipeline
 from ..transforms.presets import list_presets, PRESETS
 from ..transforms.interop import to_albumentations, to_torchvision
-from .fields import can_be_remade, _list_as_tuple, arguments
-from .controls import _tuple_code, _value_code
+from .fields import can_be_remade, list_as_tuple, arguments
 
 # %% ../../nbs/widgets/08_transform_code.ipynb #93e64359
+def _tuple_code(items):
+    "Write the codes of its items as a tuple"
+    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+
+def _value_code(value):
+    "Write a field's value as code"
+    if isinstance(value, tuple): return _tuple_code(list(map(_value_code, value)))
+    return _part_code(value) if is_dataclass(value) else repr(value)
+
 def _part_code(part):
     "Write an operation of visionlab as code, without what is default"
     given = []
@@ -115,7 +123,7 @@ class _Writer:
         if _holds_steps(t) and inner_transforms(t): yield f"[{', '.join(map(self.step, inner_transforms(t)))}]"
         for k, v in arguments(t).items():
             if k == "transforms" and _holds_steps(t): continue
-            if k not in defaults or _list_as_tuple(v) == _list_as_tuple(defaults[k]): continue
+            if k not in defaults or list_as_tuple(v) == list_as_tuple(defaults[k]): continue
             if is_compose and k != "p": continue
             yield f"{k}={self.value(v)}"
 

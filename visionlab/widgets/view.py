@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
-import pandas as pd, torch
+import torch
 from traitlets import HasTraits
 from ..core.errors import one_of
 from ..core.text import escape
 from ..core.files import atomic_write, check_own
 from ..core.progress import in_notebook
-from ..catalog.labels import label_text
 
 # %% ../../nbs/widgets/00_view.ipynb #c23fe495
 STILL_SIDE = 96         # pixels of a tile in a saved page
@@ -358,11 +357,3 @@ def one_thread():
     torch.set_num_threads(1)
     try: yield
     finally: torch.set_num_threads(before)
-
-# %% ../../nbs/widgets/00_view.ipynb #f66d0d63
-def _cell_text(value):
-    "Write a cell of a table as text; None stays None"
-    if value is None: return None
-    return label_text(value) if isinstance(value, tuple) else str(value)
-
-def _text_column(frame, name): return pd.Series(list(map(_cell_text, frame[name])), index=frame.index, dtype=object)
