@@ -22,11 +22,19 @@ from .lr_find import undone
 class AutoBatch(Callback):
     "Split batches that do not fit into memory, and go on"
     keeps = ("part",)
+
     def __init__(self,
         part:int=None  # images that go through the model at a time; default: all, until memory runs out
     ): self.part = None if part is None else whole_number(part, "part")
-    def before_fit(self, learn): learn.split_on_oom,learn.part = True, self.part
-    def cleanup_fit(self, learn): self.part,learn.part,learn.split_on_oom = learn.part, None, False      # the next fit knows it already
+
+    def before_fit(self, learn):
+        learn.split_on_oom = True
+        learn.part = self.part
+
+    def cleanup_fit(self, learn):
+        self.part = learn.part           # the next fit knows it already
+        learn.part = None
+        learn.split_on_oom = False
 
 # %% ../../nbs/callbacks/09_batch_size.ipynb #4c9492dc
 @dataclass(repr=False)
@@ -34,8 +42,10 @@ class BatchSizes:
     "Hold speed and memory of the batch sizes that were tried"
     rows:list      # dicts: batch_size, images_per_second, memory in bytes (None where the system does not tell)
     ended:str      # why larger ones were not tried
+
     @property
     def largest(self)->int: return max((r["batch_size"] for r in self.rows), default=0)
+
     @property
     def best(self)->int:
         "The smallest that reaches nine tenths of the highest speed"
@@ -50,20 +60,28 @@ class BatchSizes:
     def plot(self):
         "Draw speed against batch size, and return the figure"
         fig = new_figure(4.5, 2.4)
-        ax,f = fig.subplots(), self.frame()
-        ax.plot(f["batch_size"], f["images_per_second"], "o-")
+        ax = fig.subplots()
+        frame = self.frame()
+        ax.plot(frame["batch_size"], frame["images_per_second"], "o-")
         ax.axvline(self.best, ls=":", color="C1", label=f"best {self.best}")
-        ax.set(xscale="log", xlabel="batch size", ylabel="images a second", ylim=(0, None)); ax.legend()
+        ax.set(xscale="log", xlabel="batch size", ylabel="images a second", ylim=(0, None))
+        ax.legend()
         return fig
-    def __repr__(self): return f"best {self.best}, largest that fits {self.largest} ({self.ended}); set it yourself: ImageDataModule(…, batch_size={self.best})"
+
+    def __repr__(self):
+        return (
+            f"best {self.best}, largest that fits {self.largest} ({self.ended}); "
+            f"set it yourself: ImageDataModule(…, batch_size={self.best})")
 
 class _Clock(Callback):
     "Time the steps after the first, which pays for caches and the optimiser's state"
     order = 99
     def before_fit(self, learn): self.times = []
+
     def after_batch(self, learn):
         if learn.device.type == "cuda": torch.cuda.synchronize(learn.device)      # measuring is waiting
         self.times.append(time.perf_counter())
+
     @property
     def seconds(self): return min(b-a for a,b in zip(self.times, self.times[1:]))
 
@@ -75,7 +93,10 @@ def first_batch(learn):
     if batch is None: raise TrainingError("There is no batch to train on", "", "Give at least one training image")
     return learn._take(batch)
 
-def _repeated(t, n): return t.repeat(-(-n//len(t)), *[1]*(t.ndim-1))[:n]
+def _repeated(t, n):
+    "Repeat the rows of a tensor until there are `n`"
+    times = -(-n//len(t))
+    return t.repeat(times, *[1]*(t.ndim-1))[:n]
 
 def time_steps(
     learn,         # in a trial (`undone`): its loader is replaced
@@ -84,8 +105,9 @@ def time_steps(
     batch=None     # (x, y) to repeat; default: the first
 )->float: # seconds of the fastest
     "Take a few steps with one batch, at a rate that changes nothing"
-    x,y = batch or first_batch(learn)
-    n,clock = n or len(x), _Clock()
+    x, y = batch or first_batch(learn)
+    n = n or len(x)
+    clock = _Clock()
     learn.train_dl = [(_repeated(x, n), _repeated(y, n))]*max(steps, 2)
     learn.fit(1, lr=1e-12, callbacks=[clock])
     return clock.seconds
@@ -98,8 +120,23 @@ def _measure(learn, batch, n):
 def _would_need(rows, n):
     "Extrapolate the memory of `n` images from the last two sizes"
     if len(rows) < 2 or rows[-1]["memory"] is None: return 0
-    (a,u),(b,v) = ((r["batch_size"], r["memory"]) for r in rows[-2:])
-    return max(0, (v-u)/(b-a))*(n-b)
+    before, last = rows[-2:]
+    a_image = (last["memory"]-before["memory"])/(last["batch_size"]-before["batch_size"])
+    return max(0, a_image)*(n-last["batch_size"])
+
+def _try_sizes(learn, batch, start, most):
+    "Measure batches of `start` images, twice that and so on; return the rows and why there are no more"
+    rows = []
+    n = start
+    while n <= most:
+        if learn.device.type == "cpu" and _would_need(rows, n) > .8*available_memory("cpu"):
+            return rows, f"{n} would fill the memory"
+        try: rows.append(_measure(learn, batch, n))
+        except TrainingError as e:
+            if "fits" not in e.context: raise
+            return rows, f"{n} do not fit"
+        n *= 2
+    return rows, f"no more than {most} were to be tried"
 
 @patch
 def find_batch_size(self:Learner,
@@ -109,13 +146,6 @@ def find_batch_size(self:Learner,
     "Try batches of `start`, twice that and so on, up to `most` or as many as fit; nothing is changed"
     whole_number(start, "start", 2)
     if most < start: raise ConfigError(f"The search goes up from {start} images, not down to {most}")
-    rows,n,batch,ended = [], start, first_batch(self), f"no more than {most} were to be tried"
-    with undone(self):
-        while n <= most:
-            if self.device.type == "cpu" and _would_need(rows, n) > .8*available_memory("cpu"): ended = f"{n} would fill the memory"; break
-            try: rows.append(_measure(self, batch, n))
-            except TrainingError as e:
-                if "fits" not in e.context: raise
-                ended = f"{n} do not fit"; break
-            n *= 2
+    batch = first_batch(self)
+    with undone(self): rows, ended = _try_sizes(self, batch, start, most)
     return BatchSizes(rows, ended)

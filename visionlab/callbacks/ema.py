@@ -13,7 +13,8 @@ from ..training.events import Callback
 # %% ../../nbs/callbacks/06_ema.ipynb #25a39c26
 class EMA(Callback):
     "Keep an exponential average of the weights, and let validation judge it"
-    order,keeps = 80, ("updates", "average")      # gives the raw weights back after the recorder and the checkpoint of an epoch
+    order = 80               # puts the raw weights back after the recorder and the checkpoint of an epoch
+    keeps = ("updates", "average")
 
     def __init__(self,
         decay:float=.999,   # how much of the average stays at each step
@@ -21,27 +22,45 @@ class EMA(Callback):
         both:bool=False     # validate the raw weights too
     ):
         if not 0 <= decay < 1: raise ConfigError(f"decay is a share from 0 to below 1, not {decay!r}")
-        self.decay,self.warmup,self.both,self.updates,self.average,self.raw,self._own,self.params = decay, warmup, both, 0, None, None, None, []
+        self.decay = decay
+        self.warmup = warmup
+        self.both = both
+        self.updates = 0
+        self.average = None
+        self.raw = None         # the raw weights, after the fit
+        self._own = None        # the raw weights, while the average is in the model
+        self.params = []
+
+    def _average_fits(self):
+        "Return whether the average that is kept is one of these parameters"
+        if self.average is None: return False
+        return [o.shape for o in self.average] == [p.shape for p in self.params]
 
     def before_fit(self, learn):
         self.params = [p for p in learn.model.parameters() if p.requires_grad]
-        fits = self.average is not None and [o.shape for o in self.average] == [p.shape for p in self.params]
-        self.average = [o.to(p) for o,p in zip(self.average, self.params)] if fits else [p.detach().clone() for p in self.params]
-        if not fits: self.updates = 0
+        if self._average_fits():
+            self.average = [o.to(p) for o,p in zip(self.average, self.params)]
+            return
+        self.average = [p.detach().clone() for p in self.params]
+        self.updates = 0
 
     @torch.no_grad()
     def after_step(self, learn):
-        decay = min(self.decay, (1+self.updates)/(10+self.updates)) if self.warmup else self.decay
+        decay = self.decay
+        if self.warmup: decay = min(decay, (1+self.updates)/(10+self.updates))
         torch._foreach_lerp_(self.average, self.params, 1-decay)
         self.updates += 1
 
     def before_valid(self, learn):
         if self.both: learn.scores |= {f"raw_{k}":v for k,v in learn.validate().items()}
         self._lend()
+
     def after_epoch(self, learn): self._give_back()
+
     def after_fit(self, learn):
         self._lend()
-        self.raw,self._own = self._own, None
+        self.raw = self._own
+        self._own = None
 
     @torch.no_grad()
     def _lend(self):
@@ -55,4 +74,6 @@ class EMA(Callback):
         for p,o in zip(self.params, self._own or ()): p.copy_(o)
         self._own = None
 
-    def cleanup_fit(self, learn): self._give_back(); self.params = []
+    def cleanup_fit(self, learn):
+        self._give_back()
+        self.params = []

@@ -18,7 +18,8 @@ _FEW = 2000      # training images below which pretrained BatchNorm statistics a
 @contextmanager
 def kept_statistics(learn, keep):
     "Keep BatchNorm's statistics for a while"
-    before,learn.statistics = learn.statistics, "kept" if keep else learn.statistics
+    before = learn.statistics
+    if keep: learn.statistics = "kept"
     try: yield
     finally: learn.statistics = before
 
@@ -50,5 +51,6 @@ def fine_tune(self:Learner,
 
 def _all_layers(self, epochs, lr, lr_div, keep_statistics, callbacks):
     "Train everything, the first layers slowest"
-    with kept_statistics(self, has_few_images(self) if keep_statistics is None else keep_statistics):
+    keep = has_few_images(self) if keep_statistics is None else keep_statistics
+    with kept_statistics(self, keep):
         return self.fit_one_cycle(epochs, slice(lr/2/lr_div, lr/2), callbacks=callbacks)

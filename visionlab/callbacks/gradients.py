@@ -16,9 +16,16 @@ from ..training.events import Callback
 from ..training.device import reads_at_once
 
 # %% ../../nbs/callbacks/05_gradients.ipynb #4ab503e9
+def _step_gradients(optimizer):
+    "List the gradients that an optimiser steps along"
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    return [p.grad for p in params if p.grad is not None]
+
 class Accumulate(Callback):
     "Gather the gradients of several batches for each step"
-    order,keeps = 90, ("count", "images", "unit")       # counts after callbacks that may cancel the batch, and scales before gradients are clipped
+    order = 90             # counts after callbacks that may cancel the batch, and scales before gradients are clipped
+    keeps = ("count", "images", "unit")
+
     def __init__(self,
         batches:int=2,  # to a step
     ): self.batches = whole_number(batches, "batches")
@@ -26,26 +33,37 @@ class Accumulate(Callback):
     def before_fit(self, learn):
         self._start()
         n = getattr(learn.train_dl, "batch_size", None)
-        if n and progress_mode() != "off": print(f"Each step learns from {self.batches} batches of {n}: {self.batches*n} images")
+        if n and progress_mode() != "off":
+            print(f"Each step learns from {self.batches} batches of {n}: {self.batches*n} images")
+
     def before_epoch(self, learn): self._start()
-    def _start(self): self.count,self.images = 0, 0
+
+    def _start(self):
+        "Begin a step: nothing is gathered yet"
+        self.count = 0
+        self.images = 0
 
     def before_batch(self, learn):
-        if not self.count: self.unit = self.batches*learn.n_images         # as many images as a step has, unless batches differ
+        if not self.count: self.unit = self.batches*learn.n_images    # a step's images, unless batches differ
         self.count += 1
         self.images += learn.n_images
-        learn.share,learn.stepping = learn.n_images/self.unit, self.count == self.batches or learn.last_batch
+        learn.share = learn.n_images/self.unit
+        learn.stepping = self.count == self.batches or learn.last_batch
 
     def before_step(self, learn):
-        if self.images != self.unit: torch._foreach_mul_([p.grad for g in learn.opt.param_groups for p in g["params"] if p.grad is not None], self.unit/self.images)
+        if self.images != self.unit: torch._foreach_mul_(_step_gradients(learn.opt), self.unit/self.images)
         self._start()
 
     def after_train(self, learn):
-        if self.count: learn.update()         # where the end was not to be seen: a loader without a length, a cancelled batch
-        learn.stepping,learn.share = True, 1
+        if self.count: learn.update()         # the end was not to be seen: a loader without a length, a cancelled batch
+        learn.stepping = True
+        learn.share = 1
 
 # %% ../../nbs/callbacks/05_gradients.ipynb #63bbaf62
-def _per_neuron(t): return torch.linalg.vector_norm(t, dim=tuple(range(1, t.ndim)), keepdim=True) if t.ndim > 1 else t.abs()
+def _per_neuron(t):
+    "Measure the length of each neuron's weights"
+    if t.ndim <= 1: return t.abs()
+    return torch.linalg.vector_norm(t, dim=tuple(range(1, t.ndim)), keepdim=True)
 
 @torch.no_grad()
 def clip_adaptively(
@@ -56,7 +74,8 @@ def clip_adaptively(
     "Shorten the gradient of each neuron that is long compared with its weights"
     for p in params:
         if p.grad is None: continue
-        longest,length = _per_neuron(p).clamp_min(least).mul_(ratio), _per_neuron(p.grad).clamp_min(1e-6)
+        longest = _per_neuron(p).clamp_min(least).mul_(ratio)
+        length = _per_neuron(p.grad).clamp_min(1e-6)
         p.grad.mul_((longest/length).clamp_max(1.))
 
 def clip_length(
@@ -67,14 +86,16 @@ def clip_length(
     grads = [p.grad for p in params if p.grad is not None]
     if not grads: return torch.zeros(())
     lengths = torch._foreach_norm(grads)
-    if reads_at_once(grads[0].device): return _clip_at_once(grads, math.sqrt(math.fsum(o.item()**2 for o in lengths)), limit)
+    if reads_at_once(grads[0].device):
+        length = math.sqrt(math.fsum(o.item()**2 for o in lengths))
+        return _clip_at_once(grads, length, limit)
     length = torch.linalg.vector_norm(torch.stack(lengths))
     torch._foreach_mul_(grads, (limit/(length + 1e-6)).clamp_(max=1.))       # no wait for the device
     return length
 
 def _clip_at_once(grads, length, limit):
     "Shorten gradients where their length can be read without waiting"
-    if not length <= limit: torch._foreach_mul_(grads, limit/(length + 1e-6))      # nan and infinity go on, for others to see
+    if not length <= limit: torch._foreach_mul_(grads, limit/(length + 1e-6))    # NaN and infinity go on, to be seen
     return length
 
 CLIPS = ("norm", "value", "agc")
@@ -82,21 +103,27 @@ CLIPS = ("norm", "value", "agc")
 class ClipGrad(Callback):
     "Bound the gradients before each step"
     order = 95       # after `Accumulate` has made them whole
+
     def __init__(self,
-        limit:float=1.,  # the length of all, the size of each number, or for "agc" the ratio to the weights, such as .01
+        limit:float=1.,  # the length of all, of each number, or for "agc" relative to the weights, such as .01
         how:str="norm"   # "norm", "value" or "agc"
     ):
-        if not (isinstance(limit, (int, float)) and limit > 0): raise ConfigError(f"Gradients are clipped at a number above 0, not {limit!r}")
-        self.limit,self.how = float(limit), one_of(how, CLIPS, "way to clip")
+        if not (isinstance(limit, (int, float)) and limit > 0):
+            raise ConfigError(f"Gradients are clipped at a number above 0, not {limit!r}")
+        self.limit = float(limit)
+        self.how = one_of(how, CLIPS, "way to clip")
 
     def before_fit(self, learn):
         self.params = [p for g in learn.opt.param_groups for p in g["params"]]
-        plain = all(type(p) is nn.Parameter for p in self.params) and len({p.device for p in self.params}) == 1
-        self.clip = clip_length if plain else nn.utils.clip_grad_norm_          # torch's knows parameters that are spread over processes
-        if self.how == "agc": self.params = [p for p in self.params if all(p is not o for o in _head(learn.model))]
+        one_device = len({p.device for p in self.params}) == 1
+        plain = one_device and all(type(p) is nn.Parameter for p in self.params)
+        self.clip = clip_length if plain else nn.utils.clip_grad_norm_    # torch's knows sharded parameters
+        if self.how != "agc": return
+        head = list(_head(learn.model))
+        self.params = [p for p in self.params if all(p is not o for o in head)]
 
     def before_step(self, learn):
-        if self.how == "norm": self.length = self.clip(self.params, self.limit)     # before it was clipped; stays on the device
+        if self.how == "norm": self.length = self.clip(self.params, self.limit)     # as it was; stays on the device
         elif self.how == "value": nn.utils.clip_grad_value_(self.params, self.limit)
         else: clip_adaptively(self.params, self.limit)
 
@@ -108,12 +135,18 @@ def _head(model): return model.head_parameters() if hasattr(model, "head_paramet
 class GradientStats(Callback):
     "Note the length of weights, gradients and updates of each layer every few steps"
     order = 96       # what the optimiser really gets
-    def __init__(self, every:int=10): self.every,self.rows,self._before = whole_number(every, "every"), [], None
+
+    def __init__(self, every:int=10):
+        self.every = whole_number(every, "every")
+        self.rows = []
+        self._before = None
 
     def before_fit(self, learn):
         wanted = {id(p) for g in learn.opt.param_groups for p in g["params"]}
         self.named = {k:p for k,p in learn.model.named_parameters() if id(p) in wanted and p.ndim > 1}
-        self.names,self._notes,self._n = list(self.named), [], 0
+        self.names = list(self.named)
+        self._notes = []
+        self._n = 0
 
     def before_step(self, learn):
         self._n += 1
@@ -125,15 +158,25 @@ class GradientStats(Callback):
 
     def after_step(self, learn):
         if self._before is None: return
-        moved = torch._foreach_norm(torch._foreach_sub([p.detach() for p in self.named.values()], self._before))
-        self._notes.append((learn.step, torch.stack([torch.stack(list(o)) for o in (*self._lengths, moved)])))       # on the device until somebody asks
+        now = [p.detach() for p in self.named.values()]
+        moved = torch._foreach_norm(torch._foreach_sub(now, self._before))
+        lengths = [torch.stack(list(o)) for o in (*self._lengths, moved)]
+        self._notes.append((learn.step, torch.stack(lengths)))       # on the device until somebody asks
         self._before = None
 
     def cleanup_fit(self, learn):
-        for step,t in self._notes:
-            w,g,m = t.float().cpu()
-            self.rows += [dict(step=step, layer=k, weight=float(w[i]), gradient=float(g[i]), moved=float(m[i]/w[i].clamp_min(1e-12))) for i,k in enumerate(self.names)]
-        self._notes,self.named,self._before = [], {}, None
+        for step,lengths in self._notes: self.rows += self._layer_rows(step, lengths.float().cpu())
+        self._notes = []
+        self.named = {}
+        self._before = None
+
+    def _layer_rows(self, step, lengths):
+        "Make a row for each layer from what was measured in a step"
+        weights = lengths[0]
+        gradients = lengths[1]
+        shares = lengths[2]/weights.clamp_min(1e-12)
+        columns = zip(self.names, weights.tolist(), gradients.tolist(), shares.tolist())
+        return [dict(step=step, layer=k, weight=w, gradient=g, moved=m) for k,w,g,m in columns]
 
     def frame(self):
         "Make a table: step, layer, weight, gradient, and the share of its length that a layer moved"
@@ -141,18 +184,28 @@ class GradientStats(Callback):
         return pd.DataFrame(self.rows, columns=["step", "layer", "weight", "gradient", "moved"])
 
     def advice(self)->list:
-        "Say which layers stand still, run away, or have no gradient"
-        last = self.frame().groupby("layer", sort=False).tail(5).groupby("layer", sort=False)[["gradient", "moved"]].median()
-        said = [f"{k}: no gradient arrives" for k,r in last.iterrows() if r["gradient"] < 1e-10]
-        said += [f"{k}: moves {r['moved']:.0%} of its length in a step; lower the learning rate" for k,r in last.iterrows() if r["moved"] > .1]
-        return said + [f"{k}: hardly moves ({r['moved']:.0e} of its length a step)" for k,r in last.iterrows() if r["gradient"] >= 1e-10 and r["moved"] < 1e-6]
+        "List the layers that stand still, run away, or have no gradient"
+        last = self.frame().groupby("layer", sort=False).tail(5)
+        usual = last.groupby("layer", sort=False)[["gradient", "moved"]].median()
+        layers = [(k, r["gradient"], r["moved"]) for k,r in usual.iterrows()]
+        dead = [f"{k}: no gradient arrives" for k,g,_ in layers if g < 1e-10]
+        fast = [f"{k}: moves {m:.0%} of its length in a step; lower the learning rate" for k,_,m in layers if m > .1]
+        slow = [f"{k}: hardly moves ({m:.0e} of its length a step)" for k,g,m in layers if g >= 1e-10 and m < 1e-6]
+        return dead + fast + slow
 
     def plot(self):
         "Draw gradients and movement of each layer over the steps, stem to head from dark to light"
         fig = new_figure(7.5, 2.8)
-        axes,frame = fig.subplots(1, 2), self.frame()
-        from matplotlib import colormaps
-        for ax,name,title in zip(axes, ("gradient", "moved"), ("length of the gradient", "moved in a step, relative to its length")):
-            for i,(k,part) in enumerate(frame.groupby("layer", sort=False)): ax.plot(part["step"], part[name].clip(lower=1e-12), color=colormaps["viridis"](i/max(1, frame["layer"].nunique()-1)), lw=1)
-            ax.set(yscale="log", xlabel="step", title=title)
+        left, right = fig.subplots(1, 2)
+        frame = self.frame()
+        _plot_layers(left, frame, "gradient", "length of the gradient")
+        _plot_layers(right, frame, "moved", "moved in a step, relative to its length")
         return fig
+
+def _plot_layers(ax, frame, column, title):
+    "Draw a column over the steps, a line for each layer"
+    from matplotlib import colormaps
+    last = max(1, frame["layer"].nunique()-1)
+    for i,(_,part) in enumerate(frame.groupby("layer", sort=False)):
+        ax.plot(part["step"], part[column].clip(lower=1e-12), color=colormaps["viridis"](i/last), lw=1)
+    ax.set(yscale="log", xlabel="step", title=title)

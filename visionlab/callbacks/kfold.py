@@ -16,7 +16,7 @@ from .one_cycle import Schedule
 # %% ../../nbs/callbacks/03_kfold.ipynb #a201741d
 @dataclass(repr=False)
 class OutOfFold:
-    "Hold what models said about images they had not seen"
+    "Hold what models answered about images they had not seen"
     probs:np.ndarray     # (rows, classes) float32, in the order of the catalog's rows; NaN where there is no answer
     targets:np.ndarray   # (rows,) class numbers, -1 for no label; (rows, classes) where an image may have several
     fold:np.ndarray      # (rows,) which fold answered; -1: none
@@ -28,24 +28,34 @@ class OutOfFold:
 
     @property
     def accuracy(self)->float:
-        "Compute the share of right answers over all folds; where an image may have several classes, over all its classes"
-        probs,targets = self.probs[self.answered], self.targets[self.answered]
-        return float(((probs > .5) == targets).mean() if targets.ndim == 2 else (probs.argmax(1) == targets).mean())
+        "Compute the share of right answers over all folds; of several classes to an image, over all its classes"
+        probs = self.probs[self.answered]
+        targets = self.targets[self.answered]
+        predicted = probs > .5 if targets.ndim == 2 else probs.argmax(1)
+        return float((predicted == targets).mean())
 
     def frame(self)->pd.DataFrame:
         "List path, label, fold, the likeliest class and its probability for every row that was judged"
         at = np.flatnonzero(self.answered)
         best = self.probs[at].argmax(1)
-        return self.catalog.frame.iloc[at][["path", "label"]].assign(fold=self.fold[at], predicted=[self.catalog.classes[i] for i in best], prob=self.probs[at, best])
+        names = [self.catalog.classes[i] for i in best]
+        rows = self.catalog.frame.iloc[at][["path", "label"]]
+        return rows.assign(fold=self.fold[at], predicted=names, prob=self.probs[at, best])
 
-    def __repr__(self): return f"OutOfFold: {int(self.answered.sum()):,} of {len(self.fold):,} images judged in {len(self.scores)} folds, accuracy {self.accuracy:.3f}\n{self.scores.round(3)}"
+    def __repr__(self):
+        judged = f"{int(self.answered.sum()):,} of {len(self.fold):,} images judged in {len(self.scores)} folds"
+        return f"OutOfFold: {judged}, accuracy {self.accuracy:.3f}\n{self.scores.round(3)}"
 
 # %% ../../nbs/callbacks/03_kfold.ipynb #889b97ea
 def _check_learner(learn, k, catalog):
     "Refuse a learner that has other images, or other classes, than its fold"
     if learn.data is None or learn.data.catalog.info.get("fold") != k:
-        raise ConfigError("The learner was not made from its fold's catalog", f"fold {k}", "make_learner gets a catalog: lambda cat: Learner(ImageDataModule(cat), …)")
-    if learn.classes != catalog.classes: raise ConfigError("The learner has other classes than the catalog", f"fold {k}", "Leave the catalog's classes as they are")
+        raise ConfigError(
+            "The learner was not made from its fold's catalog", f"fold {k}",
+            "make_learner gets a catalog: lambda cat: Learner(ImageDataModule(cat), …)")
+    if learn.classes != catalog.classes:
+        raise ConfigError(
+            "The learner has other classes than the catalog", f"fold {k}", "Leave the catalog's classes as they are")
 
 def out_of_fold(
     make_learner,       # a function from a fold's catalog to a fresh `Learner`
@@ -58,7 +68,9 @@ def out_of_fold(
 )->OutOfFold:
     "Train a learner for each fold, and collect what each says about the images it did not see"
     catalog = getattr(catalog, "catalog", catalog)
-    probs,fold,scores = np.full((len(catalog), len(catalog.classes)), np.nan, np.float32), np.full(len(catalog), -1), []
+    probs = np.full((len(catalog), len(catalog.classes)), np.nan, np.float32)
+    fold = np.full(len(catalog), -1)
+    scores = []
     place = pd.Series(np.arange(len(catalog)), catalog.frame.index)
     for k,part in enumerate(catalog.kfold(n, seed, group_col)):
         learn = make_learner(part)
@@ -66,6 +78,7 @@ def out_of_fold(
         if fit is None: learn.fit(epochs, callbacks=[Schedule("one_cycle", .25)])
         else: fit(learn)
         at = place[learn.data.loader("val").ids].to_numpy()
-        probs[at],fold[at] = learn.get_preds("val")[0].numpy(), k
+        probs[at] = learn.get_preds("val")[0].numpy()
+        fold[at] = k
         scores.append(learn.validate("val"))
     return OutOfFold(probs, catalog.targets(), fold, pd.DataFrame(scores).rename_axis("fold"), catalog)

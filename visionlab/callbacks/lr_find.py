@@ -19,6 +19,12 @@ from ..training.device import length
 from ..training.learner import Learner
 
 # %% ../../nbs/callbacks/01_lr_find.ipynb #cd4df069
+def _loss_limits(smoothed):
+    "Choose the part of the axis that shows a curve's fall, and not how far the loss explodes"
+    low = float(np.nanmin(smoothed))
+    high = float(smoothed[0] if np.isfinite(smoothed[0]) else np.nanmax(smoothed))
+    return low - .1*(high-low) - 1e-6, high + .5*(high-low) + 1e-6
+
 @dataclass
 class LRFound:
     "Hold the curve of a range test and the rates it suggests"
@@ -35,56 +41,78 @@ class LRFound:
         "Draw the curve with the suggestions, and return the figure"
         fig = new_figure(5.2, 2.8)
         ax = fig.subplots()
-        s = smooth(self.losses, .9 if len(self.losses) >= 50 else .6)
-        ax.plot(self.lrs, self.losses, lw=.6, alpha=.4, color="C0"); ax.plot(self.lrs, s, color="C0")
-        for i,(name,lr) in enumerate(self.suggestions.items()): ax.axvline(lr, ls=":", color=f"C{i+1}", label=f"{name} {lr:.1e}")
-        low,high = float(np.nanmin(s)), float(s[0] if np.isfinite(s[0]) else np.nanmax(s))
-        ax.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - .1*(high-low) - 1e-6, high + .5*(high-low) + 1e-6)); ax.legend(fontsize=8)
+        smoothed = smooth(self.losses, .9 if len(self.losses) >= 50 else .6)
+        ax.plot(self.lrs, self.losses, lw=.6, alpha=.4, color="C0")
+        ax.plot(self.lrs, smoothed, color="C0")
+        for i,(name,lr) in enumerate(self.suggestions.items()):
+            ax.axvline(lr, ls=":", color=f"C{i+1}", label=f"{name} {lr:.1e}")
+        ax.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=_loss_limits(smoothed))
+        ax.legend(fontsize=8)
         return fig
 
-    def __repr__(self): return f"best {self.best:.1e} (" + ", ".join(f"{k} {v:.1e}" for k,v in self.suggestions.items()) + ")"
+    def __repr__(self):
+        suggested = ", ".join(f"{k} {v:.1e}" for k,v in self.suggestions.items())
+        return f"best {self.best:.1e} (" + suggested + ")"
+
     def _repr_png_(self): return self.plot()._repr_png_()
 
 class LRFinder(Callback):
     "Raise the learning rate each step and stop when the loss explodes"
     order = 10
-    def __init__(self, start=1e-6, end=10., steps=100, explode=4.): self.rates,self.explode,self.lrs,self.losses,self.smoothed = np.geomspace(start, end, steps), explode, [], [], []
+
+    def __init__(self, start=1e-6, end=10., steps=100, explode=4.):
+        self.rates = np.geomspace(start, end, steps)
+        self.explode = explode
+        self.lrs = []
+        self.losses = []
+        self.smoothed = []
+
     def before_batch(self, learn):
         if len(self.lrs) == len(self.rates): raise CancelFit
-        ratio = [g["lr"]/learn.opt.param_groups[-1]["lr"] for g in learn.opt.param_groups]
-        for g,r in zip(learn.opt.param_groups, ratio): g["lr"] = self.rates[len(self.lrs)]*r
+        groups = learn.opt.param_groups
+        ratios = [g["lr"]/groups[-1]["lr"] for g in groups]
+        for group,ratio in zip(groups, ratios): group["lr"] = self.rates[len(self.lrs)]*ratio
 
     def after_batch(self, learn):
         loss = learn.batch_loss()                     # a deliberate sync: the search must stop at once
-        self.lrs.append(float(self.rates[len(self.lrs)])); self.losses.append(loss)
-        self.average = loss if not self.smoothed else .7*self.average + .3*loss      # single batches are too noisy to stop for
+        self.lrs.append(float(self.rates[len(self.lrs)]))
+        self.losses.append(loss)
+        self.average = .7*self.average + .3*loss if self.smoothed else loss      # one batch is too noisy to stop for
         self.smoothed.append(self.average)
-        if not math.isfinite(loss) or (len(self.lrs) > 10 and self.average > self.explode*min(self.smoothed)): raise CancelFit
+        exploded = len(self.lrs) > 10 and self.average > self.explode*min(self.smoothed)
+        if not math.isfinite(loss) or exploded: raise CancelFit
 
 def _copied(state): return {k:v.detach().clone() if isinstance(v, torch.Tensor) else v for k,v in state.items()}
 
 def loader_generators(loaders)->list:
     "Find the random generators that plain loaders draw from"
     owners = [o for dl in loaders for o in (dl, getattr(dl, "sampler", None))]
-    return [g for g in (getattr(o, "generator", None) for o in owners) if isinstance(g, torch.Generator)]
+    found = [getattr(o, "generator", None) for o in owners]
+    return [g for g in found if isinstance(g, torch.Generator)]
 
 @contextmanager
 def undone(
     learn # may be trained, frozen and changed inside; its callbacks and validation are off there
 ):
-    "Lend a learner for a trial, and put everything back whatever happens: weights, statistics, modes, counters, loaders' random generators"
+    "Lend a learner for a trial, and put everything back: weights, statistics, modes, counters, random generators"
     learn.alone()
-    weights,own,scale = _copied(learn.model.state_dict()), dict(vars(learn)), learn.scaler.state_dict()
-    modes,wanted = [(m, m.training) for m in learn.model.modules()], [(p, p.requires_grad) for p in learn.model.parameters()]
+    weights = _copied(learn.model.state_dict())
+    own = dict(vars(learn))
+    scale = learn.scaler.state_dict()
+    modes = [(m, m.training) for m in learn.model.modules()]
+    wanted = [(p, p.requires_grad) for p in learn.model.parameters()]
     draws = [(g, g.get_state()) for g in loader_generators((learn.train_dl, learn.valid_dl))]
-    learn.callbacks,learn.valid_dl,learn.pending = [], None, None
+    learn.callbacks = []
+    learn.valid_dl = None
+    learn.pending = None
     try: yield learn
     finally:
         learn.model.load_state_dict(weights)
         for m,on in modes: m.training = on
         for p,on in wanted: p.requires_grad_(on)
         for g,state in draws: g.set_state(state)
-        vars(learn).clear(); vars(learn).update(own)
+        vars(learn).clear()
+        vars(learn).update(own)
         if scale: learn.scaler.load_state_dict(scale)
 
 @patch
@@ -94,7 +122,11 @@ def lr_find(self:Learner,
     steps:int=100     # how many; the data repeat if there are fewer batches
 )->LRFound:
     "Find a learning rate by a range test, and leave the learner as it was"
-    if not (0 < start < end and steps >= 1): raise ConfigError(f"The search goes from a low rate up to a high one, not from {start!r} to {end!r} in {steps!r} steps")
+    if not (0 < start < end and steps >= 1):
+        raise ConfigError(
+            f"The search goes from a low rate up to a high one, not from {start!r} to {end!r} in {steps!r} steps")
     finder = LRFinder(start, end, steps)
-    with undone(self): self.fit(math.ceil(steps/max(1, length(self.train_dl) or steps))+1, lr=self.lr, callbacks=[finder])
+    with undone(self):
+        batches = max(1, length(self.train_dl) or steps)
+        self.fit(math.ceil(steps/batches)+1, lr=self.lr, callbacks=[finder])
     return LRFound(finder.lrs, finder.losses, suggest_lr(finder.lrs, finder.losses))

@@ -14,8 +14,9 @@ from ..transforms.mixup import draw_mix, mix
 
 # %% ../../nbs/callbacks/04_mixing.ipynb #4f787b1f
 def _switched_off(epoch, epochs, switch_off):
-    "Say whether mixing has ended: at an epoch counted from 0, or from the end"
-    return switch_off is not None and epoch >= (switch_off if switch_off >= 0 else epochs + switch_off)
+    "Return whether mixing has ended: at an epoch counted from 0, or from the end"
+    if switch_off is None: return False
+    return epoch >= (switch_off if switch_off >= 0 else epochs + switch_off)
 
 @torch.no_grad()
 def _count_outputs(learn):
@@ -29,29 +30,43 @@ def _count_outputs(learn):
 class Mix(Callback):
     "Train on mixed images: mixup, cutmix or one of the two for each batch"
     order = 20       # after what changes the batch itself, before `Accumulate` counts
+
     def __init__(self,
-        mixup:float=.2,       # alpha of the Beta law; 0: no mixup
+        mixup:float=.2,       # alpha of the Beta distribution; 0: no mixup
         cutmix:float=1.,      # the same for cutmix
         p:float=1.,           # probability that a batch is mixed
         switch:float=.5,      # probability of cutmix where both are on
         each:bool=False,      # draw for every image instead of every batch
-        switch_off:int=None,  # first epoch of the fit without mixing, counted from 0; a negative one counts from the end
+        switch_off:int=None,  # first epoch of the fit without mixing, from 0; a negative one counts from the end
         num_classes:int=None  # default: as many as the model has outputs
     ):
-        if min(mixup, cutmix) < 0 or not mixup + cutmix: raise ConfigError(f"mixup={mixup!r} and cutmix={cutmix!r} must not be below 0, nor both 0", "Mix", "Mix(mixup=.2, cutmix=1.) is usual")
-        if not (0 <= p <= 1 and 0 <= switch <= 1): raise ConfigError(f"p={p!r} and switch={switch!r} are probabilities", "Mix", "Give numbers from 0 to 1")
+        if min(mixup, cutmix) < 0 or not mixup + cutmix:
+            raise ConfigError(
+                f"mixup={mixup!r} and cutmix={cutmix!r} must not be below 0, nor both 0", "Mix",
+                "Mix(mixup=.2, cutmix=1.) is usual")
+        if not (0 <= p <= 1 and 0 <= switch <= 1):
+            raise ConfigError(f"p={p!r} and switch={switch!r} are probabilities", "Mix", "Give numbers from 0 to 1")
         self.draw = dict(mixup=mixup, cutmix=cutmix, p=p, switch=switch)
-        self.each,self.switch_off,self.num_classes = each, switch_off, num_classes
+        self.each = each
+        self.switch_off = switch_off
+        self.num_classes = num_classes
 
     def before_fit(self, learn):
+        loss = learn.loss_func
+        smooths_here = isinstance(loss, (OneHotBCE, Focal))         # cross-entropy smooths mixed labels itself
         self.n = self.num_classes
-        self.smoothing = learn.loss_func.label_smoothing if isinstance(learn.loss_func, (OneHotBCE, Focal)) else 0.      # cross-entropy smooths mixed labels itself
+        self.smoothing = loss.label_smoothing if smooths_here else 0.
 
     def before_batch(self, learn):
         if _switched_off(learn.epoch, learn.epochs, self.switch_off): return
-        if not isinstance(learn.yb, torch.Tensor) or learn.xb.ndim < 3: raise TrainingError("Only images with labels can be mixed", "Mix", "Leave Mix out of this fit")
+        if not isinstance(learn.yb, torch.Tensor) or learn.xb.ndim < 3:
+            raise TrainingError("Only images with labels can be mixed", "Mix", "Leave Mix out of this fit")
         if self.n is None and learn.yb.ndim == 1: self.n = _count_outputs(learn)
-        numbers = draw_mix(learn.seed, learn.epochs_done, learn.n_done, **self.draw, n=len(learn.xb) if self.each else 1)
-        learn.xb,learn.yb = mix(learn.xb, learn.yb, numbers, self.n, self.smoothing)
+        draws = len(learn.xb) if self.each else 1
+        numbers = draw_mix(learn.seed, learn.epochs_done, learn.n_done, **self.draw, n=draws)
+        learn.xb, learn.yb = mix(learn.xb, learn.yb, numbers, self.n, self.smoothing)
 
-    def __repr__(self): return f"Mix({', '.join(f'{k}={v:g}' for k,v in self.draw.items())}" + (f", switch_off={self.switch_off}" if self.switch_off is not None else "") + ")"
+    def __repr__(self):
+        options = ", ".join(f"{k}={v:g}" for k,v in self.draw.items())
+        end = "" if self.switch_off is None else f", switch_off={self.switch_off}"
+        return f"Mix({options}{end})"

@@ -18,16 +18,24 @@ from ..training.learner import Learner
 # %% ../../nbs/callbacks/00_one_cycle.ipynb #9b967266
 class Steps(Callback):
     "End a fit after so many batches, in the middle of an epoch if need be; the fit's epochs must be enough for them"
-    order,keeps = 5, ("start",)         # before `Schedule`, which asks how long the fit will be
+    order = 5                          # before `Schedule`, which asks how long the fit will be
+    keeps = ("start",)
+
     def __init__(self,
         n:int # batches
     ): self.n = whole_number(n, "steps")
+
     def before_fit(self, learn):
-        self.start,most = learn.step, learn.epochs*(learn.n_batches or self.n)
+        most = learn.epochs*(learn.n_batches or self.n)
+        self.start = learn.step
         self.last = min(self.n, most)
-        if self.n > most: warnings.warn(f"{learn.epochs} epochs have {most} batches: the fit ends before step {self.n}", stacklevel=4)
+        if self.n <= most: return
+        text = f"{learn.epochs} epochs have {most} batches: the fit ends before step {self.n}"
+        warnings.warn(text, stacklevel=4)
+
     def got_batch(self, learn):
         if learn.step - self.start >= self.n: raise CancelEpoch
+
     def before_epoch(self, learn):
         if learn.step - self.start >= self.n: raise EndOfFit
 
@@ -39,35 +47,54 @@ def check_monitor(
 )->str:
     "Return the column that is meant, or raise if no epoch of this fit will have it"
     if monitor != "train_loss" and learn.valid_dl is None:
-        raise ConfigError(f"{who} watches {monitor!r}, and there is no validation set", "", "Give one, or watch 'train_loss'")
+        what = f"{who} watches {monitor!r}, and there is no validation set"
+        raise ConfigError(what, "", "Give one, or watch 'train_loss'")
     names = [m.name for m in learn.metrics]
-    known = ["valid_loss", "train_loss", *names, *(f"raw_{k}" for k in ("valid_loss", *names))]
+    raw = [f"raw_{k}" for k in ("valid_loss", *names)]
+    known = ["valid_loss", "train_loss", *names, *raw]
     return one_of(column_of(monitor, known), known, "number to watch")
 
 class Schedule(Callback):
     "Set the learning rates before each step from a function of progress"
     order = 10
+
     def __init__(self,
         schedule="one_cycle", # as `get_schedule` takes it
-        warmup=None,          # how long the rate rises: a share of the training, or epochs from 1 up; default: the schedule's own
+        warmup=None,          # how long the rate rises: a share, or epochs from 1 up; default: the schedule's own
         **options             # `warmup_epochs`, `warmup_steps`, `by="epoch"`, and the options of the schedule
-    ): self.make,self.schedule,self.warmup,self.options,self.f,self.done = partial(get_schedule, schedule, warmup, **options), schedule, warmup, options, None, 0
+    ):
+        self.make = partial(get_schedule, schedule, warmup, **options)
+        self.schedule = schedule
+        self.warmup = warmup
+        self.options = options
+        self.f = None
+        self.done = 0
 
-    def state_dict(self)->dict: return dict(done=self.done, **(dict(plateau=self.f.state_dict()) if isinstance(self.f, Plateau) else {}))
+    def state_dict(self)->dict:
+        if not isinstance(self.f, Plateau): return dict(done=self.done)
+        return dict(done=self.done, plateau=self.f.state_dict())
+
     def load_state_dict(self, state:dict):
         self.done = state["done"]
         if "plateau" in state: self.f.load_state_dict(state["plateau"])
 
     def before_fit(self, learn):
-        if learn.n_batches is None: raise ConfigError("A schedule needs to know how many batches an epoch has", type(learn.train_dl).__name__, "Give the loader a length, or use constant rates")
-        steps = next((o.last for o in learn.bound if isinstance(o, Steps)), learn.epochs*learn.n_batches)
-        self.f = self.make(epochs=learn.epochs if steps == learn.epochs*learn.n_batches else steps/learn.n_batches, steps=steps)
+        if learn.n_batches is None:
+            raise ConfigError(
+                "A schedule needs to know how many batches an epoch has", type(learn.train_dl).__name__,
+                "Give the loader a length, or use constant rates")
+        all_steps = learn.epochs*learn.n_batches
+        steps = next((o.last for o in learn.bound if isinstance(o, Steps)), all_steps)
+        epochs = learn.epochs if steps == all_steps else steps/learn.n_batches
+        self.f = self.make(epochs=epochs, steps=steps)
         if isinstance(self.f, Plateau): self.column = check_monitor(learn, self.f.monitor, "The schedule 'plateau'")
-        self.peaks,self.total,self.done = [g["lr"] for g in learn.opt.param_groups], max(1, steps - 1), 0
+        self.peaks = [g["lr"] for g in learn.opt.param_groups]
+        self.total = max(1, steps - 1)
+        self.done = 0
 
     def before_batch(self, learn):
         factor = self.f(min(1., self.done/self.total))
-        for g,peak in zip(learn.opt.param_groups, self.peaks): g["lr"] = peak*factor
+        for group,peak in zip(learn.opt.param_groups, self.peaks): group["lr"] = peak*factor
         self.done += 1
 
     def after_epoch(self, learn):

@@ -18,14 +18,14 @@ from .transfer import BatchNormStatistics, ProgressiveResize
 # %% ../../nbs/callbacks/13_options.ipynb #9a639383
 @dataclass
 class FitOptions:
-    "Say what a fit switches on; goes where callbacks go"
+    "Name what a fit switches on; goes where callbacks go"
     gradient_accumulation:int=1          # batches to a step
     max_grad_norm:float=None             # clip gradients: the length of all, or what `clip` measures
     clip:str="norm"                      # "norm", "value" or "agc"
     ema:float=None                       # decay of averaged weights, such as .999; True is .999
-    early_stopping_patience:int=None     # epochs without improvement after which the fit ends; with it the best weights are kept
+    early_stopping_patience:int=None     # epochs without improvement after which it ends, with the best weights
     early_stopping_threshold:float=0.    # smaller improvements don't count
-    monitor:str="auto"                   # what early stopping and the best weights go by; "auto": accuracy, or F1 where images have several classes
+    monitor:str="auto"                   # what the best weights go by; "auto": accuracy, or F1 of several classes
     keep_best:bool=False                 # end with the weights of the best epoch
     best_path:str=None                   # a file for them
     eval_every:int=1                     # epochs from one validation to the next
@@ -39,7 +39,8 @@ class FitOptions:
 
     def __post_init__(self):
         if self.ema is True: self.ema = .999
-        if self.gradient_accumulation < 1: raise ConfigError(f"gradient_accumulation is a number of batches from 1 up, not {self.gradient_accumulation!r}")
+        n = self.gradient_accumulation
+        if n < 1: raise ConfigError(f"gradient_accumulation is a number of batches from 1 up, not {n!r}")
 
     @classmethod
     def from_dict(cls, d:dict)->"FitOptions":
@@ -51,21 +52,36 @@ class FitOptions:
 
     def callbacks(self)->list:
         "Make the callbacks, new ones for each fit"
-        best = self.keep_best or self.best_path is not None or self.early_stopping_patience is not None
-        made = [self.gradient_accumulation > 1 and Accumulate(self.gradient_accumulation),
-                self.max_grad_norm is not None and ClipGrad(self.max_grad_norm, self.clip),
-                self.ema is not None and self.ema is not False and EMA(self.ema),
-                best and KeepBest(self.monitor, self.best_path),
-                self.early_stopping_patience is not None and EarlyStopping(self.monitor, self.early_stopping_patience, self.early_stopping_threshold),
-                self.eval_every > 1 and ValidateEvery(self.eval_every),
-                self.auto_find_batch_size and AutoBatch(),
-                self.compile and Compile(**(dict(backend=self.compile) if isinstance(self.compile, str) else {}) | (self.compile_args or {})),
-                self.gradient_checkpointing and Checkpointing(),
-                self.float32_matmul_precision is not None and MatmulPrecision(self.float32_matmul_precision),
-                self.progressive_resize is not None and ProgressiveResize(self.progressive_resize),
-                self.batchnorm_statistics is not None and BatchNormStatistics(self.batchnorm_statistics)]
-        return [o for o in made if o]
+        return [*self._of_gradients(), *self._of_epochs(), *self._of_computing(), *self._of_transfer()]
+
+    def _of_gradients(self):
+        "Make what works between the loss and the step"
+        if self.gradient_accumulation > 1: yield Accumulate(self.gradient_accumulation)
+        if self.max_grad_norm is not None: yield ClipGrad(self.max_grad_norm, self.clip)
+        if self.ema is not None and self.ema is not False: yield EMA(self.ema)
+
+    def _of_epochs(self):
+        "Make what works between epochs; early stopping keeps the best weights too"
+        stops = self.early_stopping_patience is not None
+        if self.keep_best or self.best_path is not None or stops: yield KeepBest(self.monitor, self.best_path)
+        if stops: yield EarlyStopping(self.monitor, self.early_stopping_patience, self.early_stopping_threshold)
+        if self.eval_every > 1: yield ValidateEvery(self.eval_every)
+
+    def _of_computing(self):
+        "Make what changes how a step is computed"
+        if self.auto_find_batch_size: yield AutoBatch()
+        if self.compile:
+            backend = dict(backend=self.compile) if isinstance(self.compile, str) else {}
+            yield Compile(**backend | (self.compile_args or {}))
+        if self.gradient_checkpointing: yield Checkpointing()
+        if self.float32_matmul_precision is not None: yield MatmulPrecision(self.float32_matmul_precision)
+
+    def _of_transfer(self):
+        "Make what changes the images' size and the statistics of norms"
+        if self.progressive_resize is not None: yield ProgressiveResize(self.progressive_resize)
+        if self.batchnorm_statistics is not None: yield BatchNormStatistics(self.batchnorm_statistics)
 
     def __repr__(self):
         usual = FitOptions.__dataclass_fields__
-        return "FitOptions(" + ", ".join(f"{k}={v!r}" for k,v in asdict(self).items() if v != usual[k].default) + ")"
+        changed = {k:v for k,v in asdict(self).items() if v != usual[k].default}
+        return "FitOptions(" + ", ".join(f"{k}={v!r}" for k,v in changed.items()) + ")"

@@ -21,20 +21,27 @@ from .batch_size import first_batch, time_steps
 _GAINS = 60          # multiply-adds for each number that a layer returns, from which bfloat16 is faster on a processor
 _DEPTHWISE = 8       # channels that a convolution looks at, below which it counts as depthwise
 
+class _Work:
+    "Count, as a hook of layers, what they compute"
+    def __init__(self):
+        self.work = 0              # multiply-adds of convolutions and linear layers
+        self.numbers = 0           # that layers returned
+        self.depthwise = False     # whether there are depthwise convolutions
+
+    def __call__(self, m, args, out):
+        if not isinstance(out, torch.Tensor): return
+        self.numbers += out.numel()
+        if isinstance(m, nn.Linear): self.work += m.in_features*out.numel()
+        if not isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)): return
+        self.work += m.weight[0].numel()*out.numel()
+        if m.groups > 1 and m.in_channels//m.groups < _DEPTHWISE: self.depthwise = True
+
 def multiply_adds(
     net:nn.Module,
     x:torch.Tensor # (n, channels, height, width): a batch that it takes
-)->tuple: # multiply-adds of convolutions and linear layers for each number that a layer returns; whether there are depthwise convolutions
-    "Count how much a network computes for what it reads and writes"
-    work,numbers,depthwise = 0, 0, False
-    def count(m, _, out):
-        nonlocal work, numbers, depthwise
-        if not isinstance(out, torch.Tensor): return
-        numbers += out.numel()
-        if isinstance(m, nn.Linear): work += m.in_features*out.numel()
-        if not isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)): return
-        work += m.weight[0].numel()*out.numel()
-        depthwise = depthwise or m.groups > 1 and m.in_channels//m.groups < _DEPTHWISE
+)->tuple: # multiply-adds for each number that a layer returns; whether there are depthwise convolutions
+    "Count how much a network computes, in convolutions and linear layers, for what it reads and writes"
+    count = _Work()
     leaves = [m for m in net.modules() if not list(m.children())]
     modes = [(m, m.training) for m in net.modules()]
     handles = [m.register_forward_hook(count) for m in leaves]
@@ -44,30 +51,36 @@ def multiply_adds(
     finally:
         for h in handles: h.remove()
         for m,on in modes: m.training = on
-    return work/max(numbers, 1), depthwise
+    return count.work/max(count.numbers, 1), count.depthwise
 
 def gains_by_bf16(
     learn:Learner # whose device is a processor
 )->bool:
     "Return whether a network trains faster in bfloat16 on this processor, by what both are, not by timing"
     if learn.device.type != "cpu" or not has_bf16(learn.device): return False
-    work,depthwise = multiply_adds(unwrap(learn.model), first_batch(learn)[0][:1])
+    x, _ = first_batch(learn)
+    work, depthwise = multiply_adds(unwrap(learn.model), x[:1])
     return work >= _GAINS and not depthwise
 
 # %% ../../nbs/callbacks/10_precision.ipynb #a91da35c
+def _no_scaler(learn): return torch.amp.GradScaler(learn.device.type, enabled=False)
+
 @patch
 def fastest_precision(self:Learner,
     steps:int=4, # to be timed in each
 )->dict: # name → milliseconds a step
     "Time a few steps, and train in the arithmetic that was fastest: float32, or bfloat16 where the hardware has it"
+    kinds = dict(fp32=None)
+    if has_bf16(self.device): kinds["bf16"] = torch.bfloat16
     took = {}
-    for name,dtype in dict(fp32=None, **(dict(bf16=torch.bfloat16) if has_bf16(self.device) else {})).items():
+    for name,dtype in kinds.items():
         with undone(self):
-            self.dtype,self.scaler = dtype, torch.amp.GradScaler(self.device.type, enabled=False)
+            self.dtype = dtype
+            self.scaler = _no_scaler(self)
             took[name] = round(1e3*time_steps(self, steps), 2)
-    if took.get("bf16", float("inf")) < .9*took["fp32"]: self.dtype = torch.bfloat16
-    else: self.dtype = None
-    self.scaler = torch.amp.GradScaler(self.device.type, enabled=False)
+    faster = took.get("bf16", float("inf")) < .9*took["fp32"]
+    self.dtype = torch.bfloat16 if faster else None
+    self.scaler = _no_scaler(self)
     return took
 
 # %% ../../nbs/callbacks/10_precision.ipynb #40f938e0
@@ -76,21 +89,32 @@ MATMULS = ("highest", "high", "medium")
 class MatmulPrecision(Callback):
     "Set the precision of float32 matrix products while a fit runs"
     order = -100
-    def __init__(self, precision="high"): self.precision = one_of("high" if precision == "auto" else precision, MATMULS, "matmul precision")
+
+    def __init__(self, precision="high"):
+        wanted = "high" if precision == "auto" else precision
+        self.precision = one_of(wanted, MATMULS, "matmul precision")
+
     def before_fit(self, learn):
         self.before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(self.precision)
-    def cleanup_fit(self, learn): torch.set_float32_matmul_precision(self.__dict__.pop("before", torch.get_float32_matmul_precision()))
+
+    def cleanup_fit(self, learn):
+        before = self.__dict__.pop("before", torch.get_float32_matmul_precision())
+        torch.set_float32_matmul_precision(before)
 
 # %% ../../nbs/callbacks/10_precision.ipynb #2ac474d6
 class Compile(Callback):
     "Run the network compiled while a fit runs"
     order = -100
+
     def __init__(self,
         backend="inductor",  # of torch.compile
         mode=None,           # such as "max-autotune"; default: torch's
         **kwargs             # whatever else torch.compile takes
-    ): self.kwargs = dict(backend=backend, **(dict(mode=mode) if mode else {}), **kwargs)
+    ):
+        own = dict(mode=mode) if mode else {}
+        self.kwargs = dict(backend=backend, **own, **kwargs)
+
     def before_fit(self, learn): learn.model.compile(**self.kwargs)
     def cleanup_fit(self, learn): learn.model._compiled_call_impl = None
 
@@ -98,10 +122,15 @@ class Compile(Callback):
 class Checkpointing(Callback):
     "Compute activations again instead of keeping them"
     order = -90
+
     def before_fit(self, learn):
         self.net = unwrap(learn.model)
         try: self.net.set_grad_checkpointing(True)
         except (AttributeError, AssertionError, NotImplementedError) as e:
-            raise ConfigError(f"{type(self.net).__name__} has no gradient checkpointing", "", "Use one of timm's larger networks, such as resnet50, convnext_tiny or any ViT; or AutoBatch") from e
+            raise ConfigError(
+                f"{type(self.net).__name__} has no gradient checkpointing", "",
+                "Use one of timm's larger networks, such as resnet50, convnext_tiny or any ViT; or AutoBatch") from e
+
     def cleanup_fit(self, learn):
-        if (net := self.__dict__.pop("net", None)) is not None and hasattr(net, "set_grad_checkpointing"): net.set_grad_checkpointing(False)
+        net = self.__dict__.pop("net", None)
+        if hasattr(net, "set_grad_checkpointing"): net.set_grad_checkpointing(False)

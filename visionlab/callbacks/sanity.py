@@ -24,29 +24,48 @@ class Check:
     ok:bool
     said:str                # in a sentence or two
     numbers:dict=field(default_factory=dict)
+
     def __bool__(self): return self.ok
     def __repr__(self): return f"{'ok' if self.ok else 'look'}: {self.said}"
+
+_TOO_SURE = (
+    " It starts far too sure of wrong answers: check the normalisation, the order of the classes, and whether the "
+    "head's weights start small")
+_KNOWS = " It knows the answers already: it has been trained, or the labels can be read off the images"
 
 @patch
 def initial_loss(self:Learner)->Check:
     "Compare the loss on one batch, as the model is now, with that of a model that knows nothing"
     with undone(self), torch.no_grad():
         self.model.eval()
-        x,y = first_batch(self)
+        x, y = first_batch(self)
         with self._autocast(): out = self.model(x)
         loss = float(self.valid_loss_func(out.float(), y).mean())
-    n = out.shape[1]
-    want,name = (math.log(n), f"ln {n}") if self.task == "multiclass" else (math.log(2), "ln 2")
-    said = f"The loss starts at {loss:.3f}; knowing nothing is {name} = {want:.3f}."
-    if not math.isfinite(loss): return Check(False, f"{said} Look at the images for values that are no numbers", dict(loss=loss, expected=want))
-    if loss > 1.5*want: said += " It starts far too sure of wrong answers: check the normalisation, the order of the classes, and whether the head's weights start small"
-    if loss < .5*want: said += " It knows the answers already: it has been trained, or the labels can be read off the images"
-    return Check(.5*want <= loss <= 1.5*want, said, dict(loss=loss, expected=want))
+    n = out.shape[1] if self.task == "multiclass" else 2
+    want = math.log(n)
+    text = f"The loss starts at {loss:.3f}; knowing nothing is ln {n} = {want:.3f}."
+    numbers = dict(loss=loss, expected=want)
+    if not math.isfinite(loss):
+        return Check(False, f"{text} Look at the images for values that are no numbers", numbers)
+    if loss > 1.5*want: text += _TOO_SURE
+    if loss < .5*want: text += _KNOWS
+    return Check(.5*want <= loss <= 1.5*want, text, numbers)
 
 # %% ../../nbs/callbacks/11_sanity.ipynb #189add1a
 class _Losses(Callback):
     def before_fit(self, learn): self.losses = []
     def after_batch(self, learn): self.losses.append(learn.loss.detach())
+
+def _why_not_learned(first, last):
+    "Explain a loss that does not go down to nothing"
+    if abs(last-first) < .05*first:
+        return (
+            "nothing moves: raise the learning rate (learn.lr_find()), see whether anything is trainable "
+            "(learn.unfreeze()), and look at GradientStats")
+    if last > first: return "it grows: lower the learning rate (learn.lr_find() suggests one)"
+    return (
+        "it falls slowly: more steps, a higher learning rate, less weight_decay, dropout or drop path; and see that "
+        "equal images have equal labels")
 
 @patch
 def overfit_one_batch(self:Learner,
@@ -54,28 +73,40 @@ def overfit_one_batch(self:Learner,
     images:int=16, # of the first batch
     lr=None       # default: `learn.lr`
 )->Check:
-    "Train on a few images only, and say whether the loss goes down to nothing; nothing is changed"
-    x,y = (o[:images] for o in first_batch(self))
-    self_loss,noted = self.valid_loss_func, _Losses()
+    "Train on a few images only, and check that the loss goes down to nothing; nothing is changed"
+    x, y = (o[:images] for o in first_batch(self))
+    plain_loss = self.valid_loss_func
+    noted = _Losses()
     with undone(self):
-        self.train_dl,self.loss_func = [(x, y)]*steps, self_loss
+        self.train_dl = [(x, y)]*steps
+        self.loss_func = plain_loss
         try: self.fit(1, lr=lr, callbacks=[noted])
         except TrainingError as e: return Check(False, f"It does not get that far: {e.what}. {e.fix}")
         losses = torch.stack(noted.losses).tolist()
-    first,last = losses[0], sum(losses[-5:])/len(losses[-5:])
+    first = losses[0]
+    last = sum(losses[-5:])/len(losses[-5:])
     numbers = dict(first=first, last=last, losses=losses)
-    if last < .1*max(first, math.log(2)): return Check(True, f"{len(x)} images are learned by heart in {steps} steps: the loss falls from {first:.3f} to {last:.3f}.", numbers)
-    if abs(last-first) < .05*first: why = "nothing moves: raise the learning rate (learn.lr_find()), see whether anything is trainable (learn.unfreeze()), and look at GradientStats"
-    elif last > first: why = "it grows: lower the learning rate (learn.lr_find() suggests one)"
-    else: why = "it falls slowly: more steps, a higher learning rate, less weight_decay, dropout or drop path; and see that equal images have equal labels"
-    return Check(False, f"{len(x)} images are not learned by heart in {steps} steps: the loss goes from {first:.3f} to {last:.3f}; {why}.", numbers)
+    course = f"from {first:.3f} to {last:.3f}"
+    if last < .1*max(first, math.log(2)):
+        return Check(True, f"{len(x)} images are learned by heart in {steps} steps: the loss falls {course}.", numbers)
+    return Check(
+        False,
+        f"{len(x)} images are not learned by heart in {steps} steps: the loss goes {course}; "
+        f"{_why_not_learned(first, last)}.",
+        numbers)
 
 # %% ../../nbs/callbacks/11_sanity.ipynb #ce9150be
 class StepTimer:
     "Measure the shares of waiting for data, copying and computing"
-    def __init__(self): self.seconds,self.steps = dict(data=0., copy=0., compute=0.), 0
+    def __init__(self):
+        self.seconds = dict(data=0., copy=0., compute=0.)
+        self.steps = 0
+
     def callbacks(self): return [_Begin(self), _End(self)]
-    def computed(self): self._add("compute"); self.steps += 1
+
+    def computed(self):
+        self._add("compute")
+        self.steps += 1
 
     def _add(self, what):
         now = time.perf_counter()
@@ -83,31 +114,76 @@ class StepTimer:
         self._last = now
 
     @property
-    def shares(self)->dict: return {k:v/max(sum(self.seconds.values()), 1e-12) for k,v in self.seconds.items()}
+    def shares(self)->dict:
+        total = max(sum(self.seconds.values()), 1e-12)
+        return {k:v/total for k,v in self.seconds.items()}
 
     @property
     def advice(self)->str:
-        "Say what to change"
-        s = self.shares
-        if s["data"] > .3: return "The model waits for data: cache='ram', more num_workers, smaller files on disk, or lighter augmentation"
-        if s["copy"] > .15: return "Copying takes long: let the loader give uint8 images, or use pin_memory=True"
-        return "The model is what takes the time: precision='bf16' (learn.fastest_precision() tells), Compile() on a GPU, a larger batch, smaller images, or a smaller model"
+        "Return what to change"
+        shares = self.shares
+        if shares["data"] > .3:
+            return (
+                "The model waits for data: cache='ram', more num_workers, smaller files on disk, or lighter "
+                "augmentation")
+        if shares["copy"] > .15: return "Copying takes long: let the loader give uint8 images, or use pin_memory=True"
+        return (
+            "The model is what takes the time: precision='bf16' (learn.fastest_precision() tells), Compile() on a "
+            "GPU, a larger batch, smaller images, or a smaller model")
 
-    def __repr__(self): return ", ".join(f"{k} {v:.0%}" for k,v in self.shares.items()) + f" of {1e3*sum(self.seconds.values())/max(self.steps, 1):.3g} ms a step. {self.advice}"
+    def __repr__(self):
+        shares = ", ".join(f"{k} {v:.0%}" for k,v in self.shares.items())
+        milliseconds = 1e3*sum(self.seconds.values())/max(self.steps, 1)
+        return shares + f" of {milliseconds:.3g} ms a step. {self.advice}"
 
 class _Begin(Callback):
-    order,aside = -1000, True    # sees the batch before anybody works on it
+    order = -1000                # sees the batch before anybody works on it
+    aside = True
     def __init__(self, timer): self.timer = timer
     def before_epoch(self, learn): self.timer._last = time.perf_counter()
     def got_batch(self, learn): self.timer._add("data")
     def before_batch(self, learn): self.timer._add("copy")
 
 class _End(Callback):
-    order,aside = 1000, True     # sees it when everybody is done
+    order = 1000                 # sees it when everybody is done
+    aside = True
     def __init__(self, timer): self.timer = timer
     def after_batch(self, learn): self.timer.computed()
 
 # %% ../../nbs/callbacks/11_sanity.ipynb #0ef2e4c7
+def _all_finite(o):
+    "Return whether a value, where it is a tensor of floating point, has neither NaN nor infinity"
+    return not isinstance(o, torch.Tensor) or not o.is_floating_point() or bool(o.isfinite().all())
+
+def _batch_place(batch):
+    "Describe where a batch came from: its step, and its images if they have names"
+    paths = batch.get("paths")
+    return f"step {batch['step']}" + (f", {paths[0]} and {len(paths)-1} more" if paths else "")
+
+def _bad_input(learn, batch, where):
+    "Check the images and the weights before the batch is run; None: they are in order"
+    x = batch["x"]
+    if not _all_finite(x):
+        rows = (~x.flatten(1).isfinite().all(1)).nonzero().ravel().tolist()
+        text = f"The images themselves hold values that are no numbers ({where}): images {rows[:8]} of the batch"
+        return Check(False, text, dict(layer="images"))
+    weights = [k for k,p in learn.model.state_dict().items() if not _all_finite(p)]
+    if not weights: return None
+    return Check(False, f"The weights took harm already: {weights[0]} ({where})", dict(layer=weights[0]))
+
+def _bad_layers(learn, batch):
+    "Run a batch again: the names of layers whose output is not finite, in their order, and the loss"
+    bad = []
+    def watch(m, name):
+        def note(m, args, out):
+            if not _all_finite(out): bad.append(name)
+        return m.register_forward_hook(note)
+    hooks = [watch(m, name) for name,m in learn.model.named_modules() if not list(m.children())]
+    try: loss = _replayed(learn, batch)
+    finally:
+        for h in hooks: h.remove()
+    return bad, loss
+
 @patch
 def replay(self:Learner,
     batch=None # as `learn.bad_batch`, which is the default
@@ -115,22 +191,24 @@ def replay(self:Learner,
     "Run a batch again, and name the first layer whose output is not finite"
     self.alone()
     batch = batch if batch is not None else self.bad_batch
-    if batch is None: raise ConfigError("There is no batch to replay", "", "One is kept when a fit stops because its loss is no number")
-    bad,ok = [], lambda o: not isinstance(o, torch.Tensor) or not o.is_floating_point() or bool(o.isfinite().all())
-    where = f"step {batch['step']}" + (f", {batch['paths'][0]} and {len(batch['paths'])-1} more" if batch.get("paths") else "")
-    if not ok(batch["x"]): return Check(False, f"The images themselves hold values that are no numbers ({where}): images {(~batch['x'].flatten(1).isfinite().all(1)).nonzero().ravel().tolist()[:8]} of the batch", dict(layer="images"))
-    if weights := [k for k,p in self.model.state_dict().items() if not ok(p)]: return Check(False, f"The weights took harm already: {weights[0]} ({where})", dict(layer=weights[0]))
-    hooks = [m.register_forward_hook(lambda m, i, o, name=name: bad.append(name) if not ok(o) else None) for name,m in self.model.named_modules() if not list(m.children())]
-    try: loss = _replayed(self, batch)
-    finally:
-        for h in hooks: h.remove()
-    if bad: return Check(False, f"The first layer whose output is not finite is {bad[0]!r} ({where})", dict(layer=bad[0]))
-    return Check(ok(loss), f"The loss is {float(loss):.4f} ({where})" + ("" if ok(loss) else ": the model's output is finite, so look at the loss function and the targets"), dict(loss=float(loss)))
+    if batch is None:
+        fix = "One is kept when a fit stops because its loss is no number"
+        raise ConfigError("There is no batch to replay", "", fix)
+    where = _batch_place(batch)
+    found = _bad_input(self, batch, where)
+    if found is not None: return found
+    bad, loss = _bad_layers(self, batch)
+    if bad:
+        text = f"The first layer whose output is not finite is {bad[0]!r} ({where})"
+        return Check(False, text, dict(layer=bad[0]))
+    ok = _all_finite(loss)
+    hint = "" if ok else ": the model's output is finite, so look at the loss function and the targets"
+    return Check(ok, f"The loss is {float(loss):.4f} ({where})" + hint, dict(loss=float(loss)))
 
 def _replayed(learn, batch):
     "Compute the loss of a batch as it was computed in training"
     with undone(learn), torch.no_grad(), torch.random.fork_rng(devices=[]):
         learn.model.train()
-        x,y = learn._take((batch["x"], batch["y"]))
+        x, y = learn._take((batch["x"], batch["y"]))
         torch.default_generator.manual_seed(step_seed(batch["seed"], batch["step"]))
         with learn._autocast(): return learn.loss_func(learn.model(x), y)

@@ -19,7 +19,7 @@ from .weights_file import write_tensors
 def usual_monitor(
     learn
 )->str: # a column of the history
-    "Choose what says which weights are the best: the accuracy, or the F1 where images have several classes; the loss where that is not measured"
+    "Choose the number that the best weights go by: accuracy, or F1 for several classes an image, else the loss"
     measured = [m.name for m in learn.metrics]
     first = ("f1_macro", "f1") if learn.task == "multilabel" else ("accuracy",)
     return next((o for o in first if o in measured), "valid_loss")
@@ -33,14 +33,26 @@ def epoch_scores(
 
 class Watcher(Callback):
     "Follow one number of each epoch; a base for what acts on it"
-    keeps,ties = ("best", "best_epoch", "best_loss", "waited", "watched"), False       # ties: of equal numbers that with the lower validation loss is better
+    keeps = ("best", "best_epoch", "best_loss", "waited", "watched")
+    ties = False       # whether of equal numbers that with the lower validation loss is better
+
     def __init__(self,
         monitor="valid_loss",   # a column of the history; "auto": accuracy, or F1 where images have several classes
         threshold:float=0.,     # smaller improvements don't count
         all_fits:bool=False     # the best of all fits so far, not of each alone
     ):
-        self.monitor,self.threshold,self.all_fits = monitor, threshold, all_fits
-        self.best,self.best_epoch,self.best_loss,self.waited,self.watched = None, None, None, 0, None
+        self.monitor = monitor
+        self.threshold = threshold
+        self.all_fits = all_fits
+        self.watched = None
+        self._restart()
+
+    def _restart(self):
+        "Begin without a best epoch"
+        self.best = None
+        self.best_epoch = None
+        self.best_loss = None
+        self.waited = 0
 
     def column(self, learn)->str: # None: nothing is watched
         "Find what is watched"
@@ -50,28 +62,41 @@ class Watcher(Callback):
         self.watched = check_monitor(learn, self.column(learn), type(self).__name__)
         better = {m.name:getattr(m, "higher_is_better", True) for m in learn.metrics}
         self.sign = 1 if better.get(self.watched.removeprefix("raw_"), False) else -1
-        if not self.all_fits: self.best,self.best_epoch,self.best_loss,self.waited = None, None, None, 0
+        if not self.all_fits: self._restart()
 
     def load_state_dict(self, state):
         "Take up what was kept; a best value of another column says nothing about this one"
         if state.get("watched", self.watched) == self.watched: super().load_state_dict(state)
 
     def value(self, learn)->float:
-        "Give this epoch's number, or None where it was not measured"
-        return (learn.recorder.rows[-1] if learn.recorder.rows else {}).get(self.watched)
+        "Return this epoch's number, or None where it was not measured"
+        rows = learn.recorder.rows
+        return rows[-1].get(self.watched) if rows else None
 
     def improved(self, learn)->bool:
-        "Note this epoch's number, and say whether it is the best so far"
-        v = self.value(learn)
-        if v is None: return False
+        "Note this epoch's number, and return whether it is the best so far"
+        value = self.value(learn)
+        if value is None: return False
         row = learn.recorder.rows[-1]
         loss = row.get("valid_loss")
-        better = math.isfinite(v) and (self.best is None or (v-self.best)*self.sign > self.threshold or v == self.best and self._lower(loss))
-        if better: self.best,self.best_epoch,self.best_loss,self.waited = v, row["epoch"], loss, 0
-        else: self.waited += 1
-        return better
+        if not self._beats(value, loss):
+            self.waited += 1
+            return False
+        self.best = value
+        self.best_epoch = row["epoch"]
+        self.best_loss = loss
+        self.waited = 0
+        return True
 
-    def _lower(self, loss): return self.ties and loss is not None and self.best_loss is not None and loss < self.best_loss
+    def _beats(self, value, loss):
+        "Return whether an epoch's number beats the best so far"
+        if not math.isfinite(value): return False
+        if self.best is None or (value-self.best)*self.sign > self.threshold: return True
+        return value == self.best and self._lower(loss)
+
+    def _lower(self, loss):
+        "Return whether a loss decides between equal numbers, and is lower than the best epoch's"
+        return self.ties and loss is not None and self.best_loss is not None and loss < self.best_loss
 
 # %% ../../nbs/callbacks/08_stopping.ipynb #62cacbf5
 @contextmanager
@@ -84,8 +109,11 @@ def _judged(learn):
         for o in averages: o._give_back()
 
 class KeepBest(Watcher):
-    "Keep the weights of the best epoch, and give them back at the end"
-    order,ties,keeps = 85, True, (*Watcher.keeps, "weights")          # after the recorder has made the row, and at the end of the fit after `EMA` has put its average into the model
+    "Keep the weights of the best epoch, and put them back at the end"
+    order = 85     # after the recorder has made the row, and after `EMA` has put its average into the model at the end
+    ties = True
+    keeps = (*Watcher.keeps, "weights")
+
     def __init__(self,
         monitor="valid_loss",   # a column of the history; its direction is known
         path=None,              # a file for them; default: memory alone
@@ -93,16 +121,20 @@ class KeepBest(Watcher):
         all_fits:bool=False     # the best of all fits so far, not of each alone
     ):
         super().__init__(monitor, all_fits=all_fits)
-        self.path,self.restore,self.weights = path, restore, None
+        self.path = path
+        self.restore = restore
+        self.weights = None
 
     def before_fit(self, learn):
         super().before_fit(learn)
         if not self.all_fits: self.weights = None
+
     def after_epoch(self, learn):
         if not self.improved(learn): return
+        writes = self.path is not None and (learn.peers is None or learn.peers.group.rank == 0)
         with _judged(learn):
             self.weights = whole_tensors(learn.model)
-            if self.path is not None and (learn.peers is None or learn.peers.group.rank == 0): write_tensors(self.path, self.weights)
+            if writes: write_tensors(self.path, self.weights)
 
     def after_fit(self, learn):
         if not self.restore or self.weights is None: return
@@ -113,6 +145,7 @@ class KeepBest(Watcher):
 class EarlyStopping(Watcher):
     "End the fit when a number has stopped to improve"
     order = 95          # the last of the epoch: everybody has seen it
+
     def __init__(self,
         monitor="valid_loss",   # a column of the history; its direction is known
         patience:int=5,         # epochs without improvement
@@ -122,11 +155,16 @@ class EarlyStopping(Watcher):
         self.patience = whole_number(patience, "patience")
 
     def after_epoch(self, learn):
-        if self.value(learn) is not None and not self.improved(learn) and self.waited >= self.patience: raise CancelFit
+        if self.value(learn) is None or self.improved(learn): return
+        if self.waited >= self.patience: raise CancelFit
 
 class ValidateEvery(Callback):
     "Validate only every few epochs, and after the last"
     order = -50
+
     def __init__(self, epochs:int=2): self.epochs = whole_number(epochs, "epochs")
+
     def before_valid(self, learn):
-        if (learn.epoch+1) % self.epochs and learn.epoch+1 < learn.epochs: raise CancelValid
+        due = (learn.epoch+1) % self.epochs == 0
+        last = learn.epoch+1 >= learn.epochs
+        if not due and not last: raise CancelValid

@@ -24,13 +24,18 @@ from ..training.learner import Learner
 class Distill(Callback):
     "Add to the loss how far the model's answers are from a teacher's"
     order = 50          # the loss that others put together before is one part
+
     def __init__(self,
         teacher,              # a `Learner`, a `Predictor`, or a network
         weight:float=.5,      # share of the teacher in the loss; 1: labels don't count
         temperature:float=2.  # softens both; higher tells more about unlikely classes
     ):
-        if not 0 <= weight <= 1 or not temperature > 0: raise ConfigError(f"weight is a share from 0 to 1 and temperature above 0, not {weight!r} and {temperature!r}")
-        self.net,self.weight,self.temperature = getattr(teacher, "model", teacher), weight, temperature
+        if not 0 <= weight <= 1 or not temperature > 0:
+            raise ConfigError(
+                f"weight is a share from 0 to 1 and temperature above 0, not {weight!r} and {temperature!r}")
+        self.net = getattr(teacher, "model", teacher)
+        self.weight = weight
+        self.temperature = temperature
 
     def before_fit(self, learn):
         if self.net is learn.model: raise ConfigError("The teacher is the student itself", "", "Give another network")
@@ -39,8 +44,12 @@ class Distill(Callback):
 
     def after_loss(self, learn):
         with torch.no_grad(), learn._autocast(): wanted = self.net(learn.xb)
-        if wanted.shape != learn.pred.shape: raise ConfigError(f"The teacher answers with {wanted.shape[1]} classes and the student with {learn.pred.shape[1]}", "", "Train both on the same classes, in the same order")
-        learn.loss = (1-self.weight)*learn.loss + self.weight*distance(learn.pred, wanted, self.temperature, learn.task)
+        if wanted.shape != learn.pred.shape:
+            raise ConfigError(
+                f"The teacher answers with {wanted.shape[1]} classes and the student with {learn.pred.shape[1]}", "",
+                "Train both on the same classes, in the same order")
+        gap = distance(learn.pred, wanted, self.temperature, learn.task)
+        learn.loss = (1-self.weight)*learn.loss + self.weight*gap
 
     def cleanup_fit(self, learn):
         for m,on in self.__dict__.pop("modes", []): m.training = on
@@ -51,7 +60,9 @@ def distance(
     task:str="multiclass" # or "multilabel": each class by itself
 )->torch.Tensor:
     "Measure how far answers are from a teacher's, in units that don't depend on the temperature"
-    t,said,wanted = temperature, said.float()/temperature, wanted.float()/temperature
+    t = temperature
+    said = said.float()/t
+    wanted = wanted.float()/t
     if task == "multilabel": return t*t*F.binary_cross_entropy_with_logits(said, wanted.sigmoid())
     return t*t*F.kl_div(said.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True)
 
@@ -59,24 +70,38 @@ def distance(
 class ProgressiveResize(Callback):
     "Train on small images first"
     order = -40
+
     def __init__(self,
         start:float=.5,   # of the full side, in the first epoch
         until:float=.75,  # share of the epochs after which the size is full; the last one always is
         multiple:int=8    # sizes are rounded to it
     ):
-        if not (0 < start <= 1 and 0 < until <= 1): raise ConfigError(f"start and until are shares above 0, up to 1, not {start!r} and {until!r}")
-        self.start,self.until,self.multiple = start, until, multiple
+        if not (0 < start <= 1 and 0 < until <= 1):
+            raise ConfigError(f"start and until are shares above 0, up to 1, not {start!r} and {until!r}")
+        self.start = start
+        self.until = until
+        self.multiple = multiple
 
     def before_fit(self, learn):
-        if getattr(getattr(learn.model, "config", None), "fixed_size", False): raise ConfigError("This network takes one size alone", learn.model.config.name, "Give it dynamic_img_size=True where timm's has that, or use a convolutional network")
-        self.full,self.sizes = learn.train_dl, []
+        config = getattr(learn.model, "config", None)
+        if getattr(config, "fixed_size", False):
+            raise ConfigError(
+                "This network takes one size alone", config.name,
+                "Give it dynamic_img_size=True where timm's has that, or use a convolutional network")
+        self.full = learn.train_dl
+        self.sizes = []
 
     def scale(self, epoch:int, epochs:int)->float:
-        "Say how large the images of an epoch are, relative to the full side"
+        "Return how large the images of an epoch are, relative to the full side"
         last = epochs-1
-        return 1. if epoch >= last else min(1., self.start + (1-self.start)*epoch/min(self.until*epochs, last))
+        if epoch >= last: return 1.
+        return min(1., self.start + (1-self.start)*epoch/min(self.until*epochs, last))
 
-    def _round(self, side, scale): return side if scale >= 1 else min(side, max(self.multiple, int(side*scale/self.multiple + .5)*self.multiple))
+    def _round(self, side, scale):
+        "Return a side at a scale, rounded to the multiple and never larger than it is"
+        if scale >= 1: return side
+        rounded = int(side*scale/self.multiple + .5)*self.multiple
+        return min(side, max(self.multiple, rounded))
 
     def before_epoch(self, learn):
         self.now = self.scale(learn.epoch, learn.epochs)
@@ -93,9 +118,15 @@ class ProgressiveResize(Callback):
 
     def before_batch(self, learn):
         if learn.data is not None: return
-        size = tuple(self._round(o, self.now) for o in learn.xb.shape[-2:])
-        self.sizes = [*self.sizes, size][-1:] if not self.sizes or self.sizes[-1] == size else [*self.sizes, size]
-        if size != tuple(learn.xb.shape[-2:]): learn.xb = F.interpolate(learn.xb, size, mode="bilinear", antialias=True)
+        full = tuple(learn.xb.shape[-2:])
+        size = tuple(self._round(o, self.now) for o in full)
+        self._note_size(size)
+        if size != full: learn.xb = F.interpolate(learn.xb, size, mode="bilinear", antialias=True)
+
+    def _note_size(self, size):
+        "Remember the size of a batch; while it stays the same, it alone"
+        if not self.sizes or self.sizes[-1] == size: self.sizes = [size]
+        else: self.sizes = [*self.sizes, size]
 
     def cleanup_fit(self, learn):
         if "full" in self.__dict__: learn.train_dl = self.__dict__.pop("full")
@@ -106,8 +137,13 @@ STATISTICS = ("learned", "kept", "all")
 class BatchNormStatistics(Callback):
     "Choose which normalisation layers renew their running statistics: those that learn, none, or all"
     order = -100
+
     def __init__(self, how:str="kept"): self.how = one_of(how, STATISTICS, "way with statistics")
-    def before_fit(self, learn): self.before,learn.statistics = learn.statistics, self.how
+
+    def before_fit(self, learn):
+        self.before = learn.statistics
+        learn.statistics = self.how
+
     def cleanup_fit(self, learn): learn.statistics = self.__dict__.pop("before", learn.statistics)
 
 # %% ../../nbs/callbacks/12_transfer.ipynb #353da80a
@@ -119,13 +155,16 @@ def cached_features(
     "Compute what the head is given, once for each image, without augmentation"
     net = unwrap(learn.model)
     names = head_names(net)
-    head,seen,ys = net.get_submodule(names[0]) if names else None, [], []
-    if not isinstance(head, nn.Linear): raise ConfigError(f"The head is {type(head).__name__}, and only a linear one can be trained on features", type(net).__name__, "Use fine_tune")
+    head = net.get_submodule(names[0]) if names else None
+    if not isinstance(head, nn.Linear):
+        what = f"The head is {type(head).__name__}, and only a linear one can be trained on features"
+        raise ConfigError(what, type(net).__name__, "Use fine_tune")
+    seen = []
     hook = head.register_forward_pre_hook(lambda m, args: seen.append(args[0].float().clone()))
-    try:
-        for _,y in learn._outputs(learn._loader(dl)): ys.append(y)
+    try: ys = [y for _,y in learn._outputs(learn._loader(dl))]
     finally: hook.remove()
-    if seen[0].ndim != 2: raise ConfigError("The head is asked about places, not about images", type(net).__name__, "Use fine_tune")
+    if seen[0].ndim != 2:
+        raise ConfigError("The head is asked about places, not about images", type(net).__name__, "Use fine_tune")
     return torch.cat(seen).clone(), torch.cat(ys).clone()
 
 @dataclass(repr=False)
@@ -133,40 +172,62 @@ class HeadSweep:
     "Hold how well each head did"
     rows:list     # dicts: lr, weight_decay, valid_loss, score
     chosen:dict   # the best of them
+
     def frame(self):
         "Make a table of them, best first"
         import pandas as pd
         return pd.DataFrame(self.rows).sort_values("valid_loss").reset_index(drop=True)
+
     def plot(self):
         "Draw validation loss against learning rate, and return the figure"
         fig = new_figure(4.5, 2.4)
-        ax,f = fig.subplots(), self.frame()
-        for wd,part in f.groupby("weight_decay"): ax.plot(*part.sort_values("lr")[["lr", "valid_loss"]].to_numpy().T, "o-", label=f"decay {wd:g}")
-        ax.set(xscale="log", xlabel="learning rate", ylabel="validation loss"); ax.legend()
+        ax = fig.subplots()
+        for wd,part in self.frame().groupby("weight_decay"):
+            lrs, losses = part.sort_values("lr")[["lr", "valid_loss"]].to_numpy().T
+            ax.plot(lrs, losses, "o-", label=f"decay {wd:g}")
+        ax.set(xscale="log", xlabel="learning rate", ylabel="validation loss")
+        ax.legend()
         return fig
-    def __repr__(self): return f"Best of {len(self.rows)} heads: lr {self.chosen['lr']:.1e}, weight_decay {self.chosen['weight_decay']:g}, valid_loss {self.chosen['valid_loss']:.4f}, score {self.chosen['score']:.4f}"
+
+    def __repr__(self):
+        best = self.chosen
+        return (
+            f"Best of {len(self.rows)} heads: lr {best['lr']:.1e}, weight_decay {best['weight_decay']:g}, "
+            f"valid_loss {best['valid_loss']:.4f}, score {best['score']:.4f}")
 
 class _Heads(nn.Module):
     "Many linear heads at once, trained with AdamW at rates of their own"
-    def __init__(self, n, wide, classes, device): super().__init__(); self.w,self.b = (nn.Parameter(torch.zeros(*o, device=device)) for o in ((n, wide, classes), (n, 1, classes)))
+    def __init__(self, n, wide, classes, device):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(n, wide, classes, device=device))
+        self.b = nn.Parameter(torch.zeros(n, 1, classes, device=device))
+
     def forward(self, f): return torch.baddbmm(self.b, f.expand(len(self.w), *f.shape), self.w)
 
 def _loss_of(out, y, task):
     "Compute the mean loss of each head"
     many = y.expand(len(out), *y.shape)
-    if task == "multilabel": return F.binary_cross_entropy_with_logits(out, many.float(), reduction="none").mean((1, 2))
-    return F.cross_entropy(out.flatten(0, 1), many.flatten(), reduction="none").view(len(out), -1).mean(1)
+    if task != "multilabel":
+        losses = F.cross_entropy(out.flatten(0, 1), many.flatten(), reduction="none")
+        return losses.view(len(out), -1).mean(1)
+    return F.binary_cross_entropy_with_logits(out, many.float(), reduction="none").mean((1, 2))
 
-def _right(out, y, task): return ((out > 0) == (y > .5)).float().mean((1, 2)) if task == "multilabel" else (out.argmax(2) == y).float().mean(1)
+def _right(out, y, task):
+    "Compute the share of right answers of each head"
+    if task == "multilabel": return ((out > 0) == (y > .5)).float().mean((1, 2))
+    return (out.argmax(2) == y).float().mean(1)
 
 def _adamw(params, rates, decays, steps):
     "Make one AdamW step for all heads: rates and decays are tensors, one a head"
     state = [(torch.zeros_like(p), torch.zeros_like(p)) for p in params]
     @torch.no_grad()
     def step(t, factor):
-        for p,(m,v),decay in zip(params, state, (decays, 0.)):
-            m.lerp_(p.grad, .1); v.mul_(.99).addcmul_(p.grad, p.grad, value=.01)
-            p.mul_(1-factor*rates*decay).sub_(factor*rates*(m/(1-.9**t))/((v/(1-.99**t)).sqrt()+1e-8))
+        for p,(mean,square),decay in zip(params, state, (decays, 0.)):
+            mean.lerp_(p.grad, .1)
+            square.mul_(.99).addcmul_(p.grad, p.grad, value=.01)
+            direction = mean/(1-.9**t)
+            scale = (square/(1-.99**t)).sqrt()+1e-8
+            p.mul_(1-factor*rates*decay).sub_(factor*rates*direction/scale)
             p.grad = None
     return step
 
@@ -179,41 +240,65 @@ def linear_probe(self:Learner,
 )->HeadSweep:
     "Train a head for each rate and decay on cached features, and give the model the best"
     self.alone()
-    (f,y),(fv,yv) = cached_features(self, self.data.loader("train") if self.data is not None else "train"), cached_features(self, "val")
-    mean,std = f.mean(0), f.std(0, correction=0).clamp_min(1e-6)           # heads learn alike whatever the scale of the features
-    f,fv,grid = (f-mean)/std, (fv-mean)/std, [(lr, wd) for lr in lrs for wd in weight_decays]
-    classes = unwrap(self.model).get_submodule(head_names(unwrap(self.model))[0]).out_features
-    heads = _Heads(len(grid), f.shape[1], classes, f.device)
-    rates,decays = (torch.tensor(o, device=f.device).view(-1, 1, 1) for o in zip(*grid))
-    _train_heads(heads, f, y, rates, decays, epochs, batch_size, self.task, self.seed)
-    with torch.no_grad(): out = heads(fv); losses,scores = _loss_of(out, yv, self.task).tolist(), _right(out, yv, self.task).tolist()
-    rows = [dict(lr=lr, weight_decay=wd, valid_loss=a, score=b) for (lr,wd),a,b in zip(grid, losses, scores)]
+    f, y = cached_features(self, self.data.loader("train") if self.data is not None else "train")
+    fv, yv = cached_features(self, "val")
+    mean = f.mean(0)
+    std = f.std(0, correction=0).clamp_min(1e-6)           # heads learn alike whatever the scale of the features
+    f = (f-mean)/std
+    fv = (fv-mean)/std
+    grid = [(lr, wd) for lr in lrs for wd in weight_decays]
+    heads = _trained_heads(self, grid, f, y, epochs, batch_size)
+    rows = _head_rows(heads, grid, fv, yv, self.task)
     best = min(range(len(rows)), key=lambda i: rows[i]["valid_loss"])
     _put_head(self.model, heads.w[best].detach(), heads.b[best].detach(), mean, std)
     return HeadSweep(rows, rows[best])
 
+def _trained_heads(learn, grid, f, y, epochs, batch_size):
+    "Make a head for each rate and decay, and train them on features"
+    net = unwrap(learn.model)
+    classes = net.get_submodule(head_names(net)[0]).out_features
+    heads = _Heads(len(grid), f.shape[1], classes, f.device)
+    rates, decays = (torch.tensor(o, device=f.device).view(-1, 1, 1) for o in zip(*grid))
+    _train_heads(heads, f, y, rates, decays, epochs, batch_size, learn.task, learn.seed)
+    return heads
+
+@torch.no_grad()
+def _head_rows(heads, grid, f, y, task):
+    "Measure each head on the validation features"
+    out = heads(f)
+    losses = _loss_of(out, y, task).tolist()
+    scores = _right(out, y, task).tolist()
+    return [dict(lr=lr, weight_decay=wd, valid_loss=a, score=b) for (lr,wd),a,b in zip(grid, losses, scores)]
+
 def _train_heads(heads, f, y, rates, decays, epochs, batch_size, task, seed):
     "Train all heads on the same batches, the rates falling in a line"
-    g,n = torch.Generator().manual_seed(key("probe", seed) % 2**63), len(f)
-    step,steps,t = _adamw([heads.w, heads.b], rates, decays, None), epochs*-(-n//batch_size), 0
+    n = len(f)
+    g = torch.Generator().manual_seed(key("probe", seed) % 2**63)
+    step = _adamw([heads.w, heads.b], rates, decays, None)
+    steps = epochs*-(-n//batch_size)
+    t = 0
     for _ in range(epochs):
         for rows in torch.randperm(n, generator=g).to(f.device).split(batch_size):
             _loss_of(heads(f[rows]), y[rows], task).sum().backward()
-            step(t := t+1, 1-(t-1)/steps)
+            t += 1
+            step(t, 1-(t-1)/steps)
 
 @torch.no_grad()
 def _put_head(model, w, b, mean, std):
     "Write a head for standardised features into the model, for the features as they are"
-    head = unwrap(model).get_submodule(head_names(unwrap(model))[0])
+    net = unwrap(model)
+    head = net.get_submodule(head_names(net)[0])
     head.weight.copy_((w/std[:,None]).T)
     if head.bias is not None: head.bias.copy_((b - (mean/std)@w).ravel())
 
 # %% ../../nbs/callbacks/12_transfer.ipynb #d8dc6652
 class BelowHead:
-    "Give what the head of a network is given, whatever the network; its outputs, where it does not end in a linear layer"
+    "Return what the head of any network is given; its outputs, where it does not end in a linear layer"
     def __init__(self, model):
-        self.model,self.config = model, getattr(model, "config", None)
-        net,names = unwrap(model), head_names(unwrap(model))
+        self.model = model
+        self.config = getattr(model, "config", None)
+        net = unwrap(model)
+        names = head_names(net)
         head = net.get_submodule(names[0]) if names else None
         self.head = head if isinstance(head, nn.Linear) else None
 
@@ -227,13 +312,15 @@ class BelowHead:
         hook = self.head.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
         try: self.model(x)
         finally: hook.remove()
-        return seen[-1] if seen[-1].ndim == 2 else seen[-1].flatten(1, -2).mean(1)       # places, such as tokens, on average
+        found = seen[-1]
+        return found if found.ndim == 2 else found.flatten(1, -2).mean(1)       # places, such as tokens, on average
 
 _DECAYS = (1., .1, .01, .001)        # the strongest first
 
 def _objective(out, y):
     "Compute the mean loss of logits: of one class to an image, or of yes and no for each class"
-    return F.binary_cross_entropy_with_logits(out, y)*y.shape[1] if y.ndim == 2 else F.cross_entropy(out, y)
+    if y.ndim == 2: return F.binary_cross_entropy_with_logits(out, y)*y.shape[1]
+    return F.cross_entropy(out, y)
 
 def _fitted(x, y, w, decay):
     "Fit a linear classifier, its last row the bias, beginning from `w`"
@@ -253,7 +340,8 @@ def _answered(x, y, fold, weights, decay):
     out = x.new_empty(len(x), weights[0].shape[1])
     for k,w in enumerate(weights):
         held = fold == k
-        weights[k] = w = _fitted(x[~held], y[~held], w, decay)
+        w = _fitted(x[~held], y[~held], w, decay)
+        weights[k] = w
         out[held] = x[held]@w[:-1] + w[-1]
     return out
 
@@ -264,9 +352,12 @@ def fold_probs(
     classes:int
 )->torch.Tensor: # (n, classes)
     "Answer each image by a linear classifier on features that was fitted to the other folds"
-    x,y,fold = features.float(), targets.to(features.device), torch.as_tensor(fold, device=features.device)
+    x = features.float()
+    y = targets.to(features.device)
+    fold = torch.as_tensor(fold, device=features.device)
     x = (x - x.mean(0))/x.std(0, correction=0).clamp_min(1e-6)
-    weights,best = [x.new_zeros(x.shape[1]+1, classes) for _ in range(int(fold.max())+1)], None
+    weights = [x.new_zeros(x.shape[1]+1, classes) for _ in range(int(fold.max())+1)]
+    best = None
     for decay in _DECAYS:
         out = _answered(x, y, fold, weights, decay)
         loss = _objective(out, y).item()

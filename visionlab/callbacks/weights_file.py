@@ -19,10 +19,13 @@ def _file(path): return Path(path) if str(path).endswith(".safetensors") else Pa
 def write_tensors(path, tensors):
     "Write tensors into a file, whole or not at all"
     from safetensors.torch import save as to_bytes
+    path = _file(path)
     try:
-        check_own(_file(path), lambda head: head[8:9] == b"{")          # the header of a safetensors file
-        return atomic_write(_file(path), to_bytes(tensors, metadata={"format":"pt"}))
-    except OSError as e: raise CheckpointError(f"The weights could not be written: {e.strerror or e}", str(_file(path)), "Check the free space and the permissions") from e
+        check_own(path, lambda head: head[8:9] == b"{")          # the header of a safetensors file
+        return atomic_write(path, to_bytes(tensors, metadata={"format":"pt"}))
+    except OSError as e:
+        what = f"The weights could not be written: {e.strerror or e}"
+        raise CheckpointError(what, str(path), "Check the free space and the permissions") from e
 
 @patch
 def save(self:Learner,
@@ -32,19 +35,28 @@ def save(self:Learner,
     self.alone()
     return write_tensors(path, whole_tensors(self.model))
 
+def _weights_in(path):
+    "Read the tensors of a file"
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    if not path.is_file(): raise CheckpointError("There is no such file", str(path), "learn.save(path) writes one")
+    try: return load_file(path)
+    except (SafetensorError, OSError, ValueError) as e:
+        raise CheckpointError(f"The file is damaged: {e}", str(path), "Copy it again, or save again") from e
+
 @patch
 def load(self:Learner,
     path # a file that `save` wrote
 )->Learner:
     "Read weights into the model: all of them or none"
     self.alone()
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
     path = _file(path)
-    if not path.is_file(): raise CheckpointError("There is no such file", str(path), "learn.save(path) writes one")
-    try: found = load_file(path)
-    except (SafetensorError, OSError, ValueError) as e: raise CheckpointError(f"The file is damaged: {e}", str(path), "Copy it again, or save again") from e
-    if bad := misfits(found, self.model.state_dict()):
-        raise CheckpointError(f"The weights are not of this network: {'; '.join(bad[:3])}{f' and {len(bad)-3} more' if len(bad) > 3 else ''}", str(path), "Load them into the network they were saved from", bad=bad)
+    found = _weights_in(path)
+    bad = misfits(found, self.model.state_dict())
+    if bad:
+        more = f" and {len(bad)-3} more" if len(bad) > 3 else ""
+        raise CheckpointError(
+            f"The weights are not of this network: {'; '.join(bad[:3])}{more}", str(path),
+            "Load them into the network they were saved from", bad=bad)
     put_tensors(self.model, found)
     return self

@@ -29,39 +29,56 @@ class Builtin:
     preset:str     # the augmentation preset that suits it
     licence:str
     homepage:str
-    read:object=field(repr=False) # (spec, root, download) → class names, {split: (images, labels, numbers in the source)}
+    read:object=field(repr=False) # (spec, root, download) → class names, {split: (images, labels, numbers)}
     classes:tuple=()              # class names; empty: the source brings them
 
 def _read_sample(spec, root, download):
     "Read the sample that comes with visionlab"
     folder = package_files("visionlab")/"sample"
     meta = json.loads((folder/"sample.json").read_text(encoding="utf-8"))
-    return spec.classes, {s: _read_sheet((folder/f"{s}.png").read_bytes(), meta["size"], **meta[s]) for s in ("train", "test")}
+    parts = {}
+    for split in ("train", "test"):
+        sheet = (folder/f"{split}.png").read_bytes()
+        parts[split] = _read_sheet(sheet, meta["size"], **meta[split])
+    return spec.classes, parts
 
 def _read_sheet(data, size, labels, positions):
     "Cut a sheet of small images apart"
     from PIL import Image
-    (h,w),sheet = size,np.asarray(Image.open(BytesIO(data), formats=("PNG",)))
-    images = sheet.reshape(sheet.shape[0]//h, h, sheet.shape[1]//w, w).swapaxes(1, 2).reshape(-1, h, w, 1)
+    height, width = size
+    sheet = np.asarray(Image.open(BytesIO(data), formats=("PNG",)))
+    rows = sheet.shape[0] // height
+    columns = sheet.shape[1] // width
+    grid = sheet.reshape(rows, height, columns, width)
+    images = grid.swapaxes(1, 2).reshape(-1, height, width, 1)
     return images, np.array([int(o) for o in labels]), positions
 
 # %% ../../nbs/catalog/03_builtins.ipynb #2f8fbab8
+def _idx_content(path):
+    "Read the shape that the header of an IDX file states, and its bytes; one more where it is longer than that"
+    with open(path, "rb") as f:
+        opener = gzip.open if f.read(2) == b"\x1f\x8b" else open
+    with opener(path, "rb") as f:
+        shape = _idx_shape(f, path)
+        return shape, f.read(math.prod(shape) + 1)
+
 def read_idx(
     path # an IDX file of bytes, gzipped or not
 )->np.ndarray:
     "Read an IDX file into a uint8 array"
     path = Path(path)
-    try:
-        with open(path, "rb") as f: opener = gzip.open if f.read(2) == b"\x1f\x8b" else open
-        with opener(path, "rb") as f: shape = _idx_shape(f, path); data = f.read(math.prod(shape) + 1)
+    try: shape, data = _idx_content(path)
     except (OSError, EOFError, zlib.error) as e: raise _bad_idx(path, f"cannot be read ({type(e).__name__})") from e
-    if len(data) != (size := math.prod(shape)): raise _bad_idx(path, "is cut short" if len(data) < size else "is longer than its header says")
+    size = math.prod(shape)
+    if len(data) < size: raise _bad_idx(path, "is cut short")
+    if len(data) > size: raise _bad_idx(path, "is longer than its header says")
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 def _idx_shape(f, path):
     "Read the header: two zeros, the type (8: bytes), the number of dimensions, each dimension"
     head = f.read(4)
-    if len(head) < 4 or head[:3] != b"\0\0\x08" or not 1 <= head[3] <= 4: raise _bad_idx(path, "is not an IDX file of bytes")
+    if len(head) < 4 or head[:3] != b"\0\0\x08" or not 1 <= head[3] <= 4:
+        raise _bad_idx(path, "is not an IDX file of bytes")
     dims = f.read(4*head[3])
     if len(dims) < 4*head[3]: raise _bad_idx(path, "is cut short")
     shape = tuple(int(o) for o in np.frombuffer(dims, ">u4"))
@@ -69,22 +86,31 @@ def _idx_shape(f, path):
     return shape
 
 def _bad_idx(path, problem):
-    return DataError(f"{path.name} {problem}", str(path), "Delete the file, so that it is downloaded again, or put a whole copy there", path=str(path))
+    fix = "Delete the file, so that it is downloaded again, or put a whole copy there"
+    return DataError(f"{path.name} {problem}", str(path), fix, path=str(path))
 
 _IDX_LIMIT = 2**31
 _IDX_PARTS = dict(train="train", test="t10k")
-_SYSTEM_FOLDERS = dict(MNIST="/usr/share/datasets/mnist", FashionMNIST="/usr/share/datasets/fashion-mnist") # where Debian's packages put them
+# Where Debian's packages put them.
+_SYSTEM_FOLDERS = dict(MNIST="/usr/share/datasets/mnist", FashionMNIST="/usr/share/datasets/fashion-mnist")
+
+def _idx_file(folder, part, kind, dims):
+    "Find one file of an MNIST-like set under the names it may have, or None"
+    names = [f"{part}-{kind}{mark}idx{dims}-ubyte{gz}" for mark in "-." for gz in ("", ".gz")]
+    return next((folder/o for o in names if (folder/o).is_file()), None)
 
 def _idx_files(folder):
     "Find the four files of an MNIST-like set, or None"
-    names = lambda part, kind, n: [f"{part}-{kind}{mark}idx{n}-ubyte{gz}" for mark in "-." for gz in ("", ".gz")]
-    found = {(s, kind): next((folder/o for o in names(part, kind, n) if (folder/o).is_file()), None)
-             for s,part in _IDX_PARTS.items() for kind,n in (("images", 3), ("labels", 1))}
+    found = {}
+    for split, part in _IDX_PARTS.items():
+        found[split, "images"] = _idx_file(folder, part, "images", 3)
+        found[split, "labels"] = _idx_file(folder, part, "labels", 1)
     return found if all(found.values()) else None
 
 def _homes(root):
     "List the folders where datasets may be kept"
-    return [*([Path(root)] if root else []), Path("data"), cache_dir()/"data"]
+    given = [Path(root)] if root else []
+    return [*given, Path("data"), cache_dir()/"data"]
 
 def _idx_folders(name, root):
     "List the folders where the files of `name` may be"
@@ -98,14 +124,18 @@ def _read_idx_set(spec, root, download):
         home = Path(root) if root else cache_dir()/"data"
         _torchvision(spec, home, f"{spec.name}/raw", True, download)
         files = _idx_files(home/spec.name/"raw")
-    return spec.classes, {s: _idx_part(files[s, "images"], files[s, "labels"], len(spec.classes)) for s in _IDX_PARTS}
+    n = len(spec.classes)
+    return spec.classes, {s: _idx_part(files[s, "images"], files[s, "labels"], n) for s in _IDX_PARTS}
 
 def _idx_part(images, labels, n_classes):
     "Read the images and labels of one split and check that they fit together"
-    x,y = read_idx(images),read_idx(labels)
-    if x.ndim != 3 or y.ndim != 1 or len(x) != len(y): raise _bad_idx(images, f"and {labels.name} do not belong together: {x.shape} and {y.shape}")
-    if len(y) and y.max() >= n_classes: raise _bad_idx(labels, f"has label {y.max()}, but there are {n_classes} classes")
-    return x[...,None], y, range(len(x))
+    x = read_idx(images)
+    y = read_idx(labels)
+    if x.ndim != 3 or y.ndim != 1 or len(x) != len(y):
+        raise _bad_idx(images, f"and {labels.name} do not belong together: {x.shape} and {y.shape}")
+    if len(y) and y.max() >= n_classes:
+        raise _bad_idx(labels, f"has label {y.max()}, but there are {n_classes} classes")
+    return x[..., None], y, range(len(x))
 
 # %% ../../nbs/catalog/03_builtins.ipynb #7a928f4f
 def _torchvision(spec, home, inside, train, download):
@@ -114,37 +144,68 @@ def _torchvision(spec, home, inside, train, download):
     try: return getattr(datasets, spec.name)(str(home), train=train, download=download)
     except (OSError, RuntimeError) as e:
         why = "could not be downloaded" if download else "download=False"
-        raise DataError(f"{spec.name} is not on this machine, and {why}", safe_name(f"{type(e).__name__}: {e}", 200),
-                        f"Put the files from {spec.homepage} into {str(home/inside)!r}, or use 'FashionSample', which needs no download", dataset=spec.name) from None
+        raise DataError(
+            f"{spec.name} is not on this machine, and {why}",
+            safe_name(f"{type(e).__name__}: {e}", 200),
+            f"Put the files from {spec.homepage} into {str(home/inside)!r}, "
+            "or use 'FashionSample', which needs no download",
+            dataset=spec.name) from None
 
 def _read_cifar(spec, root, download):
     "Read CIFAR-10 or CIFAR-100"
     from torchvision import datasets
     inside = getattr(datasets, spec.name).base_folder
-    home = next((o for o in _homes(root) if (o/inside).is_dir()), Path(root) if root else cache_dir()/"data")
+    default = Path(root) if root else cache_dir()/"data"
+    home = next((o for o in _homes(root) if (o/inside).is_dir()), default)
     sets = {s: _torchvision(spec, home, inside, s == "train", download) for s in ("train", "test")}
-    return sets["train"].classes, {s: (o.data, np.asarray(o.targets), range(len(o.data))) for s,o in sets.items()}
+    parts = {s: (o.data, np.asarray(o.targets), range(len(o.data))) for s, o in sets.items()}
+    return sets["train"].classes, parts
 
 # %% ../../nbs/catalog/03_builtins.ipynb #a4cbdb3d
-_CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-_FASHION = dict(preset="small", licence="MIT, © 2017 Zalando SE", homepage="https://github.com/zalandoresearch/fashion-mnist", classes=_CLOTHES)
-_CIFAR = dict(size=(32, 32, 3), train=50_000, test=10_000, preset="small", licence="not stated by its makers", homepage="https://www.cs.toronto.edu/~kriz/cifar.html", read=_read_cifar)
+_CLOTHES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+_FASHION = dict(
+    preset="small",
+    licence="MIT, © 2017 Zalando SE",
+    homepage="https://github.com/zalandoresearch/fashion-mnist",
+    classes=_CLOTHES)
+_CIFAR = dict(
+    size=(32, 32, 3),
+    train=50_000,
+    test=10_000,
+    preset="small",
+    licence="not stated by its makers",
+    homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+    read=_read_cifar)
 
-BUILTINS = {o.name:o for o in (
+_MNIST = dict(
+    preset="digits",
+    licence="CC BY-SA 3.0",
+    homepage="http://yann.lecun.com/exdb/mnist/",
+    read=_read_idx_set,
+    classes=tuple("0123456789"))
+
+BUILTINS = {o.name: o for o in (
     Builtin("FashionSample", (28, 28, 1), 6_000, 1_000, read=_read_sample, **_FASHION),
     Builtin("FashionMNIST", (28, 28, 1), 60_000, 10_000, read=_read_idx_set, **_FASHION),
-    Builtin("MNIST", (28, 28, 1), 60_000, 10_000, "digits", "CC BY-SA 3.0", "http://yann.lecun.com/exdb/mnist/", _read_idx_set, tuple("0123456789")),
-    Builtin("CIFAR10", **_CIFAR), Builtin("CIFAR100", **_CIFAR))}
+    Builtin("MNIST", (28, 28, 1), 60_000, 10_000, **_MNIST),
+    Builtin("CIFAR10", **_CIFAR),
+    Builtin("CIFAR100", **_CIFAR))}
 
 def _builtin(name):
     "Find a built-in by its name, however it is written"
-    plain = lambda o: re.sub(r"[-_ ]", "", str(o)).lower()
-    return BUILTINS[next((o for o in BUILTINS if plain(o) == plain(name)), None) or one_of(name, BUILTINS, "built-in dataset")]
+    def plain(o): return re.sub(r"[-_ ]", "", str(o)).lower()
+    known = next((o for o in BUILTINS if plain(o) == plain(name)), None)
+    return BUILTINS[known or one_of(name, BUILTINS, "built-in dataset")]
 
 def _memory_frame(classes, parts):
     "Name the images of a built-in, as split/class/number"
     folders = [c.replace("/", "-") for c in classes]
-    rows = [(f"{s}/{folders[y]}/{i:06d}", classes[y], s) for s,(_,labels,numbers) in parts.items() for y,i in zip(np.asarray(labels).tolist(), numbers)]
+    rows = []
+    for split, (_, labels, numbers) in parts.items():
+        for y, i in zip(np.asarray(labels).tolist(), numbers):
+            rows.append((f"{split}/{folders[y]}/{i:06d}", classes[y], split))
     return pd.DataFrame(rows, columns=["path", "label", "split"], dtype=object)
 
 @patch(cls_method=True)
@@ -155,6 +216,8 @@ def from_builtin(cls:Catalog,
 )->Catalog:
     "Read a dataset that goes by its name into memory"
     spec = _builtin(name)
-    classes,parts = spec.read(spec, root, download)
+    classes, parts = spec.read(spec, root, download)
     info = dict(builtin=spec.name, preset=spec.preset, licence=spec.licence, homepage=spec.homepage)
-    return cls(_memory_frame(classes, parts), classes, source=spec.name, pixels=np.concatenate([o for o,_,_ in parts.values()]), info=info)
+    frame = _memory_frame(classes, parts)
+    pixels = np.concatenate([images for images, _, _ in parts.values()])
+    return cls(frame, classes, source=spec.name, pixels=pixels, info=info)

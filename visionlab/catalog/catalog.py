@@ -19,56 +19,74 @@ from .paths import Files, PathArray
 from .labels import object_column, label_names, SPLITS, TASKS
 
 # %% ../../nbs/catalog/02_catalog.ipynb #df431a8b
-_COMPACT = 100_000 # rows from which a table is kept small: paths in one block of bytes, one text for all rows of a class
+# Rows from which a table is kept small: paths in one block of bytes, one text for all rows of a class.
+_COMPACT = 100_000
 
 def _column(frame, name):
     "Make one of the three columns; what is missing is None"
     values = frame[name] if name in frame else None
     if values is None or len(frame) < _COMPACT: return object_column(values, frame.index)
     if name == "path": return pd.Series(PathArray._from_sequence(values), frame.index)
-    numbers,names = pd.factorize(np.asarray(values, dtype=object))
-    return pd.Series(np.append(np.asarray(names, object), None)[numbers], frame.index, dtype=object)
+    numbers, names = pd.factorize(np.asarray(values, dtype=object))
+    shared = np.append(np.asarray(names, object), None)    # number -1, a missing value, takes the None at the end
+    return pd.Series(shared[numbers], frame.index, dtype=object)
 
 def _as_names(label):
     "Turn the names that one image has into a tuple; None stays, as nobody has labelled it"
-    return label if label is None or isinstance(label, tuple) else (label,) if isinstance(label, str) else tuple(map(str, label))
+    if label is None or isinstance(label, tuple): return label
+    if isinstance(label, str): return (label,)
+    return tuple(map(str, label))
 
 def _tuples(frame):
     "Make the column of labels where each is a tuple of names"
-    return object_column([_as_names(o) for o in object_column(frame["label"] if "label" in frame else None, frame.index)], frame.index)
+    labels = object_column(frame["label"] if "label" in frame else None, frame.index)
+    return object_column([_as_names(o) for o in labels], frame.index)
 
 def _tidy(frame, task):
-    "Give `frame` its three columns and check its index"
-    if "path" not in frame: raise ConfigError("The table has no column 'path'", f"columns: {', '.join(map(str, frame.columns))}", "Use Catalog.from_frame, which takes the names of the columns")
+    "Return `frame` with its three columns first, and check its index"
+    if "path" not in frame:
+        raise ConfigError(
+            "The table has no column 'path'",
+            f"columns: {', '.join(map(str, frame.columns))}",
+            "Use Catalog.from_frame, which takes the names of the columns")
     if not (frame.index.is_unique and pd.api.types.is_integer_dtype(frame.index)):
         raise ConfigError("The table's index must be whole numbers, each once", "", "Call reset_index(drop=True) first")
-    columns = {c: _tuples(frame) if c == "label" and task == "multilabel" else _column(frame, c) for c in ("path", "label", "split")}
-    return frame.assign(**columns)[[*columns, *(c for c in frame if c not in columns)]]
+    columns = dict(path=_column(frame, "path"))
+    columns["label"] = _tuples(frame) if task == "multilabel" else _column(frame, "label")
+    columns["split"] = _column(frame, "split")
+    others = [c for c in frame if c not in columns]
+    return frame.assign(**columns)[[*columns, *others]]
 
 def _check_labels(frame, classes):
-    "Refuse labels that are no class, and splits that do not exist"
-    if unknown := sorted(label_names(frame["label"]) - set(classes)):
-        raise ClassMismatchError(f"{listed(unknown)} {'is' if len(unknown) == 1 else 'are'} among the labels but not among the classes", "",
-                                 f"Correct the labels, or add the names to the classes ({listed(classes)})", unknown=unknown)
+    "Refuse labels that are not a class, and splits that do not exist"
+    unknown = sorted(label_names(frame["label"]) - set(classes))
+    if unknown:
+        verb = "is" if len(unknown) == 1 else "are"
+        raise ClassMismatchError(
+            f"{listed(unknown)} {verb} among the labels but not among the classes", "",
+            f"Correct the labels, or add the names to the classes ({listed(classes)})",
+            unknown=unknown)
     for split in frame["split"].dropna().unique(): one_of(split, SPLITS, "split")
 
 # %% ../../nbs/catalog/02_catalog.ipynb #d77c2ad7
 @dataclass(eq=False, repr=False)
 class Catalog(metaclass=Extensible):
     "A table of images, and what was left out of it"
-    frame:pd.DataFrame            # path, label (None: unlabelled), split ("train", "val", "test", "predict") and any more columns; index: the image's number
+    frame:pd.DataFrame            # path, label (None: unlabelled), split, any more; index: the image's number
     classes:list                  # class names in the order of the network's outputs
-    root:Path=None                # folder that `path` is relative to; None: paths are absolute, or name images in memory
+    root:Path=None                # folder of the paths; None: they are absolute, or name images in memory
     source:str=""                 # where the images come from, for people
     skipped:pd.DataFrame=None     # path, split, reason for everything left out
     pixels:np.ndarray=None        # (N, H, W, C) uint8 for images in memory: row `i` of the frame is `pixels[i]`
-    info:dict=field(default_factory=dict) # facts about the source: licence, homepage, preset hint, class ids, how it was split
-    reader:object=None            # for images that are not files: `reader[i]` gives row `i` as encoded bytes, a path or an array
-    task:str="multiclass"         # "multiclass": one class for each image; "multilabel": any number, and `label` is a tuple of names
+    info:dict=field(default_factory=dict) # about the source: licence, homepage, preset, class ids, split
+    reader:object=None            # for images that are not files: row `i` as bytes, a path or an array
+    task:str="multiclass"         # "multilabel": an image has any number of classes, in a tuple
 
     def __post_init__(self):
         one_of(self.task, TASKS, "task")
-        self.frame,self.classes,self.root = _tidy(self.frame, self.task), [str(o) for o in self.classes], self.root and Path(self.root)
+        self.frame = _tidy(self.frame, self.task)
+        self.classes = [str(o) for o in self.classes]
+        self.root = self.root and Path(self.root)
         if self.skipped is None: self.skipped = skipped_table([])
         _check_labels(self.frame, self.classes)
 
@@ -80,32 +98,39 @@ class Catalog(metaclass=Extensible):
     def subset(self, split:str)->"Catalog":
         "Keep the rows of one `split`"
         one_of(split, SPLITS, "split")
-        return replace(self, frame=self.frame[self.frame["split"] == split], skipped=self.skipped[self.skipped["split"] == split])
+        rows = self.frame[self.frame["split"] == split]
+        return replace(self, frame=rows, skipped=self.skipped[self.skipped["split"] == split])
 
     def targets(self, split:str=None)->np.ndarray:
-        "Return class numbers as int64, -1 where there is no label; for multilabel, (n, classes) of 0 and 1 as float32, NaN where there is no label"
-        number = {name:i for i,name in enumerate(self.classes)}
+        "Return class numbers as int64, -1 where there is no label; for multilabel see `_multi_hot`"
+        number = {name: i for i, name in enumerate(self.classes)}
         labels = (self if split is None else self.subset(split)).frame["label"]
         if self.task == "multilabel": return multi_hot(labels, number)
         return np.fromiter((number.get(o, -1) for o in labels), np.int64, len(labels))
 
     def files(self, split:str=None)->list:
         "Return absolute paths, in the order of the rows"
-        if self.pixels is not None: raise ConfigError(f"{self.source} is in memory, so it has no files", "", "Take the images from .pixels")
-        if self.reader is not None: raise ConfigError(f"The images of {self.source} are not files of their own", "", "Take row i from .reader[i]")
+        if self.pixels is not None:
+            raise ConfigError(f"{self.source} is in memory, so it has no files", "", "Take the images from .pixels")
+        if self.reader is not None:
+            raise ConfigError(
+                f"The images of {self.source} are not files of their own", "",
+                "Take row i from .reader[i]")
         paths = (self if split is None else self.subset(split)).frame["path"]
         return [os.path.join(self.root or "", o) for o in paths]
 
     @property
     def sources(self): # `sources[i]`: pixels, encoded bytes or a path
-        "Give what holds the image of each row, by its number"
+        "Return what holds the image of each row, by its number"
         if self.pixels is not None: return self.pixels
-        return self.reader if self.reader is not None else Files(self.frame.index, self.frame["path"], self.root)
+        if self.reader is not None: return self.reader
+        return Files(self.frame.index, self.frame["path"], self.root)
 
     def counts(self)->pd.DataFrame:
         "Count images by class and split"
-        split,target,n = self.frame["split"].to_numpy(), self.targets(), len(self.classes)
-        columns = {s: _class_counts(target[split == s], n) for s in self.splits}
+        split = self.frame["split"].to_numpy()
+        target = self.targets()
+        columns = {s: _class_counts(target[split == s], len(self.classes)) for s in self.splits}
         return pd.DataFrame(columns, index=pd.Index(self.classes, dtype=object, name="class"))
 
     def drop(self,
@@ -114,15 +139,20 @@ class Catalog(metaclass=Extensible):
     )->"Catalog":
         "Move rows to `skipped`"
         rows = pd.Index(rows).unique()
-        if len(unknown := rows.difference(self.frame.index)): raise ConfigError(f"There is no row {unknown[0]}", self.source, "Give values of catalog.frame.index")
+        unknown = rows.difference(self.frame.index)
+        if len(unknown):
+            raise ConfigError(f"There is no row {unknown[0]}", self.source, "Give values of catalog.frame.index")
         gone = self.frame.loc[rows]
-        skipped = skipped_table([*self.skipped.to_numpy().tolist(), *((p, s, reason) for p,s in zip(gone["path"], gone["split"]))])
-        return replace(self, frame=self.frame.drop(rows), skipped=skipped)
+        before = self.skipped.to_numpy().tolist()
+        more = [(path, split, reason) for path, split in zip(gone["path"], gone["split"])]
+        return replace(self, frame=self.frame.drop(rows), skipped=skipped_table([*before, *more]))
 
 def multi_hot(labels, number):
-    "Turn tuples of names into rows of 0 and 1"
+    "Turn tuples of names into rows of 0 and 1 as float32, NaN where there is no label"
     out = np.zeros((len(labels), len(number)), np.float32)
-    for row,names in zip(out, labels): row[[number[o] for o in names] if names is not None else slice(None)] = 1 if names is not None else np.nan
+    for row, names in zip(out, labels):
+        if names is None: row[:] = np.nan
+        else: row[[number[o] for o in names]] = 1
     return out
 
 def _class_counts(target, n):
@@ -139,50 +169,80 @@ def _missing_notes(counts):
     "Name classes that one split lacks"
     if "train" not in counts: return []
     used = counts.loc[counts.sum(axis=1) > 0]
-    lacking = {s: [c for c,n in used[s].items() if n == 0] for s in counts if s in ("val", "test")}
-    never = [c for c,n in counts["train"].items() if n == 0]
-    return [f"{s} has no image of {listed(o)}" for s,o in lacking.items() if o] + ([f"train has no image of {listed(never)}"] if never else [])
+    lacking = {s: [c for c, n in used[s].items() if n == 0] for s in counts if s in ("val", "test")}
+    notes = [f"{s} has no image of {listed(classes)}" for s, classes in lacking.items() if classes]
+    never = [c for c, n in counts["train"].items() if n == 0]
+    if never: notes.append(f"train has no image of {listed(never)}")
+    return notes
 
 def _lookalike_notes(classes):
     "Name classes that differ by case or by the way an accent is encoded"
     alike = {}
-    for c in classes: alike.setdefault(unicodedata.normalize("NFC", c).casefold(), []).append(c)
+    for c in classes:
+        folded = unicodedata.normalize("NFC", c).casefold()
+        alike.setdefault(folded, []).append(c)
     return [f"{listed(same)} are different classes; did you mean one?" for same in alike.values() if len(same) > 1]
+
+def _ignored_notes(info):
+    "Name hidden files that were not read, and count spaces that were removed"
+    notes = []
+    if hidden := info.get("hidden", {}):
+        entries = plural(sum(hidden.values()), "hidden or system entry", "hidden or system entries")
+        notes.append(f"{entries} ignored: {listed(sorted(hidden))}")
+    if stripped := info.get("stripped", 0):
+        notes.append(f"spaces around {plural(stripped, 'label')} removed")
+    return notes
 
 @patch(as_prop=True)
 def notes(self:Catalog)->list:
     "Things that are allowed and worth knowing"
-    hidden,stripped = self.info.get("hidden", {}),self.info.get("stripped", 0)
+    notes = _missing_notes(self.counts()) + _lookalike_notes(self.classes) + _ignored_notes(self.info)
+    notes += self.info.get("notes", [])
     repeated = int(self.frame["path"].duplicated().sum())
-    return [*_missing_notes(self.counts()), *_lookalike_notes(self.classes),
-            *([f"{plural(sum(hidden.values()), 'hidden or system entry', 'hidden or system entries')} ignored: {listed(sorted(hidden))}"] if hidden else []),
-            *([f"spaces around {plural(stripped, 'label')} removed"] if stripped else []),
-            *self.info.get("notes", []),
-            *([f"{plural(repeated, 'row repeats', 'rows repeat')} a file that another row has"] if repeated else [])]
+    if repeated: notes.append(f"{plural(repeated, 'row repeats', 'rows repeat')} a file that another row has")
+    return notes
 
 # %% ../../nbs/catalog/02_catalog.ipynb #8f34792b
+def _grouped_digits(numbers):
+    "Write numbers with a comma between thousands"
+    return [f"{o:,}" for o in numbers]
+
 def _count_rows(cat, n=10):
     "List the counts of the first `n` classes and of everything together"
     counts = cat.counts()
-    head = [[safe_name(c), *map("{:,}".format, row)] for c,row in zip(counts.index[:n], counts.to_numpy())]
-    rest = [[f"… {plural(len(counts)-n, 'more class', 'more classes')}", *("{:,}".format(o) for o in counts.iloc[n:].sum())]] if len(counts) > n else []
     split = cat.frame["split"]
-    no_label = [int(((split == s) & cat.frame["label"].isna()).sum()) for s in cat.splits]
-    none = [int(((split == s) & (cat.frame["label"] == ())).sum()) for s in cat.splits]
-    bare = [[name, *map("{:,}".format, n)] for name,n in (("(none of them)", none), ("(no label)", no_label)) if any(n)]
-    return [*head, *rest, *bare, ["total", *(f"{int((split == s).sum()):,}" for s in cat.splits)]]
+    label = cat.frame["label"]
+    rows = [[safe_name(c), *_grouped_digits(row)] for c, row in zip(counts.index[:n], counts.to_numpy())]
+    if len(counts) > n:
+        more = plural(len(counts)-n, "more class", "more classes")
+        rows.append([f"… {more}", *_grouped_digits(counts.iloc[n:].sum())])
+    for name, chosen in (("(none of them)", label == ()), ("(no label)", label.isna())):
+        numbers = [int(((split == s) & chosen).sum()) for s in cat.splits]
+        if any(numbers): rows.append([name, *_grouped_digits(numbers)])
+    totals = [int((split == s).sum()) for s in cat.splits]
+    return [*rows, ["total", *_grouped_digits(totals)]]
 
-def _headline(cat): return f"{safe_name(cat.source or 'Catalog', 60)}: {plural(len(cat), 'image')}, {plural(len(cat.classes), 'class', 'classes')}" + (", any number to an image" if cat.task == "multilabel" else "")
+def _headline(cat):
+    "Write the first line of a catalog: what it is, how many images and classes"
+    name = safe_name(cat.source or "Catalog", 60)
+    line = f"{name}: {plural(len(cat), 'image')}, {plural(len(cat.classes), 'class', 'classes')}"
+    return line + (", any number to an image" if cat.task == "multilabel" else "")
 
 def _remarks(cat):
     "List what was skipped, by reason, and the notes"
+    notes = [f"Note: {o}" for o in cat.notes]
     reasons = Counter(cat.skipped["reason"]).most_common()
-    skipped = "; ".join(f"{n:,} × {safe_name(reason)}" for reason,n in reasons[:8]) + (f"; {len(reasons)-8} more reasons" if len(reasons) > 8 else "")
-    return ([f"Skipped (listed in .skipped): {skipped}"] if reasons else []) + [f"Note: {o}" for o in cat.notes]
+    if not reasons: return notes
+    skipped = "; ".join(f"{n:,} × {safe_name(reason)}" for reason, n in reasons[:8])
+    more = f"; {len(reasons)-8} more reasons" if len(reasons) > 8 else ""
+    return [f"Skipped (listed in .skipped): {skipped}{more}", *notes]
 
 @patch
-def __repr__(self:Catalog): return "\n".join([_headline(self), align_columns([["", *self.splits], *_count_rows(self)]), *_remarks(self)])
+def __repr__(self:Catalog):
+    table = align_columns([["", *self.splits], *_count_rows(self)])
+    return "\n".join([_headline(self), table, *_remarks(self)])
 
 @patch
 def _repr_html_(self:Catalog):
-    return html_table(_count_rows(self), ["class", *self.splits], _headline(self)) + "".join(f"<div>{escape(o)}</div>" for o in _remarks(self))
+    table = html_table(_count_rows(self), ["class", *self.splits], _headline(self))
+    return table + "".join(f"<div>{escape(o)}</div>" for o in _remarks(self))

@@ -27,27 +27,34 @@ from .sheets import is_image_name, NUL_MARK, read_sheet, CsvError
 # %% ../../nbs/catalog/10_csv.ipynb #41909289
 PATH_COLUMNS = ("image_path", "image", "file_name", "filename", "filepath", "path", "fname")
 RESERVED_COLUMNS = ("split", "is_valid", "fold", "group")
-_YES,_NO = ("1", "true", "1.0"), ("0", "false", "0.0", "")
+_YES = ("1", "true", "1.0")
+_NO = ("0", "false", "0.0", "")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.I)
 
 def _spellings(value):
-    "List the ways a path may be meant: as written, without spaces around it, with Windows' slashes, with accents composed or apart"
+    "List what a path may mean: as written, without spaces around it, with Windows' slashes, its accents in two forms"
     plain = value.strip()
-    forms = [value, plain, *([plain.replace("\\", "/")] if os.sep == "/" else [])]
-    return list(dict.fromkeys([*forms, *(unicodedata.normalize(k, forms[-1]) for k in ("NFC", "NFD"))]))
+    forms = [value, plain]
+    if os.sep == "/": forms.append(plain.replace("\\", "/"))
+    composed = [unicodedata.normalize(k, forms[-1]) for k in ("NFC", "NFD")]
+    return list(dict.fromkeys([*forms, *composed]))
 
 def _find_file(value, base):
     "Return the absolute path of a value, in the spelling that exists"
     for form in _spellings(value):
-        if os.path.lexists(path := os.path.abspath(os.path.join(base, form))): return path
+        path = os.path.abspath(os.path.join(base, form))
+        if os.path.lexists(path): return path
     return os.path.abspath(os.path.join(base, value.strip()))
 
 def _has_header(sheet, header, image_column):
-    "Say whether the first record names the columns"
+    "Return whether the first record names the columns"
     if header is not None: return bool(header)
     if isinstance(image_column, str): return True
-    first = sheet.rows[0][image_column or 0] if len(sheet.rows[0]) > (image_column or 0) else ""
-    return not (is_image_name(first) or (NUL_MARK not in first and first.strip() and os.path.isfile(_find_file(first, sheet.base))))
+    place = image_column or 0
+    first = sheet.rows[0][place] if len(sheet.rows[0]) > place else ""
+    if is_image_name(first): return False
+    if NUL_MARK in first or not first.strip(): return True
+    return not os.path.isfile(_find_file(first, sheet.base))
 
 def name_columns(sheet, header, image_column):
     "Take the names of the columns from the first record, or number them"
@@ -56,9 +63,13 @@ def name_columns(sheet, header, image_column):
         sheet.columns = [o.strip().replace(NUL_MARK, "") for o in sheet.rows.pop(0)]
         sheet.lines.pop(0)
     else: sheet.columns = [f"column {i+1}" for i in range(len(sheet.rows[0]))]
-    twice = [o for o,n in Counter(sheet.columns).items() if n > 1 and o]
-    if twice: raise CsvError(f"Two columns are called {listed(twice)}", f"{sheet.path}:1", "Rename one of them; which was meant cannot be known", columns=sheet.columns)
-    if not sheet.rows: raise EmptyDatasetError(f"{sheet.path.name} has names of columns and no row of data", str(sheet.path), "Add a line for each image")
+    twice = [o for o, n in Counter(sheet.columns).items() if n > 1 and o]
+    if twice:
+        raise CsvError(f"Two columns are called {listed(twice)}", f"{sheet.path}:1",
+                       "Rename one of them; which was meant cannot be known", columns=sheet.columns)
+    if not sheet.rows:
+        raise EmptyDatasetError(f"{sheet.path.name} has names of columns and no row of data", str(sheet.path),
+                                "Add a line for each image")
     return sheet
 
 # %% ../../nbs/catalog/10_csv.ipynb #6dfc5a49
@@ -66,13 +77,15 @@ def _column(name, sheet, what):
     "Find a column by its name, or by its place from 0"
     if isinstance(name, (int, np.integer)) and 0 <= name < len(sheet.columns): return sheet.columns[name]
     if name in sheet.columns: return name
+    fix = f"Columns: {listed(filter(None, sheet.columns), 20)}"
     near = close_matches(name, sheet.columns)
-    raise CsvError(f"{sheet.path.name} has no {what} column {name!r}", str(sheet.path),
-                   (f"Did you mean {listed(near)}? " if near else "") + f"Columns: {listed(filter(None, sheet.columns), 20)}", columns=sheet.columns)
+    if near: fix = f"Did you mean {listed(near)}? {fix}"
+    raise CsvError(f"{sheet.path.name} has no {what} column {name!r}", str(sheet.path), fix, columns=sheet.columns)
 
 def _values(sheet, name):
     "List a column's values, of rows that are whole"
-    i,n = sheet.columns.index(name), len(sheet.columns)
+    i = sheet.columns.index(name)
+    n = len(sheet.columns)
     return [o[i].strip() for o in sheet.rows if len(o) == n]
 
 def _is_flag(sheet, name): return all(o.lower() in _YES+_NO for o in _values(sheet, name))
@@ -83,60 +96,102 @@ class _Layout:
     image:str
     labels:list        # one column of labels, or one column a class
     onehot:bool
-    split:str=None     # column that says the split
+    split:str=None     # column that names the split
     valid:str=None     # `is_valid` beside it, which must agree
     notes:tuple=()     # what was decided that a person may want otherwise
 
 def _image_column(sheet, given):
+    "Find the column of paths: the one named, else one with a usual name, else the first with any name"
     if given is not None: return _column(given, sheet, "image")
     lower = {o.lower():o for o in reversed(sheet.columns)}
-    return next((lower[o] for o in PATH_COLUMNS if o in lower), next((o for o in sheet.columns if o), None))
+    for name in PATH_COLUMNS:
+        if name in lower: return lower[name]
+    return next((o for o in sheet.columns if o), None)
 
 def _split_column(sheet, given):
+    "Find the column of splits, or None"
     if given is not None: return _column(given, sheet, "split")
     return next((o for name in ("split", "is_valid") for o in sheet.columns if o.lower() == name), None)
 
 def _valid_column(sheet, split, given):
-    "Find `is_valid` where another column says the split already"
-    return None if given is not None or split is None else next((o for o in sheet.columns if o.lower() == "is_valid" and o != split), None)
+    "Find `is_valid` where another column names the split already"
+    if given is not None or split is None: return None
+    return next((o for o in sheet.columns if o.lower() == "is_valid" and o != split), None)
 
 LABEL_COLUMNS = ("label", "labels", "class", "target", "category")
 
 def _layout(sheet, image_column, label_column, label_columns, split_column, task, label_delimiter):
     "Decide which columns hold what"
-    image,split = _image_column(sheet, image_column), _split_column(sheet, split_column)
-    if image is None: raise CsvError(f"{sheet.path.name} has no column with a name", str(sheet.path), "Name the columns in the first line, such as image_path,label")
-    if label_columns is not None and not len(label_columns): raise ConfigError("label_columns is empty", str(sheet.path), f"Name one column a class: {listed(sheet.columns, 20)}")
-    if label_columns is not None: labels,onehot,notes = [_column(o, sheet, "label") for o in label_columns], True, ()
-    elif label_column is not None: labels,onehot,notes = [_column(label_column, sheet, "label")], False, ()
-    else: labels,onehot,notes = _find_labels(sheet, image, [o for o in sheet.columns if o and o not in (image, split) and o.lower() not in RESERVED_COLUMNS], task, label_delimiter)
+    image = _image_column(sheet, image_column)
+    split = _split_column(sheet, split_column)
+    if image is None:
+        raise CsvError(f"{sheet.path.name} has no column with a name", str(sheet.path),
+                       "Name the columns in the first line, such as image_path,label")
+    if label_columns is not None and not len(label_columns):
+        raise ConfigError("label_columns is empty", str(sheet.path),
+                          f"Name one column a class: {listed(sheet.columns, 20)}")
+    notes = ()
+    if label_columns is not None: labels, onehot = [_column(o, sheet, "label") for o in label_columns], True
+    elif label_column is not None: labels, onehot = [_column(label_column, sheet, "label")], False
+    else:
+        left = [o for o in sheet.columns if o and o not in (image, split) and o.lower() not in RESERVED_COLUMNS]
+        labels, onehot, notes = _find_labels(sheet, image, left, task, label_delimiter)
     return _Layout(image, labels, onehot, split, _valid_column(sheet, split, split_column), tuple(notes))
+
+def _is_one_class(sheet, name, task, label_delimiter):
+    "Return whether the only column left is one of 0 and 1 that stands for a class"
+    if task != "multilabel" or label_delimiter is not None or name.lower() in LABEL_COLUMNS: return False
+    return _is_flag(sheet, name) and any(_values(sheet, name))
 
 def _find_labels(sheet, image, left, task, label_delimiter):
     "Find the columns of labels: (columns, whether each is a class, notes)"
-    named,flags = [o for o in left if o.lower() in LABEL_COLUMNS], left and all(_is_flag(sheet, o) for o in left)
-    if len(left) == 1: return left, bool(flags and not named and any(_values(sheet, left[0])) and task == "multilabel" and label_delimiter is None), ()
-    if not flags: raise _unclear(sheet, image, left)
+    if len(left) == 1: return left, _is_one_class(sheet, left[0], task, label_delimiter), ()
+    if not left or not all(_is_flag(sheet, o) for o in left): raise _unclear(sheet, image, left)
+    named = [o for o in left if o.lower() in LABEL_COLUMNS]
     if len(named) == 1 and task != "multilabel":
-        return named, False, [f"{named[0]!r} has the label, by its name; {listed([o for o in left if o not in named])} of 0 and 1 beside it is no class: label_columns=[…] makes it one"]
-    return left, True, [] if task else [f"{plural(len(left), 'column')} of 0 and 1, {listed(left)}, are read as classes, any number to an image; label_column= names one column instead"]
+        others = listed([o for o in left if o not in named])
+        note = (f"{named[0]!r} has the label, by its name; {others} of 0 and 1 beside it is no class: "
+                "label_columns=[…] makes it one")
+        return named, False, [note]
+    note = (f"{plural(len(left), 'column')} of 0 and 1, {listed(left)}, are read as classes, any number to an image; "
+            "label_column= names one column instead")
+    return left, True, [] if task else [note]
 
 def _strays(sheet, left):
-    "List (line, column, value) of the cells that keep columns from being 0 and 1; none unless most cells of each column are"
-    rows = [(line, row) for line,row in zip(sheet.lines, sheet.rows) if len(row) == len(sheet.columns)]
-    found = {o:[(line, o, v) for line,row in rows if (v := row[sheet.columns.index(o)].strip()).lower() not in _YES+_NO] for o in left}
-    return sorted(o for part in found.values() for o in part) if all(2*len(o) < len(rows) for o in found.values()) else []
+    "List (line, column, value) of the cells that keep columns from being 0 and 1; none unless most cells of each are"
+    rows = [(line, row) for line, row in zip(sheet.lines, sheet.rows) if len(row) == len(sheet.columns)]
+    found = []
+    for name in left:
+        i = sheet.columns.index(name)
+        values = [(line, name, row[i].strip()) for line, row in rows]
+        wrong = [o for o in values if o[2].lower() not in _YES+_NO]
+        if 2*len(wrong) >= len(rows): return []
+        found.extend(wrong)
+    return sorted(found)
+
+def _stray_error(sheet, named, wrong):
+    "Make the error that lists cells that are neither 0 nor 1"
+    first = "; ".join(f"{sheet.path.name}:{n} {c} is '{safe_name(v)}'" for n, c, v in wrong[:20])
+    verb = "is" if len(wrong) == 1 else "are"
+    return CsvError(
+        f"{plural(len(wrong), 'cell')} in columns of 0 and 1 {verb} neither", first,
+        f"Correct the cells; or name the column of labels, as label_column={named!r}",
+        columns=sheet.columns,
+        rows=[(sheet.path.name, n, v, f"{c} is neither 0 nor 1") for n, c, v in wrong])
 
 def _unclear(sheet, image, left):
-    "Ask which column has the labels, or say which cells are neither 0 nor 1"
-    named = next((o for o in left if o.lower() in LABEL_COLUMNS), left[0] if left else "label")
-    if left and (wrong := _strays(sheet, left)):
-        first = "; ".join(f"{sheet.path.name}:{n} {c} is '{safe_name(v)}'" for n,c,v in wrong[:20])
-        return CsvError(f"{plural(len(wrong), 'cell')} in columns of 0 and 1 {'is' if len(wrong) == 1 else 'are'} neither", first, f"Correct the cells; or name the column of labels, as label_column={named!r}",
-                        columns=sheet.columns, rows=[(sheet.path.name, n, v, f"{c} is neither 0 nor 1") for n,c,v in wrong])
-    if not left: return CsvError(f"{sheet.path.name} has no label column", str(sheet.path), f"Add one beside {image!r}; if the delimiter was not found, pass delimiter=", columns=sheet.columns)
-    return CsvError(f"{sheet.path.name} has several columns that may be labels: {listed(left, 20)}", str(sheet.path),
-                    f"Name it, as label_column={named!r}, or with one column of 0 and 1 for each class label_columns=[…]", columns=sheet.columns)
+    "Make the error that asks which column has the labels, or lists the cells that are neither 0 nor 1"
+    if not left:
+        return CsvError(f"{sheet.path.name} has no label column", str(sheet.path),
+                        f"Add one beside {image!r}; if the delimiter was not found, pass delimiter=",
+                        columns=sheet.columns)
+    named = next((o for o in left if o.lower() in LABEL_COLUMNS), left[0])
+    wrong = _strays(sheet, left)
+    if wrong: return _stray_error(sheet, named, wrong)
+    return CsvError(
+        f"{sheet.path.name} has several columns that may be labels: {listed(left, 20)}", str(sheet.path),
+        f"Name it, as label_column={named!r}, or with one column of 0 and 1 for each class label_columns=[…]",
+        columns=sheet.columns)
 
 # %% ../../nbs/catalog/10_csv.ipynb #e3340888
 _CELL_DELIMITERS = ",;|"
@@ -147,20 +202,24 @@ def _cell_delimiter(given, sheets, layout):
     cells = [o for s in sheets for o in _values(s, layout.labels[0])]
     found = [d for d in _CELL_DELIMITERS if any(d in o for o in cells)]
     if len(found) > 1:
-        raise ConfigError(f"Labels hold {' and '.join(map(repr, found))}; which of them stands between two labels is not clear", sheets[0].path.name, f"Pass label_delimiter={found[0]!r}, or another")
+        shown = " and ".join(map(repr, found))
+        raise ConfigError(f"Labels hold {shown}; which of them stands between two labels is not clear",
+                          sheets[0].path.name, f"Pass label_delimiter={found[0]!r}, or another")
     return found[0] if found else ","
 
 def _read_flags(row, at, names):
     "Read one column a class; return the labels, or what is wrong"
     flags = [row[i].strip().lower() for i in at]
-    wrong = next((f"{n} is '{safe_name(f)}', neither 0 nor 1" for n,f in zip(names, flags) if f not in _YES+_NO), None)
-    if wrong: return None, wrong
-    return tuple(n for n,f in zip(names, flags) if f in _YES), None
+    for name, flag in zip(names, flags):
+        if flag not in _YES+_NO: return None, f"{name} is '{safe_name(flag)}', neither 0 nor 1"
+    return tuple(name for name, flag in zip(names, flags) if flag in _YES), None
 
 def _read_cell(cell, delimiter):
     "Split a cell into labels"
     parts = cell.split(delimiter) if delimiter else [cell]
     return tuple(dict.fromkeys(o.strip() for o in parts if o.strip())), None
+
+def _is_whole(text): return re.fullmatch(r"[+-]?\d+", text) is not None
 
 @dataclass
 class _Vocabulary:
@@ -172,79 +231,109 @@ class _Vocabulary:
     def translate(self, labels):
         "Turn what was written into class names; return them, or what is wrong"
         if self.label_type == "id":
-            wrong = next((o for o in labels if not re.fullmatch(r"[+-]?\d+", o)), None)
+            wrong = next((o for o in labels if not _is_whole(o)), None)
             if wrong is not None: return None, f"label '{safe_name(wrong)}' is not a whole number"
-            labels = [str(int(o)) if self.names is None else self._by_id.get(int(o), o) for o in labels]
+            labels = [self._id_name(o) for o in labels]
         if self.names is None: return tuple(labels), None
         wrong = next((o for o in labels if o not in self._place), None)
-        return (tuple(sorted(labels, key=self._place.get)), None) if wrong is None else (None, f"label '{safe_name(wrong)}' is not a class")
+        if wrong is not None: return None, f"label '{safe_name(wrong)}' is not a class"
+        return tuple(sorted(labels, key=self._place.get)), None
+
+    def _id_name(self, label):
+        "Name the class of a number; an unknown number stays as it is written"
+        return str(int(label)) if self.names is None else self._by_id.get(int(label), label)
 
     def __post_init__(self):
-        self._place = {o:i for i,o in enumerate(self.names or [])}
-        self._by_id = dict(zip(map(_as_number, self.ids or range(len(self._place))), self._place))
+        self._place = {o:i for i, o in enumerate(self.names or [])}
+        ids = self.ids or range(len(self._place))
+        self._by_id = dict(zip(map(_as_number, ids), self._place))
 
     def knows(self, label):
-        "Say whether this alone would be a label"
-        return re.fullmatch(r"[+-]?\d+", label) is not None if self.label_type == "id" and self.names is None else self.translate([label])[1] is None and self.names is not None
+        "Return whether this alone would be a label"
+        if self.names is not None: return self.translate([label])[1] is None
+        return self.label_type == "id" and _is_whole(label)
 
-def _as_number(o): return int(o) if isinstance(o, str) and re.fullmatch(r"[+-]?\d+", o.strip()) else o
+def _as_number(o): return int(o) if isinstance(o, str) and _is_whole(o.strip()) else o
+
+def _cell_parts(value, delimiter): return _read_cell(value, delimiter)[0] if delimiter else re.split("[,;|]", value)
 
 def _numbers_or_names(label_type, sheets, layout, delimiter, classes, ids):
-    "Say whether labels are ids: only where ids are known and all values are numbers"
-    if one_of(label_type, ("auto", "name", "id"), "label_type") != "auto" or layout.onehot: return "name" if label_type == "auto" else label_type
-    if all(layout.labels[0] in s.ids for s in sheets): return "id"
-    cells = [o for s in sheets for v in _values(s, layout.labels[0]) for o in (_read_cell(v, delimiter)[0] if delimiter else re.split("[,;|]", v)) if o.strip()]
-    return "id" if isinstance(classes, dict) and ids and all(re.fullmatch(r"\s*[+-]?\d+\s*", o) for o in cells) else "name"
+    "Return whether labels are ids or names: ids only where those are known and all values are numbers"
+    if one_of(label_type, ("auto", "name", "id"), "label_type") != "auto": return label_type
+    if layout.onehot: return "name"
+    column = layout.labels[0]
+    if all(column in s.ids for s in sheets): return "id"
+    values = [v for s in sheets for v in _values(s, column)]
+    if not isinstance(classes, dict) or not ids: return "name"
+    cells = [o.strip() for v in values for o in _cell_parts(v, delimiter) if o.strip()]
+    return "id" if all(map(_is_whole, cells)) else "name"
 
 # %% ../../nbs/catalog/10_csv.ipynb #a419f88a
 @lru_cache(16)
 def fence_of(base): return Fence(base)
 
 def _path_problem(value, path, base, allow_outside):
-    "Say why a path is not used, before anything is looked at on the disk, or return None"
-    if not value.strip(): return "missing path"
+    "Return why a path is not used, before anything is looked at on the disk, or None"
+    plain = value.strip()
+    if not plain: return "missing path"
     if "\n" in value or "\r" in value: return "line break in the path: is a quote not closed?"
-    if _URL.match(value.strip()): return "an address, which is not fetched"
-    if not allow_outside and not os.path.isabs(value.strip()) and (path_under(path, base) is None or fence_of(base).leads_out(path)): return "outside root"
+    if _URL.match(plain): return "an address, which is not fetched"
+    if not allow_outside and not os.path.isabs(plain):
+        if path_under(path, base) is None or fence_of(base).leads_out(path): return "outside root"
     return extension_problem(path)
 
 def _is_plain(value):
-    "Say whether a path is one as most are, so that there is no need to work out what it means"
-    return os.sep == "/" and value[:1] not in ("", "/", ".", " ") and not any(o in value for o in ("/.", "//", "\n", "\r"))
+    "Return whether a path is one as most are, so that there is no need to work out what it means"
+    if os.sep != "/" or value[:1] in ("", "/", ".", " "): return False
+    return not any(o in value for o in ("/.", "//", "\n", "\r"))
+
+def _plain_file(value, base, allow_outside):
+    "Return the absolute path of a value that is plain and has nothing wrong with it, else None"
+    if not _is_plain(value): return None
+    path = f"{base.rstrip('/')}/{value}"
+    if not allow_outside and fence_of(base).leads_out(path): return None
+    return None if extension_problem(path) or file_problem(Path(path)) else path
 
 def file_of_row(value, base, allow_outside):
     "Return the absolute path of a value, and what is wrong with it"
-    if _is_plain(value) and (allow_outside or not fence_of(base).leads_out(f"{base.rstrip('/')}/{value}")) and not (extension_problem(path := f"{base.rstrip('/')}/{value}") or file_problem(Path(path))): return path, None
+    path = _plain_file(value, base, allow_outside)
+    if path is not None: return path, None
     path = value if _URL.match(value.strip()) else _find_file(value, base)
     return path, _path_problem(value, path, base, allow_outside) or file_problem(Path(path))
 
 def _parts_known(cell, vocabulary):
     "Count the labels in a cell that is no label itself, if there are several and all are known"
-    parts = [o for d in _CELL_DELIMITERS if len(o := _read_cell(cell, d)[0]) > 1 and all(map(vocabulary.knows, o))]
-    return len(parts[0]) if parts else 0
+    for delimiter in _CELL_DELIMITERS:
+        parts, _ = _read_cell(cell, delimiter)
+        if len(parts) > 1 and all(map(vocabulary.knows, parts)): return len(parts)
+    return 0
 
 def _label(row, at, layout, delimiter, vocabulary, task):
     "Return the labels of a row as names, and what is wrong with them"
-    found,wrong = _read_flags(row, at, layout.labels) if layout.onehot else _read_cell(row[at[0]], delimiter)
+    if layout.onehot: found, wrong = _read_flags(row, at, layout.labels)
+    else: found, wrong = _read_cell(row[at[0]], delimiter)
     if wrong: return None, wrong
     if any("\n" in o or "\r" in o for o in found): return None, "line break in the label: is a quote not closed?"
     if task == "multiclass" and len(found) > 1: return None, f"{len(found)} labels where one is expected"
-    names,wrong = vocabulary.translate(found)
-    if wrong and task == "multiclass" and (n := _parts_known(found[0], vocabulary)): return None, f"{n} labels where one is expected"
+    names, wrong = vocabulary.translate(found)
+    several = _parts_known(found[0], vocabulary) if wrong and task == "multiclass" else 0
+    if several: return None, f"{several} labels where one is expected"
     if wrong or task == "multilabel": return names, wrong
     return (names[0], None) if names else (None, "missing label")
 
+_VALID_WORDS = {**dict.fromkeys(_YES, "val"), **dict.fromkeys(_NO, "train")}      # what `is_valid` holds
+
 @lru_cache(256)
 def _split_of(text, column):
-    "Read what the split column says"
-    if column.lower() == "is_valid": text = {**dict.fromkeys(_YES, "val"), **dict.fromkeys(_NO, "train")}.get(text.strip().lower(), text)
-    (split,),(wrong,) = read_splits([text.strip() or None])
-    return split, wrong
+    "Read a cell of the split column"
+    if column.lower() == "is_valid": text = _VALID_WORDS.get(text.strip().lower(), text)
+    splits, problems = read_splits([text.strip() or None])
+    return splits[0], problems[0]
 
 def _given(row, place): return row[place].replace(NUL_MARK, "\0") if len(row) > place else ""
 
 def row_problem(row, sheet):
-    "Say why a record is no row"
+    "Return why a record is no row"
     if len(row) != len(sheet.columns): return f"{plural(len(row), 'field')} instead of {len(sheet.columns)}"
     return "NUL byte" if any(NUL_MARK in o for o in row) else None
 
@@ -261,44 +350,65 @@ class _Reader:
 
     def read(self, sheet, split):
         "List a dict for each record: given, path, label, split, bad, file, line, and the other columns"
-        missing = [o for o in (self.layout.image, *self.layout.labels) if o not in sheet.columns]
-        if missing: _column(missing[0], sheet, "label" if missing[0] in self.layout.labels else "image")
-        at,extras = [sheet.columns.index(o) for o in (self.layout.image, *self.layout.labels)], self._extras(sheet)
-        return [dict(given=_given(row, at[0]), path=None, label=None, split=split, bad=None, file=sheet.path.name, line=line) | self._row(sheet, row, at, extras)
-                for line,row in zip(sheet.lines, sheet.rows)]
+        at = self._places(sheet)
+        extras = self._extras(sheet)
+        rows = []
+        for line, row in zip(sheet.lines, sheet.rows):
+            start = dict(given=_given(row, at[0]), path=None, label=None, split=split, bad=None)
+            start |= dict(file=sheet.path.name, line=line)
+            rows.append(start | self._row(sheet, row, at, extras))
+        return rows
+
+    def _places(self, sheet):
+        "List where the path and the labels stand in a table; raise if it has no such column"
+        wanted = (self.layout.image, *self.layout.labels)
+        missing = next((o for o in wanted if o not in sheet.columns), None)
+        if missing is not None: _column(missing, sheet, "label" if missing in self.layout.labels else "image")
+        return [sheet.columns.index(o) for o in wanted]
 
     def _extras(self, sheet):
         "List (place, name) of columns that are kept as they are; a name of the catalog's own gets a tail"
-        used = {self.layout.image, *self.layout.labels, self.layout.split if self._splits(sheet) else None, ""}
+        used = {self.layout.image, *self.layout.labels, ""}
+        if self._splits(sheet): used.add(self.layout.split)
         taken = ("path", "label", "split", "given", "bad", "file", "line")
-        return [(i, f"{o} (csv)" if o in taken else o) for i,o in enumerate(sheet.columns) if o not in used]
+        return [(i, f"{o} (csv)" if o in taken else o) for i, o in enumerate(sheet.columns) if o not in used]
 
     def _splits(self, sheet): return self.layout.split in sheet.columns and not self.several
 
     def _split(self, sheet, row):
-        "Read a row's split; `is_valid` beside it may not say otherwise"
-        (split,wrong),valid = _split_of(row[sheet.columns.index(self.layout.split)], self.layout.split), self.layout.valid
-        said = row[sheet.columns.index(valid)].strip() if valid else ""
-        if said and {split, _split_of(said, valid)[0]} == {"train", "val"}: return split, f"{self.layout.split} is {split}, {valid} is {said}"
+        "Read a row's split; `is_valid` beside it must agree"
+        column = self.layout.split
+        valid = self.layout.valid
+        split, wrong = _split_of(row[sheet.columns.index(column)], column)
+        flag = row[sheet.columns.index(valid)].strip() if valid else ""
+        if flag and {split, _split_of(flag, valid)[0]} == {"train", "val"}:
+            return split, f"{column} is {split}, {valid} is {flag}"
         return split, wrong
 
     def _row(self, sheet, row, at, extras):
         "Read one record, as far as it goes"
-        if bad := row_problem(row, sheet): return dict(bad=bad)
-        path,no_file = file_of_row(row[at[0]], sheet.base, self.allow_outside)
-        label,no_label = _label(row, at[1:], self.layout, self.delimiter, self.vocabulary, self.task)
-        split,no_split = self._split(sheet, row) if self._splits(sheet) else (None, None)
-        if split == "predict" and (not label or no_label == "missing label"): label = no_label = None
-        return dict(path=path, label=label, bad=no_file or no_label or no_split) | (dict(split=split) if split else {}) | {name:row[i] for i,name in extras}
+        bad = row_problem(row, sheet)
+        if bad: return dict(bad=bad)
+        path, no_file = file_of_row(row[at[0]], sheet.base, self.allow_outside)
+        label, no_label = _label(row, at[1:], self.layout, self.delimiter, self.vocabulary, self.task)
+        split, no_split = self._split(sheet, row) if self._splits(sheet) else (None, None)
+        if split == "predict" and (not label or no_label == "missing label"): label, no_label = None, None
+        found = dict(path=path, label=label, bad=no_file or no_label or no_split)
+        if split: found["split"] = split
+        return found | {name:row[i] for i, name in extras}
 
 # %% ../../nbs/catalog/10_csv.ipynb #b1572ffc
-_HINTS = {"labels where one is expected":"for several classes to an image pass task='multilabel'", "outside root":"allow_outside=True lets paths lead out of the folder",
-          "missing label":"where no label means none of the classes pass task='multilabel'"}
+_HINTS = {
+    "labels where one is expected": "for several classes to an image pass task='multilabel'",
+    "outside root": "allow_outside=True lets paths lead out of the folder",
+    "missing label": "where no label means none of the classes pass task='multilabel'",
+}
 
 def _report(rows, total):
     "Make the error that names the rows"
-    first = "; ".join(f"{f}:{line} '{safe_name(v)}': {reason}" for f,line,v,reason in rows[:20]) + (f"; {len(rows)-20:,} more" if len(rows) > 20 else "")
-    hints = [hint for reason,hint in _HINTS.items() if any(reason in o[3] for o in rows)]
+    first = "; ".join(f"{f}:{line} '{safe_name(v)}': {reason}" for f, line, v, reason in rows[:20])
+    if len(rows) > 20: first += f"; {len(rows)-20:,} more"
+    hints = [hint for reason, hint in _HINTS.items() if any(reason in o[3] for o in rows)]
     fix = "; ".join(["Correct them, or pass on_bad='skip' to leave them out and list them in .skipped", *hints])
     return CsvError(f"{len(rows):,} of {plural(total, 'row')} cannot be used", first, fix, rows=rows)
 
@@ -309,44 +419,59 @@ def _settle(frame, on_bad):
     rows = list(zip(gone["file"], gone["line"].tolist(), gone["given"], gone["bad"]))
     if rows and on_bad == "error": raise _report(rows, len(frame))
     kept = frame[~lost]
-    if not len(kept): raise EmptyDatasetError("No row can be used", "; ".join(f"{f}:{n}: {why}" for f,n,_,why in rows[:3]), "Correct the rows; .context['rows'] has all", rows=rows)
-    if none := label_names(frame["label"]) - label_names(kept["label"]):
-        raise TooManyBadFilesError(f"No row of {listed(sorted(none))} can be used", f"{rows[0][0]}:{rows[0][1]}: {rows[0][3]}", "Correct the rows", rows=rows)
+    if not len(kept):
+        raise EmptyDatasetError("No row can be used", "; ".join(f"{f}:{n}: {why}" for f, n, _, why in rows[:3]),
+                                "Correct the rows; .context['rows'] has all", rows=rows)
+    none = label_names(frame["label"]) - label_names(kept["label"])
+    if none:
+        file, line, _, why = rows[0]
+        raise TooManyBadFilesError(f"No row of {listed(sorted(none))} can be used", f"{file}:{line}: {why}",
+                                   "Correct the rows", rows=rows)
     return kept, gone, rows
 
 def _rooted(frame, base):
     "Make paths relative to the folder of the first table if all are in it, else to the folder they share"
-    root,found = base, [path_under(o, base) for o in frame["path"]]
-    if None in found: root = common_folder(frame["path"]); found = [path_under(o, root) if root else o for o in frame["path"]]
+    root = base
+    found = [path_under(o, base) for o in frame["path"]]
+    if None in found:
+        root = common_folder(frame["path"])
+        found = [path_under(o, root) if root else o for o in frame["path"]]
     return frame.assign(path=object_column(found, frame.index)), root
 
 def _order_classes(frame, layout, vocabulary):
-    "Give the classes in their order: as asked, as the columns stand, or sorted"
+    "Return the classes in their order: as asked, as the columns stand, or sorted"
     if vocabulary.names is not None: return vocabulary.names
     if layout.onehot: return layout.labels
     return sorted_classes(label_names(frame["label"]))
 
 def _in_class_order(labels, classes):
     "Write the names of each row in the order of the classes"
-    place = {o:i for i,o in enumerate(classes)}
+    place = {o:i for i, o in enumerate(classes)}
     return [tuple(sorted(o, key=place.get)) if isinstance(o, tuple) else o for o in labels]
 
 # %% ../../nbs/catalog/10_csv.ipynb #baf19708
 def _alias(name, value, other, given):
     "Take an option by either of its names"
-    if value is not None and given is not None and value != given: raise ConfigError(f"{name}={value!r} and {other}={given!r} mean the same option", "", "Give one of them")
+    if value is not None and given is not None and value != given:
+        raise ConfigError(f"{name}={value!r} and {other}={given!r} mean the same option", "", "Give one of them")
     return value if value is not None else given
 
 def _check_onehot(layout, names, sheet):
     "Check that given classes are the columns"
-    if names is not None and set(names) != set(layout.labels):
-        raise ClassMismatchError(f"The classes are not the label columns: {listed(sorted(set(names) ^ set(layout.labels)))}", str(sheet.path),
-                                 "Leave classes out, or give label_columns with the same names")
+    if names is None or set(names) == set(layout.labels): return
+    differ = listed(sorted(set(names) ^ set(layout.labels)))
+    raise ClassMismatchError(f"The classes are not the label columns: {differ}", str(sheet.path),
+                             "Leave classes out, or give label_columns with the same names")
 
 def _read_sheets(tables, image_dir, delimiter, encoding, header, image_column):
     "Read the tables that were given, each with the split it stands for"
     if image_dir is not None: existing_folder(image_dir)
-    return {split:name_columns(read_sheet(path, image_dir, delimiter, encoding), header, image_column) for split,path in tables.items() if path is not None}
+    sheets = {}
+    for split, path in tables.items():
+        if path is None: continue
+        sheet = read_sheet(path, image_dir, delimiter, encoding)
+        sheets[split] = name_columns(sheet, header, image_column)
+    return sheets
 
 def _task(task, layout, label_delimiter):
     "Decide whether images have one class or several"
@@ -355,66 +480,92 @@ def _task(task, layout, label_delimiter):
 
 @patch(cls_method=True)
 def from_csv(cls:Catalog,
-    train_csv,                   # the table; with `val_csv` or `test_csv` that of the training images, else a column `split` may say more
+    train_csv,                   # the table: all images, with a column `split` or without, or those for training
     val_csv=None,                # table of the validation images
     test_csv=None,               # table of the test images
     image_dir=None,              # folder the paths are relative to; default: each table's own
-    image_column=None,           # name (or place from 0) of the column of paths; default: by its usual names, else the first
+    image_column=None,           # name (or place from 0) of the column of paths; default: a usual name, else the first
     label_column=None,           # likewise of labels; default: the only other column
     label_columns:list=None,     # columns of 0 and 1, one a class; default: all others, if they are such
-    label_delimiter:str=None,    # what stands between the labels of a cell; giving it means several to an image; default then: , ; or |, whichever is there
-    classes=None,                # names in the order of the outputs, or {id: name}; default: sorted, whole numbers by their value, columns of 0 and 1 as they stand
-    task:str=None,               # "multiclass" or "multilabel"; default: multiclass, unless columns or `label_delimiter` say otherwise
-    label_type:str=None,         # "name", "id", or default "auto": ids where `classes` has ids and all labels are numbers
-    split_column:str=None,       # column that says train, val or test; default: `split`, or `is_valid`
+    label_delimiter:str=None,    # between the labels of a cell, which may be several then; default: , ; or |, as found
+    classes=None,                # names in the order of the outputs, or {id: name}; default: sorted
+    task:str=None,               # "multiclass" or "multilabel"; default: multiclass, but for columns or a delimiter
+    label_type:str=None,         # "name", "id", or default "auto": ids where `classes` has ids and all are numbers
+    split_column:str=None,       # column of train, val or test; default: `split`, or `is_valid`
     on_bad:str="error",          # rows that cannot be used: "error", or "skip" to list them in `skipped`
     allow_outside:bool=False,    # let ../ and links lead out of the folder
     header:bool=None,            # whether the first line has names; default: yes, unless it begins with an image
     delimiter:str=None,          # between columns; default: , ; tab or |, as found
     encoding:str=None,           # default: UTF-8
     allow_single:bool=False,     # accept one class
-    csv_image_column=None, csv_label_column=None, csv_label_type=None # other names of image_column, label_column, label_type
+    csv_image_column=None,       # other name of image_column
+    csv_label_column=None,       # other name of label_column
+    csv_label_type=None          # other name of label_type
 )->Catalog:
     "Read a table of paths and labels, or one for each split"
-    image_column,label_column = _alias("image_column", image_column, "csv_image_column", csv_image_column), _alias("label_column", label_column, "csv_label_column", csv_label_column)
+    image_column = _alias("image_column", image_column, "csv_image_column", csv_image_column)
+    label_column = _alias("label_column", label_column, "csv_label_column", csv_label_column)
     label_type = _alias("label_type", label_type, "csv_label_type", csv_label_type) or "auto"
-    one_of(on_bad, ("error", "skip"), "on_bad"); names,ids = class_names_and_ids(classes)
+    one_of(on_bad, ("error", "skip"), "on_bad")
     fence_of.cache_clear()       # links may be others than they were
-    sheets = _read_sheets(dict(train=train_csv, val=val_csv, test=test_csv), image_dir, delimiter, encoding, header, image_column)
-    all_sheets,first = list(sheets.values()), next(iter(sheets.values()))
-    layout = _layout(first, image_column, label_column, label_columns, split_column, task, label_delimiter)
+    names, ids = class_names_and_ids(classes)
+    tables = dict(train=train_csv, val=val_csv, test=test_csv)
+    sheets = _read_sheets(tables, image_dir, delimiter, encoding, header, image_column)
+    each = list(sheets.values())
+    layout = _layout(each[0], image_column, label_column, label_columns, split_column, task, label_delimiter)
     task = _task(task, layout, label_delimiter)
-    if layout.onehot: _check_onehot(layout, names, first)
-    cell = _cell_delimiter(label_delimiter, all_sheets, layout) if task == "multilabel" and not layout.onehot else label_delimiter
-    vocabulary = _Vocabulary(names, ids, _numbers_or_names(label_type, all_sheets, layout, cell, classes, ids))
-    return _catalog(cls, sheets, _Reader(layout, cell, vocabulary, task, allow_outside, len(sheets) > 1), on_bad, allow_single)
+    if layout.onehot: _check_onehot(layout, names, each[0])
+    cell = label_delimiter
+    if task == "multilabel" and not layout.onehot: cell = _cell_delimiter(label_delimiter, each, layout)
+    vocabulary = _Vocabulary(names, ids, _numbers_or_names(label_type, each, layout, cell, classes, ids))
+    reader = _Reader(layout, cell, vocabulary, task, allow_outside, len(each) > 1)
+    return _catalog(cls, sheets, reader, on_bad, allow_single)
 
-def _catalog(cls, sheets, reader, on_bad, allow_single):
-    "Read the rows, settle what is wrong with them, and make the catalog"
-    first = next(iter(sheets.values()))
-    frame = pd.DataFrame([row for split,sheet in sheets.items() for row in reader.read(sheet, split)], dtype=object)
+def _read_rows(sheets, reader):
+    "Read the rows of all tables; return them, with the labels in the order of the classes, and the classes"
+    rows = [row for split, sheet in sheets.items() for row in reader.read(sheet, split)]
+    frame = pd.DataFrame(rows, dtype=object)
     classes = _order_classes(frame, reader.layout, reader.vocabulary)
     frame["label"] = object_column(_in_class_order(frame["label"], classes))
     good = frame[frame["bad"].isna()]
     if len(good): frame.loc[good.index, "bad"] = object_column(conflicting_rows(good), good.index)
-    kept,gone,rows = _settle(frame, on_bad)
-    classes = classes if reader.vocabulary.names or reader.layout.onehot else [o for o in classes if o in label_names(kept["label"])]
-    kept,root = _rooted(kept.drop(columns=["given", "bad", "file", "line"]), first.base)
+    return frame, classes
+
+def _catalog(cls, sheets, reader, on_bad, allow_single):
+    "Read the rows, settle what is wrong with them, and make the catalog"
+    frame, classes = _read_rows(sheets, reader)
+    kept, gone, rows = _settle(frame, on_bad)
+    if not reader.vocabulary.names and not reader.layout.onehot:
+        used = label_names(kept["label"])
+        classes = [o for o in classes if o in used]
+    first = next(iter(sheets.values()))
+    kept, root = _rooted(kept.drop(columns=["given", "bad", "file", "line"]), first.base)
     info = _info(sheets, reader, classes, rows) | without_empty(unusable=count_unusable(frame["split"], frame["bad"]))
-    cat = cls(kept, classes, root, ", ".join(o.path.name for o in sheets.values()), skipped_table(list(zip(gone["given"], gone["split"], gone["bad"]))), info=info, task=reader.task)
+    title = ", ".join(o.path.name for o in sheets.values())
+    skipped = skipped_table(list(zip(gone["given"], gone["split"], gone["bad"])))
+    cat = cls(kept, classes, root, title, skipped, info=info, task=reader.task)
     refuse_unknown_classes(cat, "Add rows of it to train, or remove these")
     if reader.task == "multiclass": refuse_single_class(cat, allow_single)
     return cat
 
 def _split_notes(reader):
-    "Say which column of splits was not used"
-    split,valid = reader.layout.split, reader.layout.valid
+    "Return which column of splits was not used, as a list of one sentence or none"
+    split = reader.layout.split
+    valid = reader.layout.valid
     if split and reader.several: return [f"each table is a split; the column {split!r} is not used"]
     return [f"{split!r} says the split; {valid!r} agrees with it, and is not used"] if valid else []
 
+def _read_ids(vocabulary, classes):
+    "Return the classes' numbers: as given, or as they were read; None where labels are names"
+    if vocabulary.ids: return vocabulary.ids
+    return [int(o) for o in classes] if vocabulary.label_type == "id" and vocabulary.names is None else None
+
 def _info(sheets, reader, classes, rows):
     "Note how the tables were read"
-    vocabulary = reader.vocabulary
-    ids = vocabulary.ids or ([int(o) for o in classes] if vocabulary.label_type == "id" and vocabulary.names is None else None)
     delimiters = sorted({o.delimiter for o in sheets.values()})
-    return without_empty(notes=[*reader.layout.notes, *_split_notes(reader)], class_ids=ids, csv=without_empty(delimiter=delimiters[0] if len(delimiters) == 1 else delimiters, label_delimiter=reader.delimiter), bad_rows=[list(o) for o in rows])
+    delimiter = delimiters[0] if len(delimiters) == 1 else delimiters
+    return without_empty(
+        notes=[*reader.layout.notes, *_split_notes(reader)],
+        class_ids=_read_ids(reader.vocabulary, classes),
+        csv=without_empty(delimiter=delimiter, label_delimiter=reader.delimiter),
+        bad_rows=[list(o) for o in rows])

@@ -23,21 +23,35 @@ from .report import Report
 
 # %% ../../nbs/catalog/24_doctor.ipynb #24a2b4f2
 def _value_issues(notes, value_range):
-    "Say which images are not stored in 8 bits, how they are read, and what to pass"
+    "Report which images are not stored in 8 bits, how they are read, and what to pass"
     if not notes: return
-    try: own = agreed_range(notes)
-    except ConfigError as e: own,said = None, str(e.what)
-    if value_range is None and own is None: yield issue_row("unusable", f"{said}: pass value_range=(low, high)"); return
+    try:
+        own = agreed_range(notes)
+    except ConfigError as e:
+        own = None
+        if value_range is None:
+            yield issue_row("unusable", f"{e.what}: pass value_range=(low, high)")
+            return
     text = used_values(notes, value_range or own)
-    low,high = (f"{o:g}" for o in value_range or own)
+    low, high = (f"{o:g}" for o in value_range or own)
     yield issue_row("values", f"{len(notes):,} {text}; pass value_range=({low}, {high}) to keep it so, or another range")
 
 # %% ../../nbs/catalog/24_doctor.ipynb #b66e9529
+def _row_place(row):
+    "Write where a refused row stands: (file, line, values…, why) or (number, why)"
+    if len(row) <= 2: return f"row {row[0]}"
+    values = "".join(f" {v}" for v in row[2:-1])
+    return ":".join(map(str, row[:2])) + values
+
 def _nothing_read(error, data):
     "Make a catalog without images, and list why"
-    cat = Catalog(pd.DataFrame(columns=["path", "label", "split"]), [], source=safe_name(data if isinstance(data, (str, os.PathLike)) else type(data).__name__, 80))
-    rows = [("bad_row", ":".join(map(str, o[:2])) + "".join(f" {v}" for v in o[2:-1]) if len(o) > 2 else f"row {o[0]}", o[-1]) for o in error.context.get("rows", ()) if o[-1]]
-    return cat, [issue_row("unusable", error.what + (f": {error.where}" if error.where and not rows else "")), *(issue_row(k, f"{where}: {why}", rank=n) for n,(k,where,why) in enumerate(rows))]
+    name = data if isinstance(data, (str, os.PathLike)) else type(data).__name__
+    cat = Catalog(pd.DataFrame(columns=["path", "label", "split"]), [], source=safe_name(name, 80))
+    bad = [f"{_row_place(o)}: {o[-1]}" for o in error.context.get("rows", ()) if o[-1]]
+    where = f": {error.where}" if error.where and not bad else ""
+    issues = [issue_row("unusable", error.what + where)]
+    issues += [issue_row("bad_row", o, rank=n) for n, o in enumerate(bad)]
+    return cat, issues
 
 def open_anyway(
     data,    # a `Catalog`, or whatever `open_data` takes
@@ -45,40 +59,63 @@ def open_anyway(
 )->tuple: # a catalog, without an image where none could be read, and rows of issues
     "Open data that training would refuse, as far as it goes"
     if isinstance(data, Catalog): return data, []
-    try: return open_data(data, **dict(on_bad="skip") | source), []
+    try:
+        return open_data(data, **dict(on_bad="skip") | source), []
     except ConfigError: raise                  # a mistake in what was asked for, not in the data
     except DataError as e:
         if isinstance(data, (str, os.PathLike)) and not os.path.exists(os.path.expanduser(data)): raise
-        if (known := e.context.get("catalog")) is None: return _nothing_read(e, data)
+        known = e.context.get("catalog")
+        if known is None: return _nothing_read(e, data)
         return known, [] if isinstance(e, ClassMismatchError) else [issue_row("unusable", e.what)]
 
+def _with_info(catalog, **info): return replace(catalog, info=catalog.info | info)
+
+def _all_pairs(catalog, measures, thumbs, workers, near, embeddings, similar):
+    "Find copies by content, by looks if `near`, and by embeddings if there are any: a table, and what was not compared"
+    exact, single = identical_files(catalog.frame, measures["digest"])
+    alike, missed = near_copies(measures, thumbs, single, workers) if near else ([], 0)
+    hints, unlisted = [], 0
+    if embeddings is not None:
+        hints, unlisted = similar_pairs(catalog, measures, single, embeddings, similar, exact + alike)
+    pairs = pair_table(catalog.frame, exact, alike, hints, same_pixels(catalog, alike, workers))
+    notes = []
+    if missed:
+        notes.append(f"{missed:,} pairs that may be copies were not compared; the {MOST_COPIES:,} most alike were")
+    if unlisted:
+        notes.append(f"{unlisted:,} more pairs are similar by embedding; the {MOST_LISTED:,} most alike are listed, "
+                     "and a higher similar= lists fewer")
+    return pairs, [issue_row("not_compared", o) for o in notes]
+
 def check(
-    data,               # a `Catalog`, or whatever a data module takes: a folder, a CSV, a DataFrame, a built-in's name; it is opened however bad it is
+    data,               # a `Catalog`, or what a data module takes: folder, CSV, DataFrame, built-in's name; however bad
     workers:int=None,   # threads; default: one for each processor
     near:bool=True,     # also look for pictures that look the same
     progress:bool=True, # count along on a terminal or in a notebook
-    embeddings=None,    # also look for similar ones: (n, d) array in the order of catalog.frame, dict from row id to vector, or a function of a list of uint8 images
+    embeddings=None,    # find similar ones: (n, d) in the order of catalog.frame, {row id: vector}, or f(uint8 images)
     similar:float=SIMILAR, # cosine of two embeddings above which they are similar
-    max_pixels:int=None, # largest image that is looked at, width × height; default: what the catalog says, or 64 million
-    value_range=None,   # (low, high): numbers that mean black and white where they are not 8-bit; default: what the catalog says, or found over all files
-    **source            # how to open what is no catalog, as for `open_data`: valid, classes, tables
+    max_pixels:int=None, # largest image looked at, width × height; default: what the catalog says, or 64 million
+    value_range=None,   # (low, high): black and white where not 8-bit; default: the catalog's, or found over all files
+    **source            # how to open what is not a catalog, as for `open_data`: valid, classes, tables
 )->Report:
     "Look at every image once, and report what is wrong with the data"
-    if not (isinstance(similar, (int, float)) and 0 < similar < 1): raise ConfigError(f"similar must be a cosine between 0 and 1, not {similar!r}")
-    catalog,refused = open_anyway(data, **source)
-    if max_pixels is not None: catalog = replace(catalog, info=catalog.info | dict(max_pixels=max_pixels))
-    if value_range is not None: catalog = replace(catalog, info=catalog.info | dict(value_range=list(check_range(value_range))))
+    if not (isinstance(similar, (int, float)) and 0 < similar < 1):
+        raise ConfigError(f"similar must be a cosine between 0 and 1, not {similar!r}")
+    catalog, refused = open_anyway(data, **source)
+    if max_pixels is not None: catalog = _with_info(catalog, max_pixels=max_pixels)
+    if value_range is not None: catalog = _with_info(catalog, value_range=list(check_range(value_range)))
     workers = usable_cpus() if workers is None else int(workers)
-    measures,thumbs,notes = look_at_rows(catalog, workers, progress)
+    measures, thumbs, notes = look_at_rows(catalog, workers, progress)
     value_range = catalog.info.get("value_range")
-    if value_range is None and (found := range_of_all(notes)): catalog = replace(catalog, info=catalog.info | dict(value_range=list(found)))
-    exact,single = identical_files(catalog.frame, measures["digest"])
-    alike,missed = near_copies(measures, thumbs, single, workers) if near else ([], 0)
-    hints,unlisted = similar_pairs(catalog, measures, single, embeddings, similar, exact + alike) if embeddings is not None else ([], 0)
-    pairs = pair_table(catalog.frame, exact, alike, hints, same_pixels(catalog, alike, workers))
-    missed = [issue_row("not_compared", f"{missed:,} pairs that may be copies were not compared; the {MOST_COPIES:,} most alike were")] if missed else []
-    if unlisted: missed.append(issue_row("not_compared", f"{unlisted:,} more pairs are similar by embedding; the {MOST_LISTED:,} most alike are listed, and a higher similar= lists fewer"))
-    rows = [*pair_issues(pairs), *look_issues(catalog.frame, measures), *refused, *class_issues(catalog), *skipped_issues(catalog), *_value_issues(notes, value_range), *missed]
+    found = range_of_all(notes) if value_range is None else None
+    if found: catalog = _with_info(catalog, value_range=list(found))
+    pairs, missed = _all_pairs(catalog, measures, thumbs, workers, near, embeddings, similar)
+    rows = [*pair_issues(pairs),
+            *look_issues(catalog.frame, measures),
+            *refused,
+            *class_issues(catalog),
+            *skipped_issues(catalog),
+            *_value_issues(notes, value_range),
+            *missed]
     return Report(catalog, issue_table(rows), measures, pairs)
 
 # %% ../../nbs/catalog/24_doctor.ipynb #e4727187

@@ -25,40 +25,57 @@ from .copies import labels_differ
 # %% ../../nbs/catalog/21_edits.ipynb #31f3b957
 ACTIONS = ("relabel", "move", "exclude", "keep")      # "keep" changes nothing: someone looked, and it is in order
 EDIT = ("path", "action", "value", "note", "row")
-SIGNED = (*EDIT, "content", "data")                  # of a file: what the image's content was, and which data set it is of
+SIGNED = (*EDIT, "content", "data")                  # of a file: what the image's content was, and its data set
 
-def _both(label, other, path): return f"labelled {label_text(label)!r}, and {label_text(other)!r} as {path}"
+def _both(label, other, path):
+    return f"labelled {label_text(label)!r}, and {label_text(other)!r} as {path}"
 
 def _exclude(path, note, row): return path, "exclude", None, note, int(row)
 
+def _proposed_of(pair, issues):
+    "List what to leave out of a pair of copies; `issues` are those of its first image"
+    if labels_differ(pair.label, pair.other_label):
+        if pair.kind == "near": return           # somebody must look which it is
+        yield _exclude(pair.path, _both(pair.label, pair.other_label, pair.other_path), pair.row)
+        yield _exclude(pair.other_path, _both(pair.other_label, pair.label, pair.path), pair.other)
+    elif "leak" in issues and pair.split != pair.other_split:
+        yield _exclude(pair.other_path, f"also in {pair.split}: {pair.path}", pair.other)
+    elif pair.kind == "exact":
+        yield _exclude(pair.path, f"identical to {pair.other_path}", pair.row)
+
 def proposed_edits(report):
     "List what to leave out, and why"
-    for o in report.frame[report.frame["issue"].isin(list(REASONS)) & report.frame["row"].notna()].itertuples(): yield _exclude(o.path, o.detail, o.row)
-    kind = {i: set(part) for i,part in report.frame.dropna(subset=["row"]).groupby("row")["issue"]}
-    for o in report.copies[report.copies["kind"] != "similar"].itertuples():
-        has = kind.get(o.row, set())
-        if labels_differ(o.label, o.other_label):
-            if o.kind == "near": continue           # somebody must look which it is
-            yield _exclude(o.path, _both(o.label, o.other_label, o.other_path), o.row)
-            yield _exclude(o.other_path, _both(o.other_label, o.label, o.path), o.other)
-        elif "leak" in has and o.split != o.other_split: yield _exclude(o.other_path, f"also in {o.split}: {o.path}", o.other)
-        elif o.kind == "exact": yield _exclude(o.path, f"identical to {o.other_path}", o.row)
+    frame = report.frame
+    for o in frame[frame["issue"].isin(list(REASONS)) & frame["row"].notna()].itertuples():
+        yield _exclude(o.path, o.detail, o.row)
+    issues = {i: set(part) for i, part in frame.dropna(subset=["row"]).groupby("row")["issue"]}
+    for pair in report.copies[report.copies["kind"] != "similar"].itertuples():
+        yield from _proposed_of(pair, issues.get(pair.row, set()))
 
 # %% ../../nbs/catalog/21_edits.ipynb #82285211
 def edit_table(edits):
     "Read edits from a CSV file, a table or a list of dicts"
     if isinstance(edits, (str, os.PathLike)): return _edit_file(Path(edits))
     table = pd.DataFrame(edits, dtype=object)
-    return pd.DataFrame({c: object_column(table[c] if c in table else None, table.index) for c in SIGNED}).reset_index(drop=True)
+    columns = {c: object_column(table[c] if c in table else None, table.index) for c in SIGNED}
+    return pd.DataFrame(columns).reset_index(drop=True)
+
+def _read_edits(data):
+    "Read the bytes of a CSV file, whichever separator it has; all cells are text"
+    first_line = data.split(b"\n", 1)[0].decode("utf-8", "replace")
+    sep = next((o for o in ",;\t" if o in first_line), ",")
+    return pd.read_csv(io.BytesIO(data), sep=sep, dtype=object, keep_default_na=False,
+                       encoding="utf-8-sig", encoding_errors="surrogateescape")
 
 def _edit_file(path):
     "Read edits from CSV, as written here or as a spreadsheet saved it"
     try:
-        data = path.read_bytes()
-        sep = next((o for o in ",;\t" if o in data.split(b"\n", 1)[0].decode("utf-8", "replace")), ",")
-        table = pd.read_csv(io.BytesIO(data), sep=sep, dtype=object, keep_default_na=False, encoding="utf-8-sig", encoding_errors="surrogateescape")
-    except (OSError, ValueError, TypeError, OverflowError) as e: raise DataError(f"The edits cannot be read: {type(e).__name__}", str(path), "Give a CSV file with the columns path, action, value, note") from e
-    return edit_table({c:object_column([unguarded(o) or None if isinstance(o, str) else None for o in table[c]], table.index) for c in table})
+        table = _read_edits(path.read_bytes())
+    except (OSError, ValueError, TypeError, OverflowError) as e:
+        fix = "Give a CSV file with the columns path, action, value, note"
+        raise DataError(f"The edits cannot be read: {type(e).__name__}", str(path), fix) from e
+    def cell(value): return (unguarded(value) or None) if isinstance(value, str) else None
+    return edit_table({c: object_column([cell(o) for o in table[c]], table.index) for c in table})
 
 def _label_of(catalog, value):
     "Read the label of an edit: a name, or for multi-label data a list of names, in a CSV file as JSON"
@@ -68,18 +85,22 @@ def _label_of(catalog, value):
     return tuple(map(str, [names] if isinstance(names, str) else names))
 
 def value_problem(catalog, action, value):
-    "Say what is wrong with an edit's value, or return None"
+    "Describe what is wrong with an edit's value, or return None"
     known = dict(relabel=catalog.classes, move=SPLITS).get(action)
     if known is None: return None
     given = _label_of(catalog, value) if action == "relabel" else value
     unknown = [o for o in (given if isinstance(given, tuple) else (given,)) if o not in known]
     if not unknown: return None
     value = unknown[0]
+    kind = "class" if action == "relabel" else "split"
     near = close_matches(value, known) if value else []
-    return f"{'class' if action == 'relabel' else 'split'} {safe_name(value)!r} is unknown" + (f", did you mean {near[0]!r}?" if near else "")
+    hint = f", did you mean {near[0]!r}?" if near else ""
+    return f"{kind} {safe_name(value)!r} is unknown{hint}"
 
 # %% ../../nbs/catalog/21_edits.ipynb #7477f3a6
-_GONE,_ELSEWHERE,_CHANGED = "no such image", "of another data set", "another picture has that name now"
+_GONE = "no such image"
+_ELSEWHERE = "of another data set"
+_CHANGED = "another picture has that name now"
 
 def _home(catalog, folder):
     "Name the data set of a catalog, for a file in `folder`: its root, or where images have none its source"
@@ -103,39 +124,44 @@ class _Way:
     moved:bool=False    # which is no longer where it was: only the same content will do
 
 def _folder_mark(place):
-    "Tell a folder from others, whatever it is called; None where there is none"
+    "Return what identifies a folder, whatever it is called; None where there is none"
     try: at = os.stat(place)
     except (OSError, ValueError): return None
     return (at.st_dev, at.st_ino) if stat.S_ISDIR(at.st_mode) else None
 
 def _way(catalog, data, folder):
     "Find the way from the data set that a file names to a catalog"
-    same = lambda path: path
+    def same(path): return path
     if data is None or data == _home(catalog, folder): return _Way(same)
     if catalog.pixels is not None or catalog.reader is not None: return _Way(same, True, True)
-    old,root = os.path.abspath(os.path.join(folder, data)), os.path.abspath(catalog.root or os.sep)
-    whole = lambda path: os.path.abspath(os.path.join(old, path))
+    old = os.path.abspath(os.path.join(folder, data))
+    root = os.path.abspath(catalog.root or os.sep)
+    def whole(path): return os.path.abspath(os.path.join(old, path))
+    def under_root(path): return path_under(whole(path), root)
     if catalog.root is None: return _Way(whole, True)
     mark = _folder_mark(old)
     if mark is not None and mark == _folder_mark(root): return _Way(same)
     if mark is None and not path_under(old, root): return _Way(same, True, True)
-    return _Way(lambda path: path_under(whole(path), root), True)
+    return _Way(under_root, True)
 
 def _with_number(rows, number):
     "Choose among rows that repeat one file the one whose number is nearest; all, where none is named"
     if len(rows) < 2 or number is None: return rows
-    try: return [min(rows, key=lambda i: (abs(i - float(number)), -i))]        # rows come more often than they go
+    try:
+        return [min(rows, key=lambda i: (abs(i - float(number)), -i))]        # rows come more often than they go
     except ValueError: return []
 
 def _rows_at(catalog, paths):
     "List the numbers of the rows that have each path"
-    column,found = catalog.frame["path"], {}
+    column = catalog.frame["path"]
     some = column[column.isin([o for o in set(paths) if o is not None])]
-    for i,path in zip(some.index.tolist(), some): found.setdefault(path, []).append(i)
+    found = {}
+    for i, path in zip(some.index.tolist(), some):
+        found.setdefault(path, []).append(i)
     return [found.get(o, []) for o in paths]
 
 def _other_picture(content, now, moved):
-    "Say whether an image is not the one an edit was about"
+    "Return whether an image is not the one an edit was about"
     return moved if content is None or now is None else content != now
 
 def _why_lost(edit, path, rows, moved, contents, left_out):
@@ -155,16 +181,16 @@ def find_images(
 )->tuple: # for each edit the numbers of its rows; and why it has none: None where the catalog has left the image out
     "Find the images that edits are about"
     contents = {} if contents is None else contents
-    ways = {o:_way(catalog, o, folder) for o in dict.fromkeys(edits["data"])}
-    paths = [ways[d].to(p or "") for d,p in zip(edits["data"], edits["path"])]
-    rows = [_with_number(o, n) for o,n in zip(_rows_at(catalog, paths), edits["row"])]
-    signed_rows = [part for part,c in zip(rows, edits["content"]) if c is not None]
+    ways = {o: _way(catalog, o, folder) for o in dict.fromkeys(edits["data"])}
+    paths = [ways[d].to(p or "") for d, p in zip(edits["data"], edits["path"])]
+    rows = [_with_number(o, n) for o, n in zip(_rows_at(catalog, paths), edits["row"])]
+    signed_rows = [part for part, c in zip(rows, edits["content"]) if c is not None]
     unread = list(dict.fromkeys(i for part in signed_rows for i in part if i not in contents))
     contents.update(zip(unread, content_names(catalog, unread)))
     left_out = set(catalog.skipped.loc[catalog.skipped["reason"] != "missing", "path"])
     lines = zip(edits.itertuples(), paths, rows)
-    why = [_why_lost(edit, path, part, ways[edit.data].moved, contents, left_out) for edit,path,part in lines]
-    return [[] if w else part for w,part in zip(why, rows)], why
+    why = [_why_lost(edit, path, part, ways[edit.data].moved, contents, left_out) for edit, path, part in lines]
+    return [[] if w else part for w, part in zip(why, rows)], why
 
 def refuse_others(
     catalog:Catalog,
@@ -173,11 +199,12 @@ def refuse_others(
     path                # the file they come from
 ):
     "Refuse a file whose edits are all about another data set"
-    own = [(d, w) for d,w in zip(edits["data"], why) if d is not None]
+    own = [(d, w) for d, w in zip(edits["data"], why) if d is not None]
     folder = Path(path).parent
-    if not own or not all(w and _way(catalog, d, folder).foreign for d,w in own): return
+    if not own or not all(w and _way(catalog, d, folder).foreign for d, w in own): return
     where = f"they are about {safe_name(own[0][0], 200)}, and this is {safe_name(_home(catalog, folder), 200)}"
-    fix = "Give the path= of a file of its own; if this is a copy of the same images, clear the column 'data' of the file"
+    fix = ("Give the path= of a file of its own; if this is a copy of the same images, "
+           "clear the column 'data' of the file")
     raise DataError(f"{Path(path).name} has edits of another data set", where, fix, path=str(path))
 
 def lost_text(
@@ -187,47 +214,59 @@ def lost_text(
     n:int=3   # to name
 )->str: # empty where all are found
     "Say how many edits have no image here, and name the first"
-    lost = [f"{safe_name(p, 80)!r} ({w})" for p,w in zip(edits["path"], why) if w is not None]
+    lost = [f"{safe_name(p, 80)!r} ({w})" for p, w in zip(edits["path"], why) if w is not None]
+    if not lost: return ""
     more = f"; {len(lost)-n:,} more" if len(lost) > n else ""
-    return f"{len(lost):,} of {plural(len(edits), name)} not found again: {'; '.join(lost[:n])}{more}" if lost else ""
+    return f"{len(lost):,} of {plural(len(edits), name)} not found again: {'; '.join(lost[:n])}{more}"
 
 # %% ../../nbs/catalog/21_edits.ipynb #76320388
 def _edit_problem(catalog, why, edit):
-    "Say what is wrong with an edit, or return None"
+    "Describe what is wrong with an edit, or return None"
     if edit.action not in ACTIONS: return f"action {safe_name(edit.action)!r} is none of {', '.join(ACTIONS)}"
     return why or value_problem(catalog, edit.action, edit.value)
 
 def _put_aside(edits, why):
-    "Count aloud what is not found again; an edit by hand, which has no number, is a slip instead"
+    "Warn of what is not found again, and mark it; an edit by hand, which has no number, is a slip instead"
     by_hand = edits["row"].isna() & edits["content"].isna()
-    aside = [None if hand else w for w,hand in zip(why, by_hand)]
-    if text := lost_text(edits, aside, "edit"): warnings.warn(f"{text}. They are left aside", stacklevel=4)
-    return [o is not None for o in aside]
+    lost = [None if hand else w for w, hand in zip(why, by_hand)]
+    text = lost_text(edits, lost, "edit")
+    if text: warnings.warn(f"{text}. They are left aside", stacklevel=4)
+    return [o is not None for o in lost]
+
+def _refuse_edits(bad, n):
+    "Raise on edits that cannot be made, naming the first"
+    first = "; ".join(f"edit {k} ({safe_name(path)!r}): {problem}" for k, path, problem in bad[:5])
+    more = f"; {len(bad)-5:,} more" if len(bad) > 5 else ""
+    what = f"{len(bad):,} of {plural(n, 'edit')} cannot be made; none was"
+    raise DataError(what, first + more, "Correct or remove them", edits=bad)
 
 def _checked_edits(catalog, edits):
     "Return (edit, row ids) of all edits whose images are here, or raise with every problem"
     path = Path(edits) if isinstance(edits, (str, os.PathLike)) else None
     table = edit_table(edits)
-    rows,why = find_images(catalog, table, "" if path is None else path.parent)
+    rows, why = find_images(catalog, table, "" if path is None else path.parent)
     if path is not None: refuse_others(catalog, table, why, path)
-    aside = _put_aside(table, why)
-    found = [(n, o, w) for n,(o,w,lost) in enumerate(zip(table.itertuples(), why, aside), 1) if not lost]
-    bad = [(n, o.path, p) for n,o,w in found if (p := _edit_problem(catalog, w, o))]
-    if bad:
-        first = "; ".join(f"edit {n} ({safe_name(path)!r}): {p}" for n,path,p in bad[:5]) + (f"; {len(bad)-5:,} more" if len(bad) > 5 else "")
-        raise DataError(f"{len(bad):,} of {plural(len(table), 'edit')} cannot be made; none was", first, "Correct or remove them", edits=bad)
+    lost = _put_aside(table, why)
+    bad = []
+    for n, (edit, reason, is_lost) in enumerate(zip(table.itertuples(), why, lost), 1):
+        problem = None if is_lost else _edit_problem(catalog, reason, edit)
+        if problem: bad.append((n, edit.path, problem))
+    if bad: _refuse_edits(bad, len(table))
     relabel = table["action"] == "relabel"
-    table["value"] = object_column([_label_of(catalog, v) if r else v for v,r in zip(table["value"], relabel)])
-    return [(o, part) for o,part,lost in zip(table.itertuples(), rows, aside) if not lost]
+    table["value"] = object_column([_label_of(catalog, v) if r else v for v, r in zip(table["value"], relabel)])
+    return [(edit, part) for edit, part, is_lost in zip(table.itertuples(), rows, lost) if not is_lost]
 
 # %% ../../nbs/catalog/21_edits.ipynb #5d178d05
 def _plain(value):
     "Make one cell fit for JSON"
     if isinstance(value, (tuple, list)): return list(value)
     if value is None or pd.isna(value): return None
-    return value.item() if hasattr(value, "item") else value if isinstance(value, (str, int, float, bool)) else str(value)
+    if hasattr(value, "item"): return value.item()
+    return value if isinstance(value, (str, int, float, bool)) else str(value)
 
-def _log(frame, edit, row, was): return dict(row=int(row), path=frame.at[row, "path"], action=edit.action, value=_plain(edit.value), note=_plain(edit.note), was=was)
+def _log(frame, edit, row, was):
+    return dict(row=int(row), path=frame.at[row, "path"], action=edit.action,
+                value=_plain(edit.value), note=_plain(edit.note), was=was)
 
 def _change(frame, edit, rows, log):
     "Give rows another label or split, and note what it was"
@@ -238,47 +277,64 @@ def _change(frame, edit, rows, log):
 
 def _leave_out(frame, edit, rows, log):
     "Note everything about rows that leave the table"
-    for i in rows: log.append(_log(frame, edit, i, dict(at=int(frame.index.get_loc(i)), cells={str(k):_plain(v) for k,v in frame.loc[i].items()})))
+    for i in rows:
+        cells = {str(k): _plain(v) for k, v in frame.loc[i].items()}
+        log.append(_log(frame, edit, i, dict(at=int(frame.index.get_loc(i)), cells=cells)))
 
 def _why(entry): return "excluded" + (f": {entry['note']}" if entry["note"] else "")
 
 @patch
 def apply_edits(self:Catalog,
-    edits # columns path, action ("relabel", "move", "exclude", "keep"), value (the class or split), note: a CSV file, a table or a list of dicts
+    edits # columns path, action (`ACTIONS`), value (the class or split), note: a CSV file, a table or a list of dicts
 )->Catalog:
     "Make a catalog with the edits made; no file is touched, and `revert_edits` takes them back"
-    frame,log = self.frame.copy(), []
-    for edit,rows in _checked_edits(self, edits):
-        if edit.action != "keep": (_leave_out if edit.action == "exclude" else _change)(frame, edit, rows, log)
-    gone = {o["row"]:o for o in log if o["action"] == "exclude"}
+    frame = self.frame.copy()
+    log = []
+    for edit, rows in _checked_edits(self, edits):
+        if edit.action == "keep": continue
+        make = _leave_out if edit.action == "exclude" else _change
+        make(frame, edit, rows, log)
+    gone = {o["row"]: o for o in log if o["action"] == "exclude"}
     log = [o for o in log if o["action"] != "exclude" or gone[o["row"]] is o]
     if not log: return self
-    skipped = pd.DataFrame([(o["path"], frame.at[i, "split"], _why(o)) for i,o in gone.items()], columns=["path", "split", "reason"], dtype=object)
-    return replace(self, frame=frame.drop(index=list(gone)), skipped=pd.concat([self.skipped, skipped], ignore_index=True), info=self.info | dict(edits=[*self.info.get("edits", []), log]))
+    rows = [(o["path"], frame.at[i, "split"], _why(o)) for i, o in gone.items()]
+    left_out = pd.DataFrame(rows, columns=["path", "split", "reason"], dtype=object)
+    return replace(self, frame=frame.drop(index=list(gone)),
+                   skipped=pd.concat([self.skipped, left_out], ignore_index=True),
+                   info=self.info | dict(edits=[*self.info.get("edits", []), log]))
 
 @patch(as_prop=True)
 def edit_log(self:Catalog)->pd.DataFrame:
     "List the edits made so far"
-    return pd.DataFrame([o for log in self.info.get("edits", []) for o in log], columns=["path", "action", "value", "note", "row"], dtype=object)
+    entries = [o for log in self.info.get("edits", []) for o in log]
+    return pd.DataFrame(entries, columns=["path", "action", "value", "note", "row"], dtype=object)
 
 # %% ../../nbs/catalog/21_edits.ipynb #8465afc8
 def _put_back(frame, log):
     "Return rows to their places in the table"
     out = sorted((o for o in log if o["action"] == "exclude"), key=lambda o: o["was"]["at"])
     if not out: return frame
-    back = pd.DataFrame([o["was"]["cells"] for o in out], index=[o["row"] for o in out], dtype=object).reindex(columns=frame.columns)
-    back = back.astype({c:t for c,t in frame.dtypes.items() if c not in ("path", "label", "split")})
+    cells = [o["was"]["cells"] for o in out]
+    back = pd.DataFrame(cells, index=[o["row"] for o in out], dtype=object)
+    kinds = {c: t for c, t in frame.dtypes.items() if c not in ("path", "label", "split")}
+    back = back.reindex(columns=frame.columns).astype(kinds)
     order = frame.index.tolist()
-    for o in out: order.insert(o["was"]["at"], o["row"])
+    for o in out:
+        order.insert(o["was"]["at"], o["row"])
     return pd.concat([frame, back]).loc[order]
 
 def _undo(catalog, log):
     "Take back the edits of one call"
     frame = _put_back(catalog.frame, log).copy()
-    for o in reversed([o for o in log if o["action"] != "exclude"]): frame.at[o["row"], "label" if o["action"] == "relabel" else "split"] = tuple(o["was"]) if isinstance(o["was"], list) else o["was"]
+    changes = [o for o in log if o["action"] != "exclude"]
+    for o in reversed(changes):
+        column = "label" if o["action"] == "relabel" else "split"
+        was = o["was"]
+        frame.at[o["row"], column] = tuple(was) if isinstance(was, list) else was
     gone = {(o["path"], _why(o)) for o in log if o["action"] == "exclude"}
-    keep = np.array([o not in gone for o in zip(catalog.skipped["path"], catalog.skipped["reason"])], dtype=bool)
-    return replace(catalog, frame=frame, skipped=catalog.skipped[keep].reset_index(drop=True))
+    skipped = catalog.skipped
+    keep = np.array([o not in gone for o in zip(skipped["path"], skipped["reason"])], dtype=bool)
+    return replace(catalog, frame=frame, skipped=skipped[keep].reset_index(drop=True))
 
 @patch
 def revert_edits(self:Catalog,
@@ -286,7 +342,13 @@ def revert_edits(self:Catalog,
 )->Catalog:
     "Make a catalog as it was before the edits"
     logs = self.info.get("edits", [])
-    if last is not None and not 0 < last <= len(logs): raise ConfigError(f"last={last!r}, but edits were made {plural(len(logs), 'time')}", "", "Give the number of calls to take back, or nothing for all")
-    keep,cat = logs[:len(logs) - (last or len(logs))], self
-    for log in reversed(logs[len(keep):]): cat = _undo(cat, log)
-    return replace(cat, info={k:v for k,v in cat.info.items() if k != "edits"} | (dict(edits=keep) if keep else {}))
+    if last is not None and not 0 < last <= len(logs):
+        what = f"last={last!r}, but edits were made {plural(len(logs), 'time')}"
+        raise ConfigError(what, "", "Give the number of calls to take back, or nothing for all")
+    keep = logs[:len(logs) - (last or len(logs))]
+    cat = self
+    for log in reversed(logs[len(keep):]):
+        cat = _undo(cat, log)
+    info = {k: v for k, v in cat.info.items() if k != "edits"}
+    if keep: info["edits"] = keep
+    return replace(cat, info=info)

@@ -20,68 +20,91 @@ from .catalog import skipped_table, Catalog
 from .scan import extension_problem, is_hidden, entry_kind, FolderScan, refuse_bad
 
 # %% ../../nbs/catalog/05_folders.ipynb #15d501dc
-def _has_folders(path):
-    "Say whether there is a folder in this one"
+def _any_entry(path, wanted):
+    "Return whether a folder holds an entry that is `wanted`; not so where it cannot be listed"
     try:
-        with os.scandir(path) as it: return any(entry_kind(e) != "file" and not is_hidden(e.name) for e in it)
+        with os.scandir(path) as it: return any(wanted(e) for e in it)
     except OSError: return False
+
+def _has_folders(path):
+    "Return whether there is a folder in this one"
+    return _any_entry(path, lambda e: entry_kind(e) != "file" and not is_hidden(e.name))
 
 _PART = re.compile(r"(train|val|test)(?:ing|id|idation)?(?:set|data|images?|imgs?|\d+)?")
 
 def _split_within(name):
-    "Say which one split the words of a folder's name speak of, as in 'train_images' or 'asl-alphabet-test', or return None"
-    words = re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    "Return the one split that words of a folder's name mean, as in 'train_images' or 'asl-alphabet-test', or None"
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    words = re.split(r"[^a-z0-9]+", spaced)
     found = {m[1] for o in words if (m := _PART.fullmatch(o))}
     return found.pop() if len(found) == 1 else None
 
 def _by_split(root, names, valid):
     "Group folder names by the split they stand for: by their whole name, else by a word in it if they hold folders"
-    groups = {} if valid is None else {"val":[valid]}
+    groups = {} if valid is None else {"val": [valid]}
     for name in names:
         split = SPLIT_OF.get(name.lower())
-        if split and name != valid and not (split == "val" and valid): groups.setdefault(split, []).append(name)
+        taken = name == valid or (split == "val" and valid)
+        if split and not taken: groups.setdefault(split, []).append(name)
     for name in names:
         split = None if name in sum(groups.values(), []) else _split_within(name)
-        exact = any(o.lower() in SPLIT_NAMES[split] or o == valid for o in groups.get(split, [])) if split else True
+        if split is None: continue
+        exact = any(o.lower() in SPLIT_NAMES[split] or o == valid for o in groups.get(split, []))
         if not exact and _has_folders(root/name): groups.setdefault(split, []).append(name)
     return groups
 
 def _has_images(path):
-    "Say whether a folder holds an image itself"
-    try:
-        with os.scandir(path) as it: return any(not extension_problem(e.name) and not is_hidden(e.name) and entry_kind(e) == "file" for e in it)
-    except OSError: return False
+    "Return whether a folder holds an image itself"
+    return _any_entry(path, lambda e: not extension_problem(e.name) and not is_hidden(e.name) and entry_kind(e) == "file")
 
 def _ask(root, names, groups):
     "Refuse to guess where folders may be splits or classes"
-    train,named = groups["train"][0],sum(groups.values(), [])
-    others = [o for o in names if o not in named]
+    if len(groups) > 1: return
+    train = groups["train"][0]
+    named = sum(groups.values(), [])
     guessed = train.lower() not in SPLIT_NAMES["train"]
-    if len(groups) > 1 or not (looks := [o for o in others if _has_images(root/o) or guessed and _has_folders(root/o)]): return
-    raise ConfigError(f"{listed([train])} may be the training images, or a class beside {listed(looks)}", str(root),
-                      "Pass split_folders='yes' where it holds the training images, split_folders='no' where it is a class", folders=names)
+    def may_be_class(name): return _has_images(root/name) or guessed and _has_folders(root/name)
+    looks = [o for o in names if o not in named and may_be_class(o)]
+    if not looks: return
+    raise ConfigError(
+        f"{listed([train])} may be the training images, or a class beside {listed(looks)}", str(root),
+        "Pass split_folders='yes' where it holds the training images, split_folders='no' where it is a class",
+        folders=names)
 
 def _one_folder(root, split, same):
     "Return the one folder of a split"
     if len(same) == 1: return same[0]
-    fix = f"Choose one with valid={same[0]!r}" if split == "val" else "Merge them, or rename one; where they are classes pass split_folders='no'"
+    fix = "Merge them, or rename one; where they are classes pass split_folders='no'"
+    if split == "val": fix = f"Choose one with valid={same[0]!r}"
     raise ConfigError(f"{listed(same)} could all be the {split} folder", str(root), fix, folders=same)
 
-SPLIT_FOLDERS = ("yes", "no") # whether folders called train, test, … are splits; None: seen from what they hold
+# Whether folders called train, test, … are splits; None: seen from what they hold.
+SPLIT_FOLDERS = ("yes", "no")
 
-def _split_folders(root, names, valid=None, given=None):
-    "Say which folder of `root` holds which split: {folder: split}, or {} when the folders are classes"
+def _check_split_answers(root, names, valid, given):
+    "Refuse a folder to validate on, or an answer about split folders, that cannot be"
     if valid is not None: one_of(valid, names, "folder to validate on")
     if given is not None: one_of(given, SPLIT_FOLDERS, "split_folders")
-    if given == "no" and valid is not None: raise ConfigError("valid= names a folder of a split, and split_folders='no' says there is none", str(root), "Give one of them")
+    if given == "no" and valid is not None:
+        raise ConfigError(
+            "valid= names a folder of a split, and split_folders='no' says there is none", str(root),
+            "Give one of them")
+
+def _split_folders(root, names, valid=None, given=None):
+    "Return which folder of `root` holds which split: {folder: split}, or {} when the folders are classes"
+    _check_split_answers(root, names, valid, given)
     groups = {} if given == "no" else _by_split(root, names, valid)
     named = sum(groups.values(), [])
-    if not (valid or given == "yes" or any(_has_folders(root/o) for o in groups.get("train", [])) or (named and set(named) == set(names))): return {}
+    asked = valid or given == "yes"
+    nested = any(_has_folders(root/o) for o in groups.get("train", []))
+    nothing_else = named and set(named) == set(names)
+    if not (asked or nested or nothing_else): return {}
     if "train" not in groups:
-        raise EmptyDatasetError(f"There is no 'train' folder beside {listed(named or names)}", str(root),
-                                "Name the folder with the training images 'train'; where the folders are classes pass split_folders='no'")
+        raise EmptyDatasetError(
+            f"There is no 'train' folder beside {listed(named or names)}", str(root),
+            "Name the folder with the training images 'train'; where the folders are classes pass split_folders='no'")
     if given is None and valid is None: _ask(root, names, groups)
-    return {_one_folder(root, split, same):split for split,same in groups.items()}
+    return {_one_folder(root, split, same): split for split, same in groups.items()}
 
 # %% ../../nbs/catalog/05_folders.ipynb #2bdf09a1
 def class_names_and_ids(
@@ -89,10 +112,15 @@ def class_names_and_ids(
 ):
     "Return the names and the ids a user gave, or None for each that was not given"
     if classes is None: return None, None
-    if isinstance(classes, str): raise ConfigError(f"classes={classes!r} is one text", "", "Give a list of names, or {id: name}")
-    ids = [o if isinstance(o, str) else int(o) for o in classes] if isinstance(classes, dict) else None
-    names = [str(o) for o in (classes.values() if isinstance(classes, dict) else classes)]
-    twice = [o for o,n in Counter(names).items() if n > 1]
+    if isinstance(classes, str):
+        raise ConfigError(f"classes={classes!r} is one text", "", "Give a list of names, or {id: name}")
+    ids = None
+    names = classes
+    if isinstance(classes, dict):
+        ids = [o if isinstance(o, str) else int(o) for o in classes]
+        names = classes.values()
+    names = [str(o) for o in names]
+    twice = [o for o, n in Counter(names).items() if n > 1]
     if twice: raise ConfigError(f"{listed(twice)} stands twice in classes", "", "Name each class once")
     return names, ids
 
@@ -101,15 +129,20 @@ def refuse_unknown_classes(cat, fix):
     counts = cat.counts()
     if "train" not in counts: return
     for split in ("val", "test"):
-        extra = [c for c,n,t in zip(counts.index, counts[split], counts["train"]) if n and not t] if split in counts else []
-        if extra: raise ClassMismatchError(f"{split} has {plural(len(extra), 'class', 'classes')} that train lacks: {listed(extra)}",
-                                           cat.source, fix, split=split, classes=extra, catalog=cat)
+        if split not in counts: continue
+        extra = [c for c, n, in_train in zip(counts.index, counts[split], counts["train"]) if n and not in_train]
+        if extra:
+            raise ClassMismatchError(
+                f"{split} has {plural(len(extra), 'class', 'classes')} that train lacks: {listed(extra)}",
+                cat.source, fix, split=split, classes=extra, catalog=cat)
 
 def refuse_single_class(cat, allow_single, hint=""):
     "Refuse a catalog with one class"
     if len(cat.classes) == 1 and not allow_single:
-        raise DataError(f"There is one class only, {listed(cat.classes)}; telling images apart takes two", cat.source,
-                        hint or "Add a second class, or pass allow_single=True", catalog=cat)
+        raise DataError(
+            f"There is one class only, {listed(cat.classes)}; telling images apart takes two", cat.source,
+            hint or "Add a second class, or pass allow_single=True",
+            catalog=cat)
 
 # %% ../../nbs/catalog/05_folders.ipynb #ec2d6a55
 def class_tree(scan, names, valid, levels=1, split_folders=None):
@@ -119,12 +152,18 @@ def class_tree(scan, names, valid, levels=1, split_folders=None):
     for name in names:
         if name not in splits: scan.skip(name, None, "folder not used")
         elif not scan.is_new(name): scan.skip(name, splits.pop(name), "link to a folder already read")
-    return [o for rel,split in splits.items() for o in _classes_in(scan, rel, split, levels)]
+    return [o for rel, split in splits.items() for o in _classes_in(scan, rel, split, levels)]
+
+def _wrapped(scan, rel, inside, split):
+    "Return whether a split's folder holds only a folder of the same name, which has the classes"
+    if len(inside) != 1: return False
+    same_name = f"{rel}/{rel.rsplit('/', 1)[-1]}"
+    return inside[0] == same_name and (_has_folders(scan.root/same_name) or split != "train")
 
 def _classes_in(scan, rel, split, levels):
-    "List the class folders of one split; an archive that unpacks into a folder of its own name has them one folder down"
+    "List the class folders of one split; a folder of the same name in it may be the one that has them"
     inside = scan.folders(rel, split)
-    while len(inside) == 1 and inside[0] == f"{rel}/{rel.rsplit('/', 1)[-1]}" and (_has_folders(scan.root/inside[0]) or split != "train"):
+    while _wrapped(scan, rel, inside, split):
         rel = inside[0]
         inside = scan.folders(rel, split)
     return _deeper(scan, rel, [(path, path.rsplit("/", 1)[-1], split) for path in inside], levels)
@@ -132,20 +171,24 @@ def _classes_in(scan, rel, split, levels):
 def _deeper(scan, top, tree, levels):
     "Go down to the folders whose path of so many levels is the class; one without folders is a class as it is"
     for _ in range(levels-1):
-        deep = [(path, split, _has_folders(scan.root/path)) for path,_,split in tree]
-        found = [(o, split) for path,split,more in deep for o in (scan.folders(path, split) if more else [path])]
-        tree = [(path, path[len(top)+1:] if top else path, split) for path,split in found]
+        deep = [(path, split, _has_folders(scan.root/path)) for path, _, split in tree]
+        tree = []
+        for path, split, more in deep:
+            for o in scan.folders(path, split) if more else [path]:
+                tree.append((o, o[len(top)+1:] if top else o, split))
     return tree
 
 def merged_notes(below, levels):
-    "Say which classes are made of several sub-folders"
-    parts = {label:sorted(o) for label,o in below.items() if len(o) > 1}
+    "Name a class that is made of several sub-folders, and count the others like it"
+    parts = {label: sorted(found) for label, found in below.items() if len(found) > 1}
     if not parts: return []
-    label,found = next(iter(parts.items()))
+    label, found = next(iter(parts.items()))
     places = [o for o in found if o]
-    loose = ", and beside them" if len(places) < len(found) else ""
-    more = f"; {plural(len(parts)-1, 'more class is', 'more classes are')} like this" if len(parts) > 1 else ""
-    return [f"images of {listed([label])} lie in {plural(len(places), 'sub-folder')}: {', '.join(safe_name(o) for o in places[:5])}{', …' if len(places) > 5 else ''}{loose}{more}; "
+    named = ", ".join(safe_name(o) for o in places[:5])
+    if len(places) > 5: named += ", …"
+    if len(places) < len(found): named += ", and beside them"
+    if len(parts) > 1: named += f"; {plural(len(parts)-1, 'more class is', 'more classes are')} like this"
+    return [f"images of {listed([label])} lie in {plural(len(places), 'sub-folder')}: {named}; "
             f"levels={levels+1} makes each a class of its own"]
 
 def _images_in(path, depth=2):
@@ -156,35 +199,50 @@ def _images_in(path, depth=2):
     return _images_in(inside[0], depth-1) if len(inside) == 1 else None
 
 def _unlabelled_notes(scan):
-    "Say which folders hold images without labels, and how a model answers them"
-    unused = [path for path,_,reason in scan.skipped if reason == "folder not used"]
-    loose = [os.path.dirname(path) for path,split,reason in scan.skipped if split == "test" and reason == "not in a class folder"]
-    found = {o:None for path in (*unused, *loose) if (o := _images_in(Path(scan.root)/path))}
-    name = lambda o: os.path.relpath(o, scan.root).replace(os.sep, "/")
-    return [f"'{safe_name(name(o))}' has images in no class folder, which train and score nothing; learn.predict({str(o)!r}) answers them" for o in found]
+    "Name folders that hold images without labels, and how a model answers them"
+    unused = []
+    loose = []
+    for path, split, reason in scan.skipped:
+        if reason == "folder not used": unused.append(path)
+        if split == "test" and reason == "not in a class folder": loose.append(os.path.dirname(path))
+    found = {}
+    for path in (*unused, *loose):
+        if o := _images_in(Path(scan.root)/path): found[o] = None
+    return [_unlabelled_note(scan.root, o) for o in found]
+
+def _unlabelled_note(root, folder):
+    "Write the note about one folder of images without labels"
+    name = os.path.relpath(folder, root).replace(os.sep, "/")
+    return (f"'{safe_name(name)}' has images in no class folder, which train and score nothing; "
+            f"learn.predict({str(folder)!r}) answers them")
 
 def class_renames(found, names, ids):
-    "Say what classes called by their ids are to be called: {found: name}"
+    "Return what classes called by their ids are to be called: {found: name}"
     codes = [str(o) for o in ids or ()]
-    return dict(zip(codes, names)) if codes and not set(names) & set(found) and set(codes) <= set(found) else {}
+    by_id = codes and not set(names) & set(found) and set(codes) <= set(found)
+    return dict(zip(codes, names)) if by_id else {}
 
 def _not_ignored(scan, tree, ignored):
     "Leave out the class folders that are to be ignored"
-    if isinstance(ignored, str): raise ConfigError(f"ignore_classes={ignored!r} is one text", "", "Give a list of names")
-    for o in ignored: one_of(o, sorted({label for _,label,_ in tree}), "class to ignore")
-    for path,label,split in tree:
+    if isinstance(ignored, str):
+        raise ConfigError(f"ignore_classes={ignored!r} is one text", "", "Give a list of names")
+    for o in ignored: one_of(o, sorted({label for _, label, _ in tree}), "class to ignore")
+    for path, label, split in tree:
         if label in ignored: scan.skip(path, split, "ignored class")
     return [o for o in tree if o[1] not in ignored]
 
 def named_class_folders(scan, tree, classes):
     "Keep the class folders that `classes` names; a name without a folder is most likely a slip of the pen"
-    found = sorted({label for _,label,_ in tree})
+    found = sorted({label for _, label, _ in tree})
     if unseen := [o for o in classes if o not in found]:
-        near = [m for o in unseen for m in close_matches(o, [f for f in found if f not in classes])]
+        unnamed = [o for o in found if o not in classes]
+        near = [m for o in unseen for m in close_matches(o, unnamed)]
         hint = f"Did you mean {listed(near)}? " if near else ""
-        raise ClassMismatchError(f"No folder is called {listed(unseen)}", f"folders: {listed(found, 10)}",
-                                 f"{hint}For a class that has no image yet, make an empty folder", unseen=unseen)
-    for path,label,split in tree:
+        raise ClassMismatchError(
+            f"No folder is called {listed(unseen)}", f"folders: {listed(found, 10)}",
+            f"{hint}For a class that has no image yet, make an empty folder",
+            unseen=unseen)
+    for path, label, split in tree:
         if label not in classes: scan.skip(path, split, "not in classes")
     return [o for o in tree if o[1] in classes]
 
@@ -194,53 +252,71 @@ def _nested(root, names):
     return f"Did you mean {str(deeper[0])!r}?" if len(deeper) == 1 else ""
 
 def no_images_error(root, names, scan):
-    "Say what a folder without images has in it"
-    reasons = Counter(reason for _,_,reason in scan.skipped)
-    seen = ", ".join(f"{n:,} × {reason}" for reason,n in reasons.most_common(6)) or "nothing in it"
-    fix = _nested(root, names)
+    "Make the error about a folder without images: what it has in it, and what to do"
+    reasons = Counter(reason for _, _, reason in scan.skipped)
+    seen = ", ".join(f"{n:,} × {reason}" for reason, n in reasons.most_common(6)) or "nothing in it"
+    fix = _nested(root, names) or "Images go to root/<class>/image.jpg or root/train/<class>/image.jpg"
     if "link" in reasons: fix = "Folders that are links are left out; pass follow_links=True to read them"
-    if "not in a class folder" in reasons: fix = "Put images into one folder per class; for files with labels in a table use Catalog.from_frame"
-    return EmptyDatasetError(f"There is no image in {safe_name(root.name)!r}", f"{root}: {seen}",
-                             fix or "Images go to root/<class>/image.jpg or root/train/<class>/image.jpg", reasons=dict(reasons))
+    if "not in a class folder" in reasons:
+        fix = "Put images into one folder per class; for files with labels in a table use Catalog.from_frame"
+    message = f"There is no image in {safe_name(root.name)!r}"
+    return EmptyDatasetError(message, f"{root}: {seen}", fix, reasons=dict(reasons))
 
 def existing_folder(root):
-    "Return `root` as an absolute path, or say that it is no folder"
+    "Return `root` as an absolute path, or refuse what is not a folder"
     root = Path(os.path.abspath(os.path.expanduser(root)))
     if root.is_dir(): return root
     what = "is a file, not a folder" if root.exists() else "does not exist"
     near = close_matches(root.name, os.listdir(root.parent)) if root.parent.is_dir() else []
-    raise DataError(f"{safe_name(root.name)!r} {what}", str(root), f"Did you mean {listed(near)}?" if near else "Give the folder that holds the images")
+    fix = f"Did you mean {listed(near)}?" if near else "Give the folder that holds the images"
+    raise DataError(f"{safe_name(root.name)!r} {what}", str(root), fix)
 
-def without_empty(**facts): return {k:v for k,v in facts.items() if v}
+def without_empty(**facts): return {k: v for k, v in facts.items() if v}
+
+def _tree_called(tree, names, ids):
+    "Rename class folders that are called by their ids"
+    called = class_renames({label for _, label, _ in tree}, names, ids)
+    return [(path, called.get(label, label), split) for path, label, split in tree]
+
+def _folder_catalog(cls, scan, chosen, ids, levels):
+    "Make the catalog of what was read from class folders"
+    rows = sorted(scan.rows, key=lambda o: (SPLITS.index(o[2]), o[0]))
+    frame = pd.DataFrame(rows, columns=["path", "label", "split"], dtype=object)
+    notes = merged_notes(scan.below, levels) + _unlabelled_notes(scan)
+    info = without_empty(hidden=dict(scan.hidden), class_ids=ids, notes=notes, unusable=scan.judged())
+    classes = chosen or sorted_classes(frame["label"])
+    return cls(frame, classes, scan.root, f"folder {scan.root.name}", skipped_table(scan.skipped), info=info)
 
 @patch(cls_method=True)
 def from_folder(cls:Catalog,
     root,                    # folder of splits, or of classes
     valid:str=None,          # folder to validate on; default: val, valid, validation or dev
-    classes=None,            # names in the order of the outputs, or {id: name}; other folders are left out; default: all, sorted
+    classes=None,            # names in the order of the outputs, or {id: name}; default: all folders, sorted
     follow_links:bool=False, # read linked folders too, each folder once
     allow_single:bool=False, # accept one class
     ignore_classes=(),       # names of folders to leave out
-    levels:int=1,            # folders whose path is the class: 2 takes Apple/scab and Apple/healthy for two classes, 1 for one
-    split_folders:str=None,  # whether folders called train, test_images, … are splits: "yes", or "no": they are classes; default: seen from what they hold
-    on_bad:str="skip"        # empty files, broken links and whatever else is no readable file: "skip" lists them in `skipped`, "error" raises
+    levels:int=1,            # folders whose path is the class: with 2 Apple/scab is a class, with 1 Apple
+    split_folders:str=None,  # whether train, test_images, … are splits: "yes" or "no"; default: seen from content
+    on_bad:str="skip"        # what cannot be read: "skip" lists it in `skipped`, "error" raises
 )->Catalog:
     "Read class folders"
     one_of(on_bad, ("error", "skip"), "on_bad")
-    root,(chosen,ids),levels = existing_folder(root), class_names_and_ids(classes), whole_number(levels, "levels")
+    root = existing_folder(root)
+    chosen, ids = class_names_and_ids(classes)
+    levels = whole_number(levels, "levels")
     scan = FolderScan(root, follow_links)
     names = scan.folders("")
     tree = _not_ignored(scan, class_tree(scan, names, valid, levels, split_folders), ignore_classes)
-    called = class_renames({label for _,label,_ in tree}, chosen, ids)
-    tree = [(path, called.get(label, label), split) for path,label,split in tree]
+    tree = _tree_called(tree, chosen, ids)
     scan.read(named_class_folders(scan, tree, chosen) if chosen else tree)
     if not scan.rows: raise no_images_error(root, names, scan)
     if on_bad == "error": refuse_bad([(o[0], o[3]) for o in scan.bad], len(scan.bad) + len(scan.rows))
-    frame = pd.DataFrame(sorted(scan.rows, key=lambda o: (SPLITS.index(o[2]), o[0])), columns=["path", "label", "split"], dtype=object)
-    info = without_empty(hidden=dict(scan.hidden), class_ids=ids, notes=merged_notes(scan.below, levels) + _unlabelled_notes(scan), unusable=scan.judged())
-    cat = cls(frame, chosen or sorted_classes(frame["label"]), root, f"folder {root.name}", skipped_table(scan.skipped), info=info)
+    cat = _folder_catalog(cls, scan, chosen, ids, levels)
     scan.refuse_lost(cat)
-    if "train" not in cat.splits: raise EmptyDatasetError("The 'train' folder has no image", str(root), "Put the training images into train/<class>/", catalog=cat)
+    if "train" not in cat.splits:
+        raise EmptyDatasetError(
+            "The 'train' folder has no image", str(root),
+            "Put the training images into train/<class>/", catalog=cat)
     refuse_unknown_classes(cat, "Add images to train, or leave the folder out by ignore_classes=[…]")
     refuse_single_class(cat, allow_single, _nested(root, names))
     return cat

@@ -24,24 +24,29 @@ from .folders import refuse_single_class, refuse_unknown_classes, class_names_an
 
 # %% ../../nbs/catalog/06_frames.ipynb #4d36387f
 def _known_names(names, classes, fix):
-    "Refuse names that are no class"
+    "Refuse names that are not a class"
     if isinstance(names, str): raise ConfigError(f"{names!r} is one text", "", "Give a list of class names")
-    if unseen := [o for o in names if o not in classes]:
-        near = [m for o in unseen for m in close_matches(o, classes)]
-        raise ClassMismatchError(f"No class is called {listed(unseen)}", f"classes: {listed(classes, 10)}", f"Did you mean {listed(near)}?" if near else fix, unseen=unseen)
+    unseen = [o for o in names if o not in classes]
+    if not unseen: return
+    near = [m for o in unseen for m in close_matches(o, classes)]
+    raise ClassMismatchError(
+        f"No class is called {listed(unseen)}", f"classes: {listed(classes, 10)}",
+        f"Did you mean {listed(near)}?" if near else fix, unseen=unseen)
 
 def _left_out(cat, names, reason):
     "Leave classes out: rows that have no other class, and the label of those that do"
-    several = cat.task == "multilabel"
-    left = [tuple(n for n in o if n not in names) if isinstance(o, tuple) else o for o in cat.frame["label"]]
-    gone = [(o != less and not less) if several else o in names for o,less in zip(cat.frame["label"], left)]
-    kept = replace(cat, frame=cat.frame.assign(label=object_column(left, cat.frame.index))) if several else cat
+    labels = cat.frame["label"]
+    if cat.task != "multilabel": return cat.drop(cat.frame.index[[o in names for o in labels]], reason)
+    left = [tuple(n for n in o if n not in names) if isinstance(o, tuple) else o for o in labels]
+    gone = [o != less and not less for o, less in zip(labels, left)]
+    kept = replace(cat, frame=cat.frame.assign(label=object_column(left, cat.frame.index)))
     return kept.drop(cat.frame.index[gone], reason)
 
 def rename_classes(cat, called):
-    "Give classes other names"
-    new = lambda o: tuple(map(new, o)) if isinstance(o, tuple) else called.get(o, o)
-    return replace(cat, frame=cat.frame.assign(label=object_column([new(o) for o in cat.frame["label"]], cat.frame.index)), classes=[new(o) for o in cat.classes])
+    "Rename classes"
+    def new(o): return tuple(map(new, o)) if isinstance(o, tuple) else called.get(o, o)
+    labels = object_column([new(o) for o in cat.frame["label"]], cat.frame.index)
+    return replace(cat, frame=cat.frame.assign(label=labels), classes=[new(o) for o in cat.classes])
 
 @patch
 def with_classes(self:Catalog,
@@ -49,76 +54,112 @@ def with_classes(self:Catalog,
     ignore_classes=()  # names to leave out
 )->Catalog:
     "Choose the classes and their order; what has another class is listed in `skipped`"
-    names,ids = class_names_and_ids(classes)
+    names, ids = class_names_and_ids(classes)
     _known_names(ignore_classes, self.classes, "Give names of classes")
-    if called := class_renames(self.classes, names, ids): return rename_classes(self, called).with_classes(classes, [called.get(o, o) for o in ignore_classes])
+    if called := class_renames(self.classes, names, ids):
+        return rename_classes(self, called).with_classes(classes, [called.get(o, o) for o in ignore_classes])
     _known_names(names or (), self.classes, "Give names of classes, or ids with names as {id: name}")
     kept = [o for o in names or self.classes if o not in ignore_classes]
     if not kept: raise ConfigError("Every class is ignored", self.source, "Take one off ignore_classes")
     cat = _left_out(self, set(ignore_classes), "ignored class") if ignore_classes else self
-    if others := set(cat.classes) - {*kept, *ignore_classes}: cat = _left_out(cat, others, "not in classes")
-    known = dict(zip(names, ids)) if ids else dict(zip(self.classes, self.info.get("class_ids") or ()))
-    return replace(cat, classes=kept, info=self.info | (dict(class_ids=[known[o] for o in kept]) if known else {}))
+    others = set(cat.classes) - {*kept, *ignore_classes}
+    if others: cat = _left_out(cat, others, "not in classes")
+    id_of = dict(zip(names, ids)) if ids else dict(zip(self.classes, self.info.get("class_ids") or ()))
+    more = dict(class_ids=[id_of[o] for o in kept]) if id_of else {}
+    return replace(cat, classes=kept, info=self.info | more)
 
 # %% ../../nbs/catalog/06_frames.ipynb #422fd06f
 def _named_columns(df, path_col, label_col, split_col):
     "Rename the columns that matter; the rest stay as they are"
     if split_col == "split" and "split" not in df: split_col = None
-    wanted = {c:name for c,name in ((path_col, "path"), (label_col, "label"), (split_col, "split")) if c is not None}
-    for c in wanted: one_of(c, list(df.columns), "column")
-    twice = [*df.columns[df.columns.duplicated()], *(name for name in wanted.values() if name in df and name not in wanted)]
-    if twice: raise ConfigError(f"Two columns would be called {listed(twice[:1])}", f"columns: {', '.join(map(str, df.columns))}", "Rename or drop one of them")
+    pairs = ((path_col, "path"), (label_col, "label"), (split_col, "split"))
+    wanted = {column: name for column, name in pairs if column is not None}
+    for column in wanted: one_of(column, list(df.columns), "column")
+    repeated = df.columns[df.columns.duplicated()]
+    clashing = [name for name in wanted.values() if name in df and name not in wanted]
+    twice = [*repeated, *clashing]
+    if twice:
+        columns = f"columns: {', '.join(map(str, df.columns))}"
+        raise ConfigError(f"Two columns would be called {listed(twice[:1])}", columns, "Rename or drop one of them")
     unasked = [c for c in ("label", "split") if c in df and c not in wanted]
     return df.drop(columns=unasked).rename(columns=wanted).reset_index(drop=True)
 
+def _read_split(name):
+    "Turn a usual name of a split into ours; return it and what is wrong with it"
+    if name is None: return None, "missing split"
+    known = SPLIT_OF | {"predict": "predict"}
+    split = known.get(str(name).strip().lower())
+    return split, None if split else f"split '{safe_name(name)}' is unknown"
+
 def read_splits(values):
     "Turn the usual names of splits into ours; return them and what is wrong with each"
-    known = SPLIT_OF | {"predict":"predict"}
-    found = [None if o is None else known.get(str(o).strip().lower()) for o in object_column(values)]
-    wrong = ["missing split" if o is None else f"split '{safe_name(o)}' is unknown" for o in object_column(values)]
-    return found, [w if s is None else None for s,w in zip(found, wrong)]
+    pairs = [_read_split(o) for o in object_column(values)]
+    return [split for split, _ in pairs], [wrong for _, wrong in pairs]
 
 # %% ../../nbs/catalog/06_frames.ipynb #cfa96a10
 def _read_numbers(values, names, ids):
     "Turn numbers into class names"
-    ids = ids or range(len(names)) if names else [int(o) for o in values.dropna().unique() if o % 1 == 0]
+    if names: ids = ids or range(len(names))
+    else: ids = [int(o) for o in values.dropna().unique() if o % 1 == 0]
     name_of = dict(zip(ids, names or map(str, ids)))
     return [None if pd.isna(o) else name_of.get(o) for o in values]
 
 def _read_names(values, names):
-    "Strip the spaces around names; drop those that are no class"
+    "Strip the spaces around names; drop those that are not a class"
     found = [None if o is None else str(o).strip() for o in object_column(values)]
     return [o if o and (names is None or o in names) else None for o in found]
+
+def _is_plain_number(o): return isinstance(o, Number) and not isinstance(o, (bool, np.bool_))
 
 def as_numbers(values):
     "Return labels as numbers if all of them are, else as they are"
     values = object_column(values)
     known = values.dropna()
-    return pd.to_numeric(values) if len(known) and all(isinstance(o, Number) and not isinstance(o, (bool, np.bool_)) for o in known) else values
+    return pd.to_numeric(values) if len(known) and all(map(_is_plain_number, known)) else values
 
 def _has_several(values):
-    "Say whether labels are lists of names"
+    "Return whether labels are lists of names"
     return values.dtype == object and any(isinstance(o, (list, tuple, set, np.ndarray)) for o in values)
 
 def _name_maker(names, ids):
     "Make the function that names one of several labels: a number by its place among the classes, or by itself"
     name_of = dict(zip(ids or range(len(names or ())), names or ()))
-    return lambda o: str(name_of.get(o, o)).strip() if isinstance(o, Number) else str(o).strip()
+    def name(o):
+        if isinstance(o, Number): o = name_of.get(o, o)
+        return str(o).strip()
+    return name
+
+def _labels_of_one(label):
+    "List the labels of one image: one alone, or several in a fixed order"
+    if isinstance(label, (str, Number)): return [label]
+    return sorted(label) if isinstance(label, set) else label
+
+def _several_problem(label, unknown):
+    "Return what is wrong with the labels of one image, or None"
+    if label is None: return "missing label"
+    return None if unknown is None else f"label '{safe_name(unknown)}' is not a class"
 
 def _read_several(values, names, ids=None):
     "Turn lists of names into tuples; return them and what is wrong with each"
-    name,known = _name_maker(names, ids), names and set(names)
-    found = [None if o is None else tuple(dict.fromkeys(map(name, [o] if isinstance(o, (str, Number)) else sorted(o) if isinstance(o, set) else o))) for o in values]
+    name = _name_maker(names, ids)
+    known = names and set(names)
+    found = [None if o is None else tuple(dict.fromkeys(map(name, _labels_of_one(o)))) for o in values]
     unknown = [next((x for x in o or () if known is not None and x not in known), None) for o in found]
-    wrong = ["missing label" if o is None else f"label '{safe_name(x)}' is not a class" if x is not None else None for o,x in zip(found, unknown)]
-    return [None if w else o for o,w in zip(found, wrong)], wrong
+    wrong = [_several_problem(o, x) for o, x in zip(found, unknown)]
+    return [None if w else o for o, w in zip(found, wrong)], wrong
+
+def _label_problem(name, blank, value):
+    "Return what is wrong with a label of which `name` was made, or None"
+    if name is not None: return None
+    return "missing label" if blank else f"label '{safe_name(value)}' is not a class"
 
 def read_labels(values, names, ids):
     "Turn labels into class names; return them and what is wrong with each"
     if _has_several(values): return _read_several(values, names, ids)
-    found = _read_names(values, names and set(names)) if values.dtype == object else _read_numbers(values, names, ids)
+    if values.dtype == object: found = _read_names(values, names and set(names))
+    else: found = _read_numbers(values, names, ids)
     blank = values.isna() | (values.astype(str).str.strip() == "")
-    return found, [None if o is not None else "missing label" if b else f"label '{safe_name(v)}' is not a class" for o,b,v in zip(found, blank, values)]
+    return found, [_label_problem(*o) for o in zip(found, blank, values)]
 
 # %% ../../nbs/catalog/06_frames.ipynb #0012495b
 def path_under(path, root):
@@ -131,21 +172,30 @@ def common_folder(paths):
     try: return os.path.commonpath({os.path.dirname(o) for o in paths})
     except ValueError: return None # no path at all, or paths on different drives
 
+def _root_problem(blank, stays):
+    "Return what is wrong with a path, or None"
+    if blank: return "missing path"
+    return None if stays else "outside root"
+
 def _read_paths(values, root, allow_outside=False):
     "Make paths relative to `root`, or to the folder they share; return them, that folder, and what is wrong with each"
     blank = [o is None or o == "" for o in values]
-    whole = [None if b else os.path.abspath(os.path.join(root or "", os.fsdecode(o))) for o,b in zip(values, blank)]
+    whole = [None if b else os.path.abspath(os.path.join(root or "", os.fsdecode(o))) for o, b in zip(values, blank)]
     fence = Fence(root) if root and not allow_outside else None
     root = os.path.abspath(root) if root else common_folder([o for o in whole if o])
     found = [o and (path_under(o, root) if root else o) for o in whole]
-    stays = [bool(o) and not (fence and fence.leads_out(w)) for o,w in zip(found, whole)]
-    return found, root, ["missing path" if b else None if o else "outside root" for o,b in zip(stays, blank)]
+    stays = [bool(o) and not (fence and fence.leads_out(w)) for o, w in zip(found, whole)]
+    return found, root, [_root_problem(*o) for o in zip(blank, stays)]
 
 def conflicting_rows(frame):
-    "Say which rows repeat a file under another label or in another split"
-    files,_ = pd.factorize(np.asarray(frame["path"], dtype=object))      # numbers: pandas' own text type refuses names that are no valid text
+    "Return for each row whether it repeats a file under another label or in another split, in words or None"
+    # Numbers stand for the files: pandas' own text type refuses names that are not valid text.
+    files, _ = pd.factorize(np.asarray(frame["path"], dtype=object))
     kinds = frame.groupby(np.where(files < 0, np.nan, files))[["label", "split"]].transform("nunique")
-    return ["listed with two labels" if l > 1 else "listed in two splits" if s > 1 else None for l,s in kinds.to_numpy()]
+    found = np.full(len(frame), None, dtype=object)
+    found[kinds["split"].to_numpy() > 1] = "listed in two splits"
+    found[kinds["label"].to_numpy() > 1] = "listed with two labels"
+    return list(found)
 
 def first_problems(*problems):
     "Keep the first thing that is wrong with each row"
@@ -153,40 +203,63 @@ def first_problems(*problems):
 
 # %% ../../nbs/catalog/06_frames.ipynb #ffd0548d
 def _checked_rows(df, names, ids, root, labelled, odd=None, allow_outside=False):
-    "Bring a table into shape; return it, its root, and what is wrong with each row; `odd`: labels known to be none"
-    splits,bad_split = read_splits(df["split"]) if "split" in df else (["train" if labelled else "predict"]*len(df), [None]*len(df))
-    labels,bad_label = read_labels(as_numbers(df["label"]), names, ids) if labelled else ([None]*len(df), [None]*len(df))
-    bad_label = [None if b == "missing label" and s == "predict" else b for b,s in zip(bad_label, splits)]
-    paths,root,bad_path = _read_paths(object_column(df["path"]), root, allow_outside)
-    frame = df.assign(**{k: object_column(v, df.index) for k,v in dict(path=paths, label=labels, split=splits).items()})
-    found = first_problems(bad_path, odd or [None]*len(df), bad_label, bad_split, conflicting_rows(frame))
-    on_disk = [None if b else file_problem(Path(root or "", p)) for b,p in zip(found, paths)]
+    "Bring a table into shape; return it, its root, and what is wrong with each row; `odd`: what is wrong with labels"
+    none = [None]*len(df)
+    splits = ["train" if labelled else "predict"]*len(df)
+    bad_split = labels = bad_label = none
+    if "split" in df: splits, bad_split = read_splits(df["split"])
+    if labelled: labels, bad_label = read_labels(as_numbers(df["label"]), names, ids)
+    bad_label = [None if b == "missing label" and s == "predict" else b for b, s in zip(bad_label, splits)]
+    paths, root, bad_path = _read_paths(object_column(df["path"]), root, allow_outside)
+    columns = dict(path=paths, label=labels, split=splits)
+    frame = df.assign(**{name: object_column(values, df.index) for name, values in columns.items()})
+    found = first_problems(bad_path, odd or none, bad_label, bad_split, conflicting_rows(frame))
+    on_disk = [None if b else file_problem(Path(root or "", p)) for b, p in zip(found, paths)]
     return frame, root, first_problems(found, on_disk)
+
+def _refuse_rows(rows, bad, given, total):
+    "Raise for rows of a table that cannot be used"
+    first = "; ".join(f"row {i} ('{safe_name(given[i])}'): {bad[i]}" for i in rows[:5])
+    if len(rows) > 5: first += f"; {len(rows)-5:,} more"
+    raise DataError(
+        f"{len(rows):,} of {plural(total, 'row')} cannot be used", first,
+        "Correct them, or pass on_bad='skip' to leave them out and list them in .skipped",
+        rows=[(i, bad[i]) for i in rows])
 
 def settle_bad_rows(frame, bad, given, on_bad):
     "Raise for rows that cannot be used, or take them out; return the rest and what was left out"
-    rows = [i for i,b in enumerate(bad) if b]
-    if rows and on_bad == "error":
-        first = "; ".join(f"row {i} ('{safe_name(given[i])}'): {bad[i]}" for i in rows[:5]) + (f"; {len(rows)-5:,} more" if len(rows) > 5 else "")
-        raise DataError(f"{len(rows):,} of {plural(len(frame), 'row')} cannot be used", first,
-                        "Correct them, or pass on_bad='skip' to leave them out and list them in .skipped", rows=[(i, bad[i]) for i in rows])
+    rows = [i for i, b in enumerate(bad) if b]
+    if rows and on_bad == "error": _refuse_rows(rows, bad, given, len(frame))
     kept = frame.drop(index=rows)
     if lost := label_names(frame["label"]) - label_names(kept["label"]):
-        raise TooManyBadFilesError(f"No row of {listed(sorted(lost))} can be used", f"{len(rows):,} of {plural(len(frame), 'row')}: {bad[rows[0]]}", "Correct the rows")
+        raise TooManyBadFilesError(
+            f"No row of {listed(sorted(lost))} can be used",
+            f"{len(rows):,} of {plural(len(frame), 'row')}: {bad[rows[0]]}", "Correct the rows")
     return kept, skipped_table([(given[i], frame["split"][i], bad[i]) for i in rows])
+
+def _truth(o):
+    "Read a value of fastai's `is_valid`, which a table may hold as text"
+    return o.strip().lower() in ("true", "1", "yes") if isinstance(o, str) else bool(o)
 
 def _with_split(df, split_col):
     "Take fastai's `is_valid` where there is no column of splits"
     if split_col is None or "is_valid" not in df or split_col in df: return df
-    valid = df["is_valid"].map(lambda o: o.strip().lower() in ("true", "1", "yes") if isinstance(o, str) else bool(o))
-    return df.assign(**{split_col: np.where(valid, "val", "train")})
+    return df.assign(**{split_col: np.where(df["is_valid"].map(_truth), "val", "train")})
+
+def _table_columns(df, path_col, label_col, split_col):
+    "Bring the columns of a table to our names, and labels to plain ones; return it and what is wrong with each label"
+    df = _named_columns(_with_split(df, split_col), path_col, label_col, split_col)
+    if not len(df):
+        columns = f"columns: {', '.join(map(str, df.columns))}"
+        raise EmptyDatasetError("The table has no rows", columns, "Check the file it was read from")
+    return _with_plain_labels(df) if label_col is not None else (df, None)
 
 @patch(cls_method=True)
 def from_frame(cls:Catalog,
     df,                      # table with one row for each image; columns that are not named below are kept
     path_col:str="path",     # paths, absolute or relative to `root`
     label_col:str="label",   # names or numbers, or lists of names where images have several; None: there are no labels
-    split_col:str="split",   # train, val, valid, validation, dev, test or predict; may be absent: all rows are for training
+    split_col:str="split",   # train, val, valid, validation, dev, test or predict; no such column: all are train
     root=None,               # folder the paths are relative to; default: the current one
     classes=None,            # names in the order of the outputs, or {id: name}; default: all, sorted
     on_bad:str="error",      # rows that cannot be used: "error", or "skip" to list them in `skipped`
@@ -195,17 +268,19 @@ def from_frame(cls:Catalog,
     allow_outside:bool=False # let links inside `root` lead out of it
 )->Catalog:
     "Read a table of paths and labels"
-    one_of(on_bad, ("error", "skip"), "on_bad"); names,ids = class_names_and_ids(classes)
-    df = _named_columns(_with_split(df, split_col), path_col, label_col, split_col)
-    if not len(df): raise EmptyDatasetError("The table has no rows", f"columns: {', '.join(map(str, df.columns))}", "Check the file it was read from")
-    df,odd = _with_plain_labels(df) if label_col is not None else (df, None)
-    frame,root,bad = _checked_rows(df, names, ids, root, label_col is not None, odd, allow_outside)
-    kept,skipped = settle_bad_rows(frame, bad, list(df["path"]), on_bad)
+    one_of(on_bad, ("error", "skip"), "on_bad")
+    names, ids = class_names_and_ids(classes)
+    df, odd = _table_columns(df, path_col, label_col, split_col)
+    frame, root, bad = _checked_rows(df, names, ids, root, label_col is not None, odd, allow_outside)
+    kept, skipped = settle_bad_rows(frame, bad, list(df["path"]), on_bad)
     judged = count_unusable(frame["split"], bad)
-    if not len(kept): raise EmptyDatasetError("No row can be used", f"the first: {bad[0]}", "See .context['rows']", rows=list(enumerate(bad)))
-    numbers = label_col is not None and names is None and as_numbers(df["label"]).dtype != object
+    if not len(kept):
+        rows = list(enumerate(bad))
+        raise EmptyDatasetError("No row can be used", f"the first: {bad[0]}", "See .context['rows']", rows=rows)
     found = names or sorted_classes(label_names(kept["label"]))
-    info = without_empty(class_ids=[int(o) for o in found] if numbers else ids, stripped=_count_stripped(df, label_col), unusable=judged)
+    numbered = label_col is not None and names is None and as_numbers(df["label"]).dtype != object
+    class_ids = [int(o) for o in found] if numbered else ids
+    info = without_empty(class_ids=class_ids, stripped=_count_stripped(df, label_col), unusable=judged)
     several = any(isinstance(o, tuple) for o in kept["label"])
     cat = cls(kept, found, root, source, skipped, info=info, task="multilabel" if several else "multiclass")
     refuse_unknown_classes(cat, "Add rows of it to train, or remove these")
@@ -213,12 +288,13 @@ def from_frame(cls:Catalog,
     return cat
 
 def _with_plain_labels(df):
-    labels,odd = plain_labels(df["label"])
+    labels, odd = plain_labels(df["label"])
     return df.assign(label=labels), odd
 
 def _count_stripped(df, label_col):
     "Count labels that have spaces around them"
-    return 0 if label_col is None else sum(isinstance(o, str) and o != o.strip() for o in df["label"])
+    if label_col is None: return 0
+    return sum(isinstance(o, str) and o != o.strip() for o in df["label"])
 
 @patch(cls_method=True)
 def from_lists(cls:Catalog,
@@ -232,8 +308,21 @@ def from_lists(cls:Catalog,
     allow_outside:bool=False # let links inside `root` lead out of it
 )->Catalog:
     "Read paths and labels from lists"
-    columns = {k: list(v) for k,v in dict(path=paths, label=labels, split=splits).items() if v is not None}
-    lengths = {k: len(v) for k,v in columns.items()}
-    if len(set(lengths.values())) > 1: raise ConfigError("The lists differ in length: " + ", ".join(f"{n:,} {k}s" for k,n in lengths.items()), "", "Give one label and one split for each path")
-    df = pd.DataFrame({k: object_column(v) for k,v in columns.items()})
-    return cls.from_frame(df, label_col=None if labels is None else "label", root=root, classes=classes, on_bad=on_bad, allow_single=allow_single, source="lists", allow_outside=allow_outside)
+    given = dict(path=paths, label=labels, split=splits)
+    columns = {name: list(values) for name, values in given.items() if values is not None}
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{n:,} {name}s" for name, n in lengths.items())
+        raise ConfigError(
+            f"The lists differ in length: {listed}", "",
+            "Give one label and one split for each path")
+    df = pd.DataFrame({name: object_column(values) for name, values in columns.items()})
+    return cls.from_frame(
+        df,
+        label_col=None if labels is None else "label",
+        root=root,
+        classes=classes,
+        on_bad=on_bad,
+        allow_single=allow_single,
+        source="lists",
+        allow_outside=allow_outside)

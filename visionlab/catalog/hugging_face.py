@@ -19,33 +19,36 @@ from .frames import as_numbers, read_labels, settle_bad_rows
 
 # %% ../../nbs/catalog/13_hugging_face.ipynb #47bbd7fb
 class HFImages:
-    "Give the image of a row as its dataset stores it: encoded bytes, a path or an array"
+    "Return the image of a row as its dataset stores it: encoded bytes, a path or an array"
     def __init__(self,
         parts,     # {name: dataset}; rows count through them
         column:str # which holds the images
     ):
-        self.names,self.column = list(parts), column
+        self.names = list(parts)
+        self.column = column
         self.tables = [o.select_columns([column]).with_format("arrow") for o in parts.values()]
         self.ends = np.cumsum([len(o) for o in self.tables])
 
     def __len__(self): return int(self.ends[-1])
 
     def _place(self, i):
+        "Find the part that row `i` lies in, and its row there"
         part = int(np.searchsorted(self.ends, i, side="right"))
-        return part, int(i) - (int(self.ends[part-1]) if part else 0)
+        begin = int(self.ends[part-1]) if part else 0
+        return part, int(i) - begin
 
     def __getitem__(self, i:int):
-        part,row = self._place(i)
+        part, row = self._place(i)
         return _stored_image(self.tables[part][row][self.column][0].as_py())
 
     def sizes(self):
-        "Count the bytes of every image as it is stored, without reading any; None where that cannot be told"
+        "Count the bytes of every image as it is stored, without reading any; None where that is not known"
         parts = [_stored_sizes(o, self.column) for o in self.tables]
         return None if any(o is None for o in parts) else np.concatenate(parts)
 
     def name(self, i:int)->str:
         "Name a row, for messages"
-        part,row = self._place(i)
+        part, row = self._place(i)
         return f"{self.names[part]}/{row:06d}"
 
     @property
@@ -55,10 +58,13 @@ class HFImages:
 
 def _stored_sizes(ds, column):
     "Count the bytes of a column's images in the Arrow table; None if they are not stored as bytes"
-    pa,pc = optional_import("pyarrow", "hf"), optional_import("pyarrow.compute", "hf")
-    values,order = ds.data.column(column), getattr(ds, "_indices", None)
+    pa = optional_import("pyarrow", "hf")
+    pc = optional_import("pyarrow.compute", "hf")
+    values = ds.data.column(column)
+    order = getattr(ds, "_indices", None)
     if pa.types.is_struct(values.type): values = pc.struct_field(values, "bytes")
-    if not (pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)) or values.null_count: return None
+    is_bytes = pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)
+    if not is_bytes or values.null_count: return None
     sizes = pc.binary_length(values).to_numpy().astype(np.int64)
     return sizes if order is None else sizes[order.column(0).to_numpy()]
 
@@ -76,87 +82,123 @@ def _open_hf(source, name, split):
     datasets = optional_import("datasets", "hf")
     if isinstance(source, (datasets.Dataset, datasets.DatasetDict)): return _one_split(source, split)
     if not isinstance(source, (str, os.PathLike)):
-        raise ConfigError(f"A {type(source).__name__} cannot be read by row", "", "Give a Dataset, a DatasetDict, a folder or a name on the hub; a stream can be saved first: Dataset.from_generator(lambda: stream)")
+        raise ConfigError(f"A {type(source).__name__} cannot be read by row", "",
+                          "Give a Dataset, a DatasetDict, a folder or a name on the hub; "
+                          "a stream can be saved first: Dataset.from_generator(lambda: stream)")
     folder = Path(os.path.expanduser(source))
     if not folder.is_dir(): return _load_hf(datasets, str(source), name, split)
     if is_saved_dataset(folder): return _one_split(datasets.load_from_disk(str(folder)), split)
     parts = {o.name:o for o in sorted(folder.iterdir()) if is_saved_dataset(o)}
     if not parts: return _load_hf(datasets, str(folder), name, split)
-    return _one_split(datasets.DatasetDict({k:datasets.load_from_disk(str(o)) for k,o in parts.items()}), split)
+    opened = {k:datasets.load_from_disk(str(o)) for k, o in parts.items()}
+    return _one_split(datasets.DatasetDict(opened), split)
 
 def _one_split(data, split):
     "Keep one split, if one is asked for"
     if split is None: return data
-    if not isinstance(data, dict): raise ConfigError(f"split={split!r} of a dataset without splits", "", "Leave split out")
+    if not isinstance(data, dict):
+        raise ConfigError(f"split={split!r} of a dataset without splits", "", "Leave split out")
     return data[one_of(split, list(data), "split")]
 
 def _load_hf(datasets, source, name, split):
     "Load from the hub, or from a folder of files that the library knows"
-    if name is None and ":" in source and not os.path.exists(source): source,name = source.split(":", 1)
+    if name is None and ":" in source and not os.path.exists(source): source, name = source.split(":", 1)
     try: return datasets.load_dataset(source, name, split=split)
     except Exception as e:
-        raise DataError(f"The dataset {safe_name(source, 80)!r} cannot be loaded", safe_name(f"{type(e).__name__}: {e}", 300),
-                        "Check the name, the configuration ('name:configuration') and the split; without network, give a folder that save_to_disk wrote", dataset=source) from None
+        raise DataError(
+            f"The dataset {safe_name(source, 80)!r} cannot be loaded",
+            safe_name(f"{type(e).__name__}: {e}", 300),
+            "Check the name, the configuration ('name:configuration') and the split; "
+            "without network, give a folder that save_to_disk wrote",
+            dataset=source) from None
 
 def _named_split(data, ours, given):
     "Find the split that serves as ours: the one given, or the one with a usual name"
     if given is not None: return one_of(given, list(data), "split")
     found = [o for o in data if o.lower() in SPLIT_NAMES[ours]]
-    if len(found) > 1: raise ConfigError(f"{listed(found)} could all be the {ours} split", "", f"Choose one with {dict(val='valid', test='test')[ours]}_split={found[0]!r}")
+    if len(found) > 1:
+        option = dict(val="valid", test="test")[ours]
+        raise ConfigError(f"{listed(found)} could all be the {ours} split", "",
+                          f"Choose one with {option}_split={found[0]!r}")
     return found[0] if found else None
 
 def _hf_parts(data, train, valid, test):
-    "Say which dataset serves as which split: {ours: (name, dataset)}, and which are not used"
+    "Return which dataset serves as which split, {ours: (name, dataset)}, and the names that are not used"
     if not isinstance(data, dict): return {"train": (str(data.split or "train"), data)}, []
     chosen = {"train":one_of(train, list(data), "training split")}
-    for ours,given in (("val", valid), ("test", test)):
+    for ours, given in (("val", valid), ("test", test)):
         name = _named_split(data, ours, given)
-        if name is not None and (given is not None or name not in (train, valid)): chosen[ours] = name
-    if len(set(chosen.values())) < len(chosen): raise ConfigError(f"One split serves twice: {chosen}", "", "Name another one; Catalog.holdout has the ways to make validation of other splits")
-    return {ours:(name, data[name]) for ours,name in chosen.items()}, [o for o in data if o not in chosen.values()]
+        if name is None: continue
+        if given is not None or name not in (train, valid): chosen[ours] = name
+    if len(set(chosen.values())) < len(chosen):
+        raise ConfigError(f"One split serves twice: {chosen}", "",
+                          "Name another one; Catalog.holdout has the ways to make validation of other splits")
+    parts = {ours:(name, data[name]) for ours, name in chosen.items()}
+    return parts, [o for o in data if o not in chosen.values()]
 
 # %% ../../nbs/catalog/13_hugging_face.ipynb #69a8b957
 def _kind(feature): return type(feature).__name__
 
+def _columns_of(ds, kind): return [c for c, f in ds.features.items() if _kind(f) == kind]
+
 def _image_column(ds, wanted):
     "Find the column of images: the one named, else the only one of that type"
-    images = [c for c,f in ds.features.items() if _kind(f) == "Image"]
-    return images[0] if wanted == "image" and "image" not in ds.column_names and len(images) == 1 else one_of(wanted, ds.column_names, "image column")
+    images = _columns_of(ds, "Image")
+    if wanted == "image" and "image" not in ds.column_names and len(images) == 1: return images[0]
+    return one_of(wanted, ds.column_names, "image column")
 
 def _target_column(ds, wanted):
     "Find the column of targets"
     if wanted is not None: return one_of(wanted, ds.column_names, "target column")
-    usual = [c for c in ("target", "label") if c in ds.column_names] or [c for c,f in ds.features.items() if _kind(f) == "ClassLabel"]
-    if usual and ("target" in usual or "label" in usual or len(usual) == 1): return usual[0]
-    raise ConfigError("Which column has the targets?", f"columns: {', '.join(ds.column_names)}", "Name it with target_column=")
+    for usual in ("target", "label"):
+        if usual in ds.column_names: return usual
+    labels = _columns_of(ds, "ClassLabel")
+    if len(labels) == 1: return labels[0]
+    raise ConfigError("Which column has the targets?", f"columns: {', '.join(ds.column_names)}",
+                      "Name it with target_column=")
+
+def _column_values(ds, column): return ds.select_columns([column]).with_format("arrow")[:][column].to_pylist()
 
 def _hf_targets(ds, column):
     "Read a column of targets; a `ClassLabel`'s numbers become its names"
     feature = ds.features[column]
-    if _kind(feature) not in ("ClassLabel", "Value"): raise ConfigError(f"The column {column!r} has no single label in a row", f"its type is {feature}", "Choose another column, or make one label of each row")
-    values = ds.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+    if _kind(feature) not in ("ClassLabel", "Value"):
+        raise ConfigError(f"The column {column!r} has no single label in a row", f"its type is {feature}",
+                          "Choose another column, or make one label of each row")
+    values = _column_values(ds, column)
     if _kind(feature) == "Value": return [str(o) if isinstance(o, bool) else o for o in values]
     return [None if o is None or o < 0 else feature.names[o] for o in values]
 
 def _class_names(parts, column):
     "List the classes of `ClassLabel` columns, in the order of the first; None for other columns"
-    features = [ds.features[column] for _,ds in parts.values()]
-    return list(dict.fromkeys(o for f in features for o in f.names)) if all(_kind(f) == "ClassLabel" for f in features) else None
+    features = [ds.features[column] for _, ds in parts.values()]
+    if not all(_kind(f) == "ClassLabel" for f in features): return None
+    return list(dict.fromkeys(o for f in features for o in f.names))
+
+def _hf_part_rows(ours, name, ds, target, columns):
+    "Make the table of one split; one without any label is for prediction"
+    labels = _hf_targets(ds, target) if target in ds.column_names else [None]*len(ds)
+    is_labelled = ours == "train" or any(o is not None for o in labels)
+    paths = object_column([f"{name}/{i:06d}" for i in range(len(ds))])
+    more = {c:_column_values(ds, c) for c in columns}
+    split = ours if is_labelled else "predict"
+    return pd.DataFrame(dict(path=paths, label=object_column(labels), split=split, **more))
 
 def _hf_rows(parts, target, columns):
     "Make the table of all splits, with the labels as they are stored"
-    tables = []
-    for ours,(name,ds) in parts.items():
-        labels = _hf_targets(ds, target) if target in ds.column_names else [None]*len(ds)
-        split = ours if ours == "train" or any(o is not None for o in labels) else "predict"
-        more = {c:ds.select_columns([c]).with_format("arrow")[:][c].to_pylist() for c in columns}
-        tables.append(pd.DataFrame(dict(path=object_column([f"{name}/{i:06d}" for i in range(len(ds))]), label=object_column(labels), split=split, **more)))
+    tables = [_hf_part_rows(ours, name, ds, target, columns) for ours, (name, ds) in parts.items()]
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/catalog/13_hugging_face.ipynb #7aea01b8
+def _hf_labelled(frame, numbers, classes, ids, on_bad):
+    "Read the labels of a table; return the rows that can be used, and the others"
+    labels, bad = read_labels(numbers, classes, ids)
+    bad = [None if s == "predict" else b for b, s in zip(bad, frame["split"])]
+    return settle_bad_rows(frame.assign(label=object_column(labels)), bad, frame["path"].tolist(), on_bad)
+
 @patch(cls_method=True)
 def from_hf(cls:Catalog,
-    source,                    # "org/name" or "name:configuration" on the hub, a Dataset, a DatasetDict, or a folder that save_to_disk wrote
+    source,                    # "org/name" or "name:configuration" on the hub, a Dataset, a DatasetDict, a saved folder
     split:str=None,            # read this split alone, such as "train[:1000]"
     image_column:str="image",  # images as an Image feature, encoded bytes, paths or arrays
     target_column:str=None,    # default: target, label, or the only ClassLabel
@@ -164,39 +206,43 @@ def from_hf(cls:Catalog,
     valid_split:str=None,      # to validate on; default: val, valid, validation or dev
     test_split:str=None,       # to test on; default: test or testing
     name:str=None,             # configuration of a dataset on the hub
-    classes=None,              # names in the order of the outputs, or {id: name}; default: the ClassLabel's, else all, sorted
+    classes=None,              # names in the order of the outputs, or {id: name}; default: the ClassLabel's, else all
     columns=(),                # more columns to keep, such as one to group by
     on_bad:str="error",        # rows without a label: "error", or "skip" to list them in `skipped`
     allow_single:bool=False    # accept one class
 )->Catalog:
     "Read a Hugging Face dataset; its images stay where they are"
-    chosen,ids = class_names_and_ids(classes)
-    parts,unused = _hf_parts(_open_hf(source, name, split), train_split, valid_split, test_split)
-    first = next(ds for _,ds in parts.values())
-    image,target = _image_column(first, image_column), _target_column(first, target_column)
+    chosen, ids = class_names_and_ids(classes)
+    parts, unused = _hf_parts(_open_hf(source, name, split), train_split, valid_split, test_split)
+    named = dict(parts.values())
+    first = next(iter(named.values()))
+    image = _image_column(first, image_column)
+    target = _target_column(first, target_column)
     for c in columns: one_of(c, first.column_names, "column")
-    frame,known = _hf_rows(parts, target, columns), _class_names(parts, target)
+    frame = _hf_rows(parts, target, columns)
+    known = _class_names(parts, target)
     numbers = as_numbers(frame["label"])
-    given = frame["path"].tolist()
-    labels,bad = read_labels(numbers, known or chosen, ids)
-    bad = [None if s == "predict" else b for b,s in zip(bad, frame["split"])]
-    kept,skipped = settle_bad_rows(frame.assign(label=object_column(labels)), bad, given, on_bad)
-    counted = chosen is None and known is None and numbers.dtype != object
+    kept, skipped = _hf_labelled(frame, numbers, known or chosen, ids, on_bad)
     found = known or chosen or sorted_classes(kept["label"].dropna())
-    info = without_empty(class_ids=[int(o) for o in found] if counted else ids, hf=_hf_again(source, name, split, image, dict(parts.values())))
+    if chosen is None and known is None and numbers.dtype != object: ids = [int(o) for o in found]
+    info = without_empty(class_ids=ids, hf=_hf_again(source, name, split, image, named))
     rest = skipped_table([*skipped.to_numpy().tolist(), *((o, None, "split not used") for o in unused)])
-    cat = cls(kept, found, None, _hf_title(source), rest, info=info, reader=HFImages(dict(parts.values()), image))
+    cat = cls(kept, found, None, _hf_title(source), rest, info=info, reader=HFImages(named, image))
     if chosen and known: cat = cat.with_classes(classes)
     refuse_unknown_classes(cat, "Add rows of it to train, or remove these")
     refuse_single_class(cat, allow_single)
     return cat
 
-def _hf_title(source): return f"Hugging Face dataset {Path(source).name if os.path.isdir(source) else source}" if isinstance(source, (str, os.PathLike)) else "Hugging Face dataset"
+def _hf_title(source):
+    "Name a dataset, for people"
+    if not isinstance(source, (str, os.PathLike)): return "Hugging Face dataset"
+    return f"Hugging Face dataset {Path(source).name if os.path.isdir(source) else source}"
 
 def _hf_again(source, name, split, image, parts):
     "Note what it takes to open the images again; nothing for a dataset that has no name"
     if not isinstance(source, (str, os.PathLike)): return None
-    return dict(source=os.path.abspath(source) if os.path.isdir(source) else str(source), name=name, split=split, image=image, parts=list(parts))
+    place = os.path.abspath(source) if os.path.isdir(source) else str(source)
+    return dict(source=place, name=name, split=split, image=image, parts=list(parts))
 
 def hf_reader_again(
     facts,    # what `from_hf` noted in info["hf"]
@@ -204,5 +250,6 @@ def hf_reader_again(
 )->HFImages:
     "Open the images of a saved catalog"
     data = _open_hf(root or facts["source"], facts["name"], facts["split"])
-    parts = {n:data[one_of(n, list(data), "split")] for n in facts["parts"]} if isinstance(data, dict) else {facts["parts"][0]:data}
+    if isinstance(data, dict): parts = {n:data[one_of(n, list(data), "split")] for n in facts["parts"]}
+    else: parts = {facts["parts"][0]:data}
     return HFImages(parts, facts["image"])

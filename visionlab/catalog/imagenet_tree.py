@@ -20,37 +20,49 @@ from .scan import FolderScan
 from .folders import refuse_single_class, refuse_unknown_classes, class_tree, existing_folder, without_empty, no_images_error
 
 # %% ../../nbs/catalog/15_imagenet_tree.ipynb #4b308804
-IMAGENET_HOMES = ("data/imagenet", "~/imagenet", "~/data/imagenet", "/data/imagenet", "/data2/imagenet", "/fsx/imagenet", "/datasets/imagenet")
+IMAGENET_HOMES = (
+    "data/imagenet",
+    "~/imagenet",
+    "~/data/imagenet",
+    "/data/imagenet",
+    "/data2/imagenet",
+    "/fsx/imagenet",
+    "/datasets/imagenet",
+)
 _IMAGENET_VARIABLES = ("IMAGENET_ROOT", "VISIONLAB_IMAGENET")
 
 def imagenet_root(root, homes):
-    "Find ImageNet: where it is said to be, or where it usually is"
+    "Find ImageNet: at the root that is given, or where it usually is"
     given = root or next(filter(None, map(os.environ.get, _IMAGENET_VARIABLES)), None)
     if given: return existing_folder(given)
     found = next((o for o in homes if (Path(os.path.expanduser(o))/"train").is_dir()), None)
     if found: return existing_folder(found)
-    raise EmptyDatasetError("ImageNet is not on this machine", f"looked at {', '.join(map(str, homes))}", f"Give its root, or set {_IMAGENET_VARIABLES[0]} in the environment")
+    raise EmptyDatasetError("ImageNet is not on this machine", f"looked at {', '.join(map(str, homes))}",
+                            f"Give its root, or set {_IMAGENET_VARIABLES[0]} in the environment")
 
 def _unless_shared(names, longer):
     "Take the longer name where several have the same"
     count = Counter(names)
-    return [o if count[o] == 1 else long for o,long in zip(names, longer)]
+    return [o if count[o] == 1 else long for o, long in zip(names, longer)]
 
 def synset_names(
     synsets # WordNet codes such as n01440764
 )->list: # names in the same order, each once; the code itself where it is unknown
-    "Name synsets as people do: the first word for each, all of its words or the code as well where that is not enough"
+    "Name synsets as people do: by the first word, by all words or with the code where that is not enough"
     import timm.data
-    lines = (Path(timm.data.__file__).parent/"_info"/"imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines()
+    table = Path(timm.data.__file__).parent/"_info"/"imagenet_synset_to_lemma.txt"
+    lines = table.read_text(encoding="utf-8").splitlines()
     words = dict(o.split("\t", 1) for o in lines)
     full = [words.get(o, o) for o in synsets]
-    return _unless_shared(_unless_shared([o.split(",")[0] for o in full], full), [f"{w} ({o})" for w,o in zip(full, synsets)])
+    short = _unless_shared([o.split(",")[0] for o in full], full)
+    return _unless_shared(short, [f"{w} ({o})" for w, o in zip(full, synsets)])
 
 # %% ../../nbs/catalog/15_imagenet_tree.ipynb #ec3b2138
 class _TimedScan(FolderScan):
     "Read class folders, noting when each last changed"
     def __init__(self, root):
-        self.times,self.good = {},Counter()
+        self.times = {}
+        self.good = Counter()
         super().__init__(root, False)
 
     def entries(self, rel, split=None):
@@ -58,19 +70,23 @@ class _TimedScan(FolderScan):
         except OSError: pass       # listed as unreadable below
         return super().entries(rel, split)
 
-    def judged(self): return {s:[n, n+self.good[s]] for s,(n,_) in super().judged().items()}
+    def judged(self): return {s:[n, n+self.good[s]] for s, (n, _) in super().judged().items()}
 
     def table(self, rel, label, split):
         "Read one class folder into a small table, in order, and forget the rows"
         self.walk(rel, label, split)
         if not self.rows: self.skip(rel, split, "empty class")
-        rows,self.rows = sorted(self.rows), []
+        rows = sorted(self.rows)
+        self.rows = []
         self.good[split] += len(rows)
         return _packed_rows(rows, label, split)
 
 def _packed_rows(rows, label, split):
     "Make a table of one class and split, with the paths in one block"
-    return pd.DataFrame(dict(path=PathArray._from_sequence([o for o,*_ in rows]), label=pd.Series([label]*len(rows), dtype=object), split=pd.Series([split]*len(rows), dtype=object)))
+    paths = PathArray._from_sequence([o for o, *_ in rows])
+    labels = pd.Series([label]*len(rows), dtype=object)
+    splits = pd.Series([split]*len(rows), dtype=object)
+    return pd.DataFrame(dict(path=paths, label=labels, split=splits))
 
 def _read_tree(root):
     "Read the class folders of every split; return the table and what else is worth keeping"
@@ -80,46 +96,64 @@ def _read_tree(root):
     parts = [scan.table(*o) for o in tree]
     if not sum(map(len, parts)): raise no_images_error(root, names, scan)
     frame = pd.concat(parts, ignore_index=True)
-    scan.refuse_lost(Catalog(frame, sorted(set(frame["label"])), root, f"ImageNet in {root.name}", skipped_table(scan.skipped)))
+    classes = sorted(set(frame["label"]))
+    scan.refuse_lost(Catalog(frame, classes, root, f"ImageNet in {root.name}", skipped_table(scan.skipped)))
     return frame, dict(times=scan.times, skipped=scan.skipped, hidden=dict(scan.hidden), unusable=scan.judged())
 
 # %% ../../nbs/catalog/15_imagenet_tree.ipynb #c5e8d4ac
 def _unchanged(root, times):
-    "Say whether no folder changed since it was read"
-    try: return all(os.stat(os.path.join(root, rel)).st_mtime_ns == t for rel,t in times.items())
+    "Return whether no folder changed since it was read"
+    try: return all(os.stat(os.path.join(root, rel)).st_mtime_ns == t for rel, t in times.items())
     except OSError: return False
+
+def _tree_facts(note):
+    "Read what the cache knows of a tree, or None"
+    try: return json.loads(note.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError): return None
+
+def _table_file(note, facts): return note.with_suffix(f".{facts['key']}.npz")
 
 def _remembered_tree(root):
     "Read the class folders, or what the cache knows of them if nothing changed"
     note = cache_dir()/"trees"/hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
-    try: facts = json.loads(note.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError): facts = None
-    if facts and _unchanged(root, facts["times"]) and (frame := unpack_table(note.with_suffix(f".{facts['key']}.npz"))) is not None: return frame, facts
-    frame,facts = _read_tree(root)
+    facts = _tree_facts(note)
+    if facts and _unchanged(root, facts["times"]):
+        frame = unpack_table(_table_file(note, facts))
+        if frame is not None: return frame, facts
+    frame, facts = _read_tree(root)
     packed = pack_table(frame)
-    facts["key"] = hashlib.sha256(packed).hexdigest()[:16]      # table and facts belong together, whoever else writes here
-    remember(note.with_suffix(f".{facts['key']}.npz"), packed)
+    # table and facts belong together, whoever else writes here
+    facts["key"] = hashlib.sha256(packed).hexdigest()[:16]
+    remember(_table_file(note, facts), packed)
     remember(note.with_suffix(".json"), json.dumps(facts))
     return frame, facts
 
 def _renamed(labels, names):
     "Call synsets by their names"
-    numbers,codes = pd.factorize(labels)
-    return pd.Series(np.array([names[o] for o in codes], object)[numbers], labels.index, dtype=object)
+    numbers, codes = pd.factorize(labels)
+    renamed = np.array([names[o] for o in codes], object)
+    return pd.Series(renamed[numbers], labels.index, dtype=object)
 
 @patch(cls_method=True)
 def from_imagenet(cls:Catalog,
-    root=None,            # folder with train/<synset>/ and val/<synset>/; default: IMAGENET_ROOT, VISIONLAB_IMAGENET, or the first of `homes`
-    homes=IMAGENET_HOMES, # where it usually is
+    root=None,              # folder of train/<synset>/ and val/<synset>/; default: IMAGENET_ROOT, else one of `homes`
+    homes=IMAGENET_HOMES,   # where it usually is
     allow_single:bool=False # accept one class
 )->Catalog:
     "Read ImageNet, or any tree of synset folders; the tree is read once"
     root = imagenet_root(root, homes)
-    frame,facts = _remembered_tree(root)
+    frame, facts = _remembered_tree(root)
     synsets = sorted(set(frame["label"]))
     names = dict(zip(synsets, synset_names(synsets)))
-    info = without_empty(synsets=synsets, hidden=facts["hidden"], unusable=facts.get("unusable"), licence="for research without profit, see the homepage", homepage="https://image-net.org")
-    cat = cls(frame.assign(label=_renamed(frame["label"], names)), list(names.values()), root, f"ImageNet in {root.name}", skipped_table(facts["skipped"]), info=info)
+    info = without_empty(
+        synsets=synsets,
+        hidden=facts["hidden"],
+        unusable=facts.get("unusable"),
+        licence="for research without profit, see the homepage",
+        homepage="https://image-net.org")
+    frame = frame.assign(label=_renamed(frame["label"], names))
+    title = f"ImageNet in {root.name}"
+    cat = cls(frame, list(names.values()), root, title, skipped_table(facts["skipped"]), info=info)
     refuse_unknown_classes(cat, "Complete the training images, or remove the folder")
     refuse_single_class(cat, allow_single)
     return cat

@@ -15,7 +15,7 @@ from ..images.reasons import REASONS
 from .labels import label_text, SPLITS
 
 # %% ../../nbs/catalog/18_issues.ipynb #9ac9d582
-SPLIT_ORDER = {s:i for i,s in enumerate(SPLITS)}
+SPLIT_ORDER = {s: i for i, s in enumerate(SPLITS)}
 
 # %% ../../nbs/catalog/18_issues.ipynb #7cc2d9c5
 ISSUES = {"leak": ("error", "the same picture is in two splits, so the score is too good"),
@@ -24,13 +24,14 @@ ISSUES = {"leak": ("error", "the same picture is in two splits, so the score is 
           "unusable": ("error", "training would refuse the data"),
           "unlearnable": ("error", "a class of val or test has no training image, so it can never be predicted"),
           "bad_row": ("error", "a row of the table cannot be used"),
-          **{k:("error", text) for k,(text,_) in REASONS.items()},
+          **{k: ("error", text) for k, (text, _) in REASONS.items()},
           "few_images": ("warning", "too few training images to learn the class"),
           "similar_names": ("warning", "classes whose names differ only by case, spaces or the encoding of a letter"),
           "imbalance": ("warning", "some classes have many times the images of others"),
           "duplicate": ("warning", "an identical file is in the same split"),
           "near_duplicate": ("warning", "a picture in the same split looks the same"),
-          "similar": ("warning", "embeddings say that it shows the same as a picture of another split or label; in the same one just to know"),
+          "similar": ("warning", "embeddings say that it shows the same as a picture of another split or label; "
+                                 "in the same one just to know"),
           "blank": ("warning", "there is hardly anything to see"),
           "dark": ("warning", "even the brightest parts are dark"),
           "bright": ("warning", "even the darkest parts are bright"),
@@ -44,101 +45,157 @@ ISSUES = {"leak": ("error", "the same picture is in two splits, so the score is 
           "rotated": ("info", "stored sideways or mirrored; it is turned upright when it is read"),
           "skipped": ("info", "left out of the catalog before")}
 SEVERITIES = ("error", "warning", "info")
-LOOKS = dict(dark=.32, bright=.05, blank=.3, blurry=.35)      # an image that scores lower is one; cleanvision's limits, but for `blurry`
-_FEW,_UNEVEN,_ASPECT,_USUAL = 5, 10, .35, .1      # training images; times; short side by long side; share of the images
 
-def issue_row(issue, detail, split=None, path=None, row=None, other=None, rank=0, severity=None): return issue, severity or ISSUES[issue][0], split, path, detail, row, other, rank
+# an image that scores lower is one; cleanvision's limits, but for `blurry`
+LOOKS = dict(dark=.32, bright=.05, blank=.3, blurry=.35)
+_FEW = 5         # training images
+_UNEVEN = 10     # times
+_ASPECT = .35    # short side by long side
+_USUAL = .1      # share of the images
+
+def issue_row(issue, detail, split=None, path=None, row=None, other=None, rank=0, severity=None):
+    return issue, severity or ISSUES[issue][0], split, path, detail, row, other, rank
+
+def _first_of_each(pairs, which):
+    "Go through the chosen pairs, one for each image: its closest copy"
+    return pairs[which].drop_duplicates("row").itertuples()
 
 def pair_issues(pairs):
     "List for each image its closest copy in another split, under another label, or in its own split"
-    held = [pairs[c].isin(SPLITS[:3]) for c in ("split", "other_split")]
-    labels = pairs["label"].notna() & pairs["other_label"].notna() & (pairs["label"] != pairs["other_label"])
-    near,hint = pairs["kind"] == "near", pairs["kind"] == "similar"
-    leak = held[0] & held[1] & (pairs["split"] != pairs["other_split"]) & ~(near & labels)      # two subjects before one background are no copies
+    in_split, other_in_split = (pairs[c].isin(SPLITS[:3]) for c in ("split", "other_split"))
+    both_labelled = pairs["label"].notna() & pairs["other_label"].notna()
+    labels = both_labelled & (pairs["label"] != pairs["other_label"])
+    near = pairs["kind"] == "near"
+    hint = pairs["kind"] == "similar"
+    two_splits = in_split & other_in_split & (pairs["split"] != pairs["other_split"])
+    leak = two_splits & ~(near & labels)      # two subjects before one background are no copies
     calm = ~leak & ~labels
     found = dict(leak=leak & ~hint, two_labels=labels & ~hint & ~near, look_alike=labels & near,
                  duplicate=calm & (pairs["kind"] == "exact"), near_duplicate=calm & near)
-    for issue,which in found.items():
-        yield from (_pair_issue(issue, o, issue in ("two_labels", "look_alike")) for o in pairs[which].drop_duplicates("row").itertuples())
-    for which,severity in ((hint & ~calm, "warning"), (hint & calm, "info")):      # one step less than what pixels prove
-        yield from (_pair_issue("similar", o, o.label != o.other_label, severity) for o in pairs[which].drop_duplicates("row").itertuples())
+    for issue, which in found.items():
+        for o in _first_of_each(pairs, which):
+            yield _pair_issue(issue, o, issue in ("two_labels", "look_alike"))
+    # one step less than what pixels prove
+    for which, severity in ((hint & ~calm, "warning"), (hint & calm, "info")):
+        for o in _first_of_each(pairs, which):
+            yield _pair_issue("similar", o, o.label != o.other_label, severity)
 
-_HOW = dict(exact="identical to", pixels="has the same pixels as", near="looks like ({:.2f})", similar="similar by embedding ({:.2f}) to")
+_HOW = dict(exact="identical to", pixels="has the same pixels as", near="looks like ({:.2f})",
+            similar="similar by embedding ({:.2f}) to")
 
 def _pair_issue(issue, o, labels, severity=None):
-    "Say of one image whose copy it is, and under which label if `labels`"
+    "Report whose copy one image is, and under which label if `labels`"
+    how = _HOW[o.kind].format(o.similarity)
     where = f" in {o.other_split}" if o.other_split else ""
-    label = f", there {label_text(o.other_label)!r}, here {label_text(o.label)!r}" if labels and o.label is not None and o.other_label is not None else ""
-    return issue_row(issue, f"{_HOW[o.kind].format(o.similarity)} {o.other_path}{where}{label}", o.split, o.path, o.row, o.other, -o.similarity, severity)
+    label = ""
+    if labels and o.label is not None and o.other_label is not None:
+        label = f", there {label_text(o.other_label)!r}, here {label_text(o.label)!r}"
+    detail = f"{how} {o.other_path}{where}{label}"
+    return issue_row(issue, detail, o.split, o.path, o.row, o.other, -o.similarity, severity)
 
 # %% ../../nbs/catalog/18_issues.ipynb #0db5b498
 def _odd_size(m):
     "Mark sizes far outside the middle half, and at least twice or half the median"
     side = np.sqrt(m["height"]*m["width"])
-    low,mid,high = np.quantile(side, [.25, .5, .75])
-    return ((side < low - 3*(high-low)) & (side <= mid/2)) | ((side > high + 3*(high-low)) & (side >= mid*2)), mid
+    low, mid, high = np.quantile(side, [.25, .5, .75])
+    far = 3*(high-low)
+    tiny = (side < low - far) & (side <= mid/2)
+    huge = (side > high + far) & (side >= mid*2)
+    return tiny | huge, mid
 
 def _look_kinds(m):
-    "List (issue, which rows, what to say of each, rank) of everything a picture's own measures show"
-    for issue,limit in LOOKS.items(): yield issue, m[issue] < limit, [f"{issue} score {v:.3f}, limit {limit}" for v in m[issue]], m[issue]
-    odd,mid = _odd_size(m)
-    size = [f"{w} × {h}" for h,w in zip(m["height"], m["width"])]
-    yield "odd_size", odd, [f"{o}; half of the images have sides around {mid:.0f} or less" for o in size], -(np.log(m["height"]*m["width"]) - 2*np.log(mid)).abs()
-    aspect = m[["height", "width"]].min(axis=1)/m[["height", "width"]].max(axis=1)
+    "Yield (issue, which rows, the detail of each, rank) for everything a picture's own measures show"
+    for issue, limit in LOOKS.items():
+        yield issue, m[issue] < limit, [f"{issue} score {v:.3f}, limit {limit}" for v in m[issue]], m[issue]
+    size = [f"{w} × {h}" for h, w in zip(m["height"], m["width"])]
+
+    odd, mid = _odd_size(m)
+    details = [f"{o}; half of the images have sides around {mid:.0f} or less" for o in size]
+    yield "odd_size", odd, details, -(np.log(m["height"]*m["width"]) - 2*np.log(mid)).abs()
+
+    sides = m[["height", "width"]]
+    aspect = sides.min(axis=1)/sides.max(axis=1)
     yield "odd_aspect", aspect < _ASPECT, size, aspect
-    yield "rotated", m["orientation"] != 1, [f"EXIF orientation {o}" for o in m["orientation"]], m["orientation"]*0
+
+    turned = m["orientation"]
+    yield "rotated", turned != 1, [f"EXIF orientation {o}" for o in turned], turned*0
 
 def look_issues(frame, measures):
     "List unreadable files, and readable ones that are unlike what one trains on"
-    for i,reason in measures["reason"].dropna().items(): yield issue_row(reason, REASONS[reason][0], *frame.loc[i, ["split", "path"]], i)
+    for i, reason in measures["reason"].dropna().items():
+        yield issue_row(reason, REASONS[reason][0], *frame.loc[i, ["split", "path"]], i)
     m = measures[measures["reason"].isna()]
     if not len(m): return
-    for issue,which,said,rank in _look_kinds(m):
-        if issue != "rotated" and which.sum() > max(5, _USUAL*len(m)): yield issue_row("usual", f"{issue}: {which.mean():.0%} of the images, see .measures"); continue
+    for issue, which, details, rank in _look_kinds(m):
+        if issue != "rotated" and which.sum() > max(5, _USUAL*len(m)):
+            yield issue_row("usual", f"{issue}: {which.mean():.0%} of the images, see .measures")
+            continue
         place = frame.loc[m.index[which]]
-        yield from (issue_row(issue, d, s, p, i, None, r) for i,s,p,d,r in zip(place.index, place["split"], place["path"], np.array(said, dtype=object)[which.to_numpy()], rank[which]))
+        details = np.array(details, dtype=object)[which.to_numpy()]
+        for i, split, path, detail, r in zip(place.index, place["split"], place["path"], details, rank[which]):
+            yield issue_row(issue, detail, split, path, i, None, r)
 
 # %% ../../nbs/catalog/18_issues.ipynb #0404644c
-def _plain_name(name): return re.sub(r"[\s_\-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+def _plain_name(name):
+    words = re.sub(r"[\s_\-]+", " ", unicodedata.normalize("NFKC", name))
+    return words.strip().casefold()
 
 def _name_issues(classes):
     "Name classes that only look different"
     alike = {}
-    for o in classes: alike.setdefault(_plain_name(o), []).append(o)
+    for o in classes:
+        alike.setdefault(_plain_name(o), []).append(o)
     for same in alike.values():
         if len(same) > 1: yield issue_row("similar_names", f"{', '.join(map(repr, same))} are different classes")
+
+def _train_issues(train):
+    "List classes with few training images, and how uneven they are"
+    for name, n in train[train < _FEW].items():
+        yield issue_row("few_images", f"{name!r} has {n} training image{'s'*(n != 1)}", "train", rank=n)
+    some = train[train > 0]
+    if not len(some) or some.max() < _UNEVEN*some.min(): return
+    most = f"{some.idxmax()!r} has {some.max():,} training images"
+    least = f"{some.idxmin()!r} {some.min():,}"
+    yield issue_row("imbalance", f"{most}, {least}: {some.max()/some.min():.0f} times", "train")
 
 def class_issues(catalog):
     "List what is wrong with the classes and their sizes"
     yield from _name_issues(catalog.classes)
     counts = catalog.counts()
-    if "train" not in counts: yield from ([issue_row("unusable", "there is no image to train on")] if counts.to_numpy().any() else []); return
+    if "train" not in counts:
+        if counts.to_numpy().any(): yield issue_row("unusable", "there is no image to train on")
+        return
     train = counts["train"]
-    for name,n in train[train < _FEW].items(): yield issue_row("few_images", f"{name!r} has {n} training image{'s'*(n != 1)}", "train", rank=n)
-    some = train[train > 0]
-    if len(some) and some.max() >= _UNEVEN*some.min():
-        yield issue_row("imbalance", f"{some.idxmax()!r} has {some.max():,} training images, {some.idxmin()!r} {some.min():,}: {some.max()/some.min():.0f} times", "train")
+    yield from _train_issues(train)
     for split in ("val", "test"):
         if split not in counts: continue
-        yield from (issue_row("missing_class", f"{split} has no image of {o!r}", split) for o in counts.index[(counts[split] == 0) & (train > 0)])
-        yield from (issue_row("unlearnable", f"{split} has {plural(n, 'image')} of {o!r}, train has none", split) for o,n in counts.loc[(counts[split] > 0) & (train == 0), split].items())
+        held = counts[split]
+        for o in counts.index[(held == 0) & (train > 0)]:
+            yield issue_row("missing_class", f"{split} has no image of {o!r}", split)
+        for o, n in held[(held > 0) & (train == 0)].items():
+            yield issue_row("unlearnable", f"{split} has {plural(n, 'image')} of {o!r}, train has none", split)
 
 def skipped_issues(catalog):
     "List what the catalog had left out: rows of tables and files that cannot be read as such, the rest as skipped"
     rows = Counter()
-    for n,(file,line,value,reason) in enumerate(catalog.info.get("bad_rows", [])):
+    for n, (file, line, value, reason) in enumerate(catalog.info.get("bad_rows", [])):
         rows[value, reason] += 1
         yield issue_row("bad_row", f"{file}:{line}: {reason}", path=value, rank=n)
     for o in catalog.skipped.itertuples():
-        if rows[o.path, o.reason]: rows[o.path, o.reason] -= 1; continue
-        if o.reason in REASONS: yield issue_row(o.reason, REASONS[o.reason][0] + "; left out of the catalog before", o.split, o.path)
-        else: yield issue_row("skipped", str(o.reason), o.split, o.path)
+        if rows[o.path, o.reason]:      # listed already
+            rows[o.path, o.reason] -= 1
+        elif o.reason in REASONS:
+            yield issue_row(o.reason, REASONS[o.reason][0] + "; left out of the catalog before", o.split, o.path)
+        else:
+            yield issue_row("skipped", str(o.reason), o.split, o.path)
 
 ISSUE_COLUMNS = ("issue", "severity", "split", "path", "detail", "row", "other")
 
 def issue_table(rows):
     "Sort issues: leaks first, then by gravity and kind, the worst of each kind first"
-    place = {o:i for i,o in enumerate(ISSUES)}
-    rows = sorted(rows, key=lambda o: (SEVERITIES.index(o[1]), place[o[0]], o[7], SPLIT_ORDER.get(o[2], 9), str(o[3]), o[4]))
-    table = pd.DataFrame([o[:7] for o in rows], columns=ISSUE_COLUMNS, dtype=object)
+    place = {o: i for i, o in enumerate(ISSUES)}
+    def order(o):
+        issue, severity, split, path, detail, _, _, rank = o
+        return SEVERITIES.index(severity), place[issue], rank, SPLIT_ORDER.get(split, 9), str(path), detail
+    table = pd.DataFrame([o[:7] for o in sorted(rows, key=order)], columns=ISSUE_COLUMNS, dtype=object)
     return table.astype(dict(row="Int64", other="Int64"))

@@ -16,9 +16,15 @@ from .edits import EDIT
 def _checked_probs(targets, probs):
     "Check probabilities against targets"
     probs = np.asarray(probs, dtype=np.float64)
-    if probs.ndim != 2 or len(probs) != len(targets): raise ConfigError(f"There are {len(targets):,} labels and probabilities of shape {probs.shape}", "", "Give one row of probabilities for each image, in the order of the catalog")
-    if targets.max(initial=-1) >= probs.shape[1]: raise ConfigError(f"Label {targets.max()} has no column among {probs.shape[1]}", "", "Give one column for each class")
-    if not np.isfinite(probs).all() or (probs < 0).any() or not np.allclose(probs.sum(1), 1, atol=1e-2): raise ConfigError("The rows are no probabilities", "", "Give the model's softmax, not its logits")
+    if probs.ndim != 2 or len(probs) != len(targets):
+        what = f"There are {len(targets):,} labels and probabilities of shape {probs.shape}"
+        raise ConfigError(what, "", "Give one row of probabilities for each image, in the order of the catalog")
+    if targets.max(initial=-1) >= probs.shape[1]:
+        what = f"Label {targets.max()} has no column among {probs.shape[1]}"
+        raise ConfigError(what, "", "Give one column for each class")
+    positive = np.isfinite(probs).all() and (probs >= 0).all()
+    if not positive or not np.allclose(probs.sum(1), 1, atol=1e-2):
+        raise ConfigError("The rows are no probabilities", "", "Give the model's softmax, not its logits")
     return probs
 
 def suspect_labels(targets, probs):
@@ -41,11 +47,21 @@ def label_issues(
 )->pd.DataFrame: # edits to look through and apply, with label and probabilities beside
     "List labels that are likely wrong, the surest first, as edits"
     known = isinstance(data, Catalog)
-    if known and data.task == "multilabel": raise ConfigError("Images with several labels have no single label to doubt", data.source, "Look at one class at a time: pass its column of targets, and (n, 2) probabilities")
+    if known and data.task == "multilabel":
+        fix = "Look at one class at a time: pass its column of targets, and (n, 2) probabilities"
+        raise ConfigError("Images with several labels have no single label to doubt", data.source, fix)
     targets = data.targets(split) if known else np.asarray(data, dtype=np.int64)
     probs = _checked_probs(targets, probs)
-    frame = (data.subset(split) if split else data).frame if known else None
-    name = (lambda c: data.classes[c]) if known else int
-    rows = [(frame["path"].iloc[i] if known else None, "relabel", name(c), f"the model says {probs[i,c]:.2f}, of {name(targets[i])!r} {probs[i,targets[i]]:.2f}",
-             int(frame.index[i]) if known else int(i), name(targets[i]), probs[i,targets[i]], probs[i,c]) for i,c in zip(*suspect_labels(targets, probs))]
+    frame = None
+    if known: frame = (data.subset(split) if split else data).frame
+
+    def name(c): return data.classes[c] if known else int(c)
+    rows = []
+    for i, c in zip(*suspect_labels(targets, probs)):
+        label = name(targets[i])
+        p_label = probs[i, targets[i]]
+        note = f"the model says {probs[i, c]:.2f}, of {label!r} {p_label:.2f}"
+        path = frame["path"].iloc[i] if known else None
+        row = int(frame.index[i] if known else i)
+        rows.append((path, "relabel", name(c), note, row, label, p_label, probs[i, c]))
     return text_table(rows, columns=[*EDIT, "label", "p_label", "p_value"])

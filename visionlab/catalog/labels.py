@@ -15,10 +15,11 @@ import numpy as np, pandas as pd
 SPLITS = ("train", "val", "test", "predict")
 TASKS = ("multiclass", "multilabel")
 SPLIT_NAMES = dict(train=("train", "training"), val=("val", "valid", "validation", "dev"), test=("test", "testing"))
-SPLIT_OF = {name:split for split,names in SPLIT_NAMES.items() for name in names}
+SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 
 def object_column(values, index=None):
-    "Make an object column in which whatever is missing is None (a file name need not be valid text, so not pandas' own text type)"
+    "Make an object column in which whatever is missing is None"
+    # Not pandas' own text type: a file name need not be valid text.
     column = pd.Series(values, index=index, dtype=object)
     return column.where(column.notna(), None)
 
@@ -31,15 +32,16 @@ _WHOLE = re.compile(r"[+-]?\d{1,18}")
 def sorted_classes(
     names # class names
 )->list:
-    "Put class names in order: by their value where all are whole numbers, else as text; the same from a table, a list or folders"
+    "Sort class names: by their value where all are whole numbers, else as text"
     names = set(names)
-    counted = all(_WHOLE.fullmatch(o) for o in names)
-    return sorted(names, key=lambda o: (int(o), o)) if counted else sorted(names)
+    if all(_WHOLE.fullmatch(o) for o in names): return sorted(names, key=lambda o: (int(o), o))
+    return sorted(names)
 
 def label_text(label)->str:
     "Write a row's label for people"
     if label is None: return "unlabelled"
-    return (", ".join(label) or "none") if isinstance(label, tuple) else label
+    if isinstance(label, tuple): return ", ".join(label) or "none"
+    return label
 
 # %% ../../nbs/catalog/01_labels.ipynb #33d34742
 class _NoLabel(ValueError): "Say why a value is no label"
@@ -52,8 +54,9 @@ def _one_label(o):
     "Turn a value into a text, a number or None"
     if hasattr(o, "__array__"): o = _as_array(o).item()          # numpy's and torch's scalars
     if isinstance(o, bytes): return _decoded(o)
-    if o is None or isinstance(o, (str, Number)): return None if isinstance(o, Number) and o != o else str(o) if isinstance(o, (str, bool)) else o
-    if o is pd.NA or o is pd.NaT: return None
+    if o is None or o is pd.NA or o is pd.NaT: return None
+    if isinstance(o, (str, bool)): return str(o)
+    if isinstance(o, Number): return o if o == o else None
     if isinstance(o, dict) or type(o).__repr__ is object.__repr__: raise _NoLabel(f"label of type {type(o).__name__}")
     return str(o)
 
@@ -62,16 +65,26 @@ def _decoded(o):
     try: return o.decode("utf-8")
     except UnicodeDecodeError as e: raise _NoLabel("label of bytes that are no UTF-8") from e
 
+def _check_ids(array):
+    "Refuse an array that cannot be a list of class ids or names"
+    if array.ndim > 1 or array.dtype.kind in "bfc":
+        raise _NoLabel(f"label of {array.dtype} values in shape {array.shape}, neither names nor ids")
+    if array.dtype.kind in "iu" and len(set(array.tolist())) < len(array):
+        raise _NoLabel(f"label of {array.dtype} values that repeat: flags, not ids?")
+
 def _several_labels(o):
     "Turn an array or list into a list of texts and numbers"
     if hasattr(o, "__array__"):
         o = _as_array(o)
-        if o.ndim > 1 or o.dtype.kind in "bfc": raise _NoLabel(f"label of {o.dtype} values in shape {o.shape}, neither names nor ids")
-        if o.dtype.kind in "iu" and len(set(o.tolist())) < len(o): raise _NoLabel(f"label of {o.dtype} values that repeat: flags, not ids?")
+        _check_ids(o)
         o = o.tolist()
-    return sorted(map(_one_label, o)) if isinstance(o, (set, frozenset)) else [_one_label(x) for x in o]
+    labels = [_one_label(x) for x in o]
+    return sorted(labels) if isinstance(o, (set, frozenset)) else labels
 
-def is_several(o): return isinstance(o, (list, tuple, set, frozenset)) or (hasattr(o, "__array__") and getattr(o, "ndim", 0) > 0)
+def is_several(o):
+    "Return whether a label is a list, a set or an array"
+    if isinstance(o, (list, tuple, set, frozenset)): return True
+    return hasattr(o, "__array__") and getattr(o, "ndim", 0) > 0
 
 def plain_label(o):
     "Turn whatever stands for a label into text, a number, a list of those, or None; return it and what is wrong"
@@ -82,7 +95,8 @@ def plain_labels(
     values # labels of any types
 )->tuple: # a column of texts, numbers or lists of them, and what is wrong with each
     "Turn labels of any library into plain ones"
-    values = values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object)
-    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values): return values, [None]*len(values)
+    if not isinstance(values, pd.Series): values = pd.Series(list(values), dtype=object)
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        return values, [None]*len(values)
     found = [plain_label(o) for o in values]
-    return object_column([o for o,_ in found], values.index), [w for _,w in found]
+    return object_column([label for label, _ in found], values.index), [wrong for _, wrong in found]

@@ -31,30 +31,49 @@ def read_settings(
     if isinstance(source, dict): return dict(source), Path()
     path = Path(os.path.expanduser(source))
     try: text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as e: raise ConfigError(f"The settings cannot be read: {safe_name(e, 200)}", str(path), "Give a YAML file in UTF-8") from e
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"The settings cannot be read: {safe_name(e, 200)}", str(path),
+                          "Give a YAML file in UTF-8") from e
     try: found = read_yaml(text)
-    except ValueError as e: raise ConfigError(f"The settings are no YAML: {safe_name(e, 200)}", str(path), "One `name: value` a line") from e
-    if not isinstance(found, dict): raise ConfigError("The settings are not names with values", str(path), "One `name: value` a line")
+    except ValueError as e:
+        raise ConfigError(f"The settings are no YAML: {safe_name(e, 200)}", str(path),
+                          "One `name: value` a line") from e
+    if not isinstance(found, dict):
+        raise ConfigError("The settings are not names with values", str(path), "One `name: value` a line")
     return found, path.parent
 
 def _without_aliases(data):
     "Take `train_csv` for `train`; both at once is a contradiction"
     for key in ("train", "val", "test"):
-        if key in data and f"{key}_csv" in data: raise ConfigError(f"Both {key!r} and '{key}_csv' are given", "", "Give one of them")
-        if f"{key}_csv" in data: data[key] = data.pop(f"{key}_csv")
+        if f"{key}_csv" not in data: continue
+        if key in data: raise ConfigError(f"Both {key!r} and '{key}_csv' are given", "", "Give one of them")
+        data[key] = data.pop(f"{key}_csv")
     for key in data: one_of(key, _LIGHTLY, "key")
-    if not data.get("train"): raise ConfigError("The dictionary has no 'train'", f"keys: {listed(data)}", "Give the folder of the training images")
+    if not data.get("train"):
+        raise ConfigError("The dictionary has no 'train'", f"keys: {listed(data)}",
+                          "Give the folder of the training images")
     return data
 
 def _kept_classes(classes, ignored):
     "Split {id: name} into the classes to learn and the names to leave out"
     given = {str(i).strip():i for i in classes}      # JSON has no keys but texts: "7" and 7 are one id
-    if len(given) < len(classes): raise ConfigError(f"Two classes have one id: {listed(map(repr, classes))}", "", "Give each class an id of its own")
-    if isinstance(ignored, (str, int)): raise ConfigError(f"ignore_classes={ignored!r} is no list", "", "Write it as [id, …]")
+    if len(given) < len(classes):
+        raise ConfigError(f"Two classes have one id: {listed(map(repr, classes))}", "",
+                          "Give each class an id of its own")
+    if isinstance(ignored, (str, int)):
+        raise ConfigError(f"ignore_classes={ignored!r} is no list", "", "Write it as [id, …]")
     gone = {given[one_of(str(o).strip(), list(given), "class id in ignore_classes")] for o in ignored}
-    kept = {i:name for i,name in classes.items() if i not in gone}
+    kept = {i:name for i, name in classes.items() if i not in gone}
     if not kept: raise ConfigError("Every class is ignored", "", "Take one off ignore_classes")
     return kept, [str(classes[i]) for i in gone]
+
+def _lightly_classes(data):
+    "Return the dictionary's classes to learn and the names to leave out"
+    classes = data.get("classes")
+    ignored = data.get("ignore_classes") or ()
+    if isinstance(classes, dict): return _kept_classes(classes, ignored)
+    if not classes and ignored: raise ConfigError("ignore_classes needs classes", "", "Give classes as {id: name}")
+    return classes, []
 
 def _lightly_tables(cls, data, base, ignored, task, allow_single, on_bad):
     "Read the dictionary's tables"
@@ -67,46 +86,66 @@ def _lightly_tables(cls, data, base, ignored, task, allow_single, on_bad):
 
 def _lightly_tree(scan, folders, ignored):
     "List the class folders of each split as (folder, label, split)"
-    rel = {s:os.path.relpath(o, scan.root).replace(os.sep, "/") for s,o in folders.items()}
-    tree = [(path, path.rsplit("/", 1)[-1], s) for s,o in rel.items() for path in scan.folders("" if o == "." else o, s)]
-    for path,label,s in tree:
-        if label in ignored: scan.skip(path, s, "ignored class")
+    tree = []
+    for split, folder in folders.items():
+        rel = os.path.relpath(folder, scan.root).replace(os.sep, "/")
+        for path in scan.folders("" if rel == "." else rel, split):
+            tree.append((path, path.rsplit("/", 1)[-1], split))
+    for path, label, split in tree:
+        if label in ignored: scan.skip(path, split, "ignored class")
     return [o for o in tree if o[1] not in ignored]
 
 def _check_apart(folders):
     "Refuse splits that share a folder, or lie within one another"
-    real = {s:os.path.join(os.path.realpath(o), "") for s,o in folders.items()}
-    for a,b in ((a, b) for a in real for b in real if a != b and real[a].startswith(real[b])):
-        raise ConfigError(f"{a!r} and {b!r} share a folder: images would be in both", str(folders[a]), "Name a folder of its own for each split, or leave one out: validation images are then taken from train")
+    real = {s:os.path.join(os.path.realpath(o), "") for s, o in folders.items()}
+    for a in real:
+        for b in real:
+            if a == b or not real[a].startswith(real[b]): continue
+            raise ConfigError(f"{a!r} and {b!r} share a folder: images would be in both", str(folders[a]),
+                              "Name a folder of its own for each split, "
+                              "or leave one out: validation images are then taken from train")
+
+def _lightly_scan(folders, names, ignored, follow_links, on_bad):
+    "Read the dictionary's class folders"
+    scan = FolderScan(Path(os.path.commonpath(folders.values())), follow_links)
+    tree = _lightly_tree(scan, folders, ignored)
+    scan.read(named_class_folders(scan, tree, names) if names else tree)
+    if not scan.rows: raise no_images_error(scan.root, [], scan)
+    if on_bad == "error": refuse_bad([(o[0], o[3]) for o in scan.bad], len(scan.bad) + len(scan.rows))
+    return scan
+
+def _lightly_folders(cls, data, base, classes, ignored, follow_links, allow_single, on_bad):
+    "Read the dictionary's folders"
+    folders = {s:existing_folder(base/os.path.expanduser(data[s])) for s in SPLITS if data.get(s)}
+    _check_apart(folders)
+    names, ids = class_names_and_ids(classes)
+    scan = _lightly_scan(folders, names, ignored, follow_links, on_bad)
+    rows = sorted(scan.rows, key=lambda o: (SPLITS.index(o[2]), o[0]))
+    frame = pd.DataFrame(rows, columns=["path", "label", "split"], dtype=object)
+    notes = merged_notes(scan.below, 1)
+    info = without_empty(hidden=dict(scan.hidden), class_ids=ids, notes=notes, unusable=scan.judged())
+    found = names or sorted_classes(frame["label"])
+    cat = cls(frame, found, scan.root, f"folder {scan.root.name}", skipped_table(scan.skipped), info=info)
+    scan.refuse_lost(cat)
+    if "train" not in cat.splits:
+        raise EmptyDatasetError("The training folder has no image", str(folders["train"]),
+                                "Put the images into <train>/<class>/")
+    refuse_unknown_classes(cat, "Add images to train, or put the class on ignore_classes")
+    refuse_single_class(cat, allow_single)
+    return cat
 
 @patch(cls_method=True)
 def from_lightly(cls:Catalog,
-    data,                    # {"train": folder or CSV, "val": …, "test": …, "classes": {id: name}, "ignore_classes": [id]}, or a YAML file of it
+    data,                    # {"train": folder or CSV, "val": …, "classes": {id: name}, …}, or a YAML file of it
     task:str=None,           # of tables: "multiclass" or "multilabel"; default: the dictionary's own "task"
     follow_links:bool=False, # read linked folders too
     allow_single:bool=False, # accept one class
     on_bad:str="error"       # rows of tables that cannot be used: "error", or "skip" to list them in `skipped`
 )->Catalog:
     "Read LightlyTrain's data dictionary"
-    data,base = read_settings(data)
+    data, base = read_settings(data)
     data = _without_aliases(data)
-    task = task if task is not None else data.get("task")
-    classes,ignored = _kept_classes(data["classes"], data.get("ignore_classes") or ()) if isinstance(data.get("classes"), dict) else (data.get("classes"), [])
-    if not classes and data.get("ignore_classes"): raise ConfigError("ignore_classes needs classes", "", "Give classes as {id: name}")
+    if task is None: task = data.get("task")
+    classes, ignored = _lightly_classes(data)
     if is_csv(data["train"]): return _lightly_tables(cls, data, base, ignored, task, allow_single, on_bad)
-    folders = {s:existing_folder(base/os.path.expanduser(data[s])) for s in SPLITS if data.get(s)}
-    _check_apart(folders)
-    names,ids = class_names_and_ids(classes)
-    scan = FolderScan(Path(os.path.commonpath(folders.values())), follow_links)
-    tree = _lightly_tree(scan, folders, ignored)
-    scan.read(named_class_folders(scan, tree, names) if names else tree)
-    if not scan.rows: raise no_images_error(scan.root, [], scan)
-    if on_bad == "error": refuse_bad([(o[0], o[3]) for o in scan.bad], len(scan.bad) + len(scan.rows))
-    frame = pd.DataFrame(sorted(scan.rows, key=lambda o: (SPLITS.index(o[2]), o[0])), columns=["path", "label", "split"], dtype=object)
-    info = without_empty(hidden=dict(scan.hidden), class_ids=ids, notes=merged_notes(scan.below, 1), unusable=scan.judged())
-    cat = cls(frame, names or sorted_classes(frame["label"]), scan.root, f"folder {scan.root.name}", skipped_table(scan.skipped), info=info)
-    scan.refuse_lost(cat)
-    if "train" not in cat.splits: raise EmptyDatasetError("The training folder has no image", str(folders["train"]), "Put the images into <train>/<class>/")
-    refuse_unknown_classes(cat, "Add images to train, or put the class on ignore_classes")
-    refuse_single_class(cat, allow_single)
-    return cat
+    return _lightly_folders(cls, data, base, classes, ignored, follow_links, allow_single, on_bad)

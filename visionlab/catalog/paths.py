@@ -23,14 +23,18 @@ def text_table(
     columns=None, # their names
     index=None   # of the rows
 )->pd.DataFrame:
-    "Make a table whose texts stay Python's own: a file name need not be valid text, and pandas' own text type refuses such"
+    "Make a table whose texts stay Python's own: pandas' text type refuses file names that are not valid text"
     frame = pd.DataFrame(data, columns=columns, index=index, dtype=object)
-    plain = {c: pd.Series(frame[c].tolist(), frame.index) for c in frame if not frame[c].map(lambda o: isinstance(o, (str, tuple, list, dict))).any()}
-    return frame.assign(**plain) if len(frame) else frame
+    if not len(frame): return frame
+    def has_text(column): return column.map(lambda o: isinstance(o, (str, tuple, list, dict))).any()
+    plain = {c: pd.Series(frame[c].tolist(), frame.index) for c in frame if not has_text(frame[c])}
+    return frame.assign(**plain)
 
 class PathDtype(ExtensionDtype):
     "Say that a column holds names in a block of bytes"
-    name,type,na_value = "path", str, None
+    name = "path"
+    type = str
+    na_value = None
     @classmethod
     def construct_array_type(cls): return PathArray
 
@@ -43,22 +47,32 @@ def _encoded(name):
 def _packed(names):
     "Write names one after the other; return the block and the length of each, -1 for a missing one"
     data = [_encoded(o) for o in names]
-    return b"".join(filter(None, data)), np.array([-1 if o is None else len(o) for o in data], np.int32)
+    lengths = [-1 if o is None else len(o) for o in data]
+    return b"".join(filter(None, data)), np.array(lengths, np.int32)
 
-def _starts(length): return np.cumsum(np.maximum(length, 0), dtype=np.int64) - np.maximum(length, 0)
+def _starts(length):
+    "Return where each name begins in a block"
+    own = np.maximum(length, 0)
+    return np.cumsum(own, dtype=np.int64) - own
 
 class PathArray(ExtensionArray):
     "Hold names in one block of bytes that all parts of a table share"
     _CHUNK = 2**16     # names packed at a time
 
-    def __init__(self, blob:bytes, start, length): self.blob,self.start,self.length = blob, start, length
+    def __init__(self, blob:bytes, start, length):
+        self.blob = blob
+        self.start = start
+        self.length = length
 
     @classmethod
     def _from_sequence(cls, scalars, *, dtype=None, copy=False):
         if isinstance(scalars, cls): return scalars
-        if hasattr(scalars, "array"): return cls._from_sequence(scalars.array) if isinstance(scalars.array, cls) else cls._from_sequence(scalars.to_numpy(object))
-        parts = [_packed(scalars[i:i+cls._CHUNK]) for i in range(0, len(scalars), cls._CHUNK)] or [(b"", np.zeros(0, np.int32))]
-        return cls.packed(b"".join(o for o,_ in parts), np.concatenate([o for _,o in parts]))
+        if hasattr(scalars, "array"):
+            own = isinstance(scalars.array, cls)
+            return cls._from_sequence(scalars.array if own else scalars.to_numpy(object))
+        parts = [_packed(scalars[i:i+cls._CHUNK]) for i in range(0, len(scalars), cls._CHUNK)]
+        if not parts: return cls.packed(b"", np.zeros(0, np.int32))
+        return cls.packed(b"".join(blob for blob, _ in parts), np.concatenate([length for _, length in parts]))
 
     @classmethod
     def packed(cls,
@@ -79,17 +93,25 @@ class PathArray(ExtensionArray):
     def isna(self): return self.length < 0
     def copy(self): return PathArray(self.blob, self.start.copy(), self.length.copy())
 
-    def _text(self, start, length): return None if length < 0 else self.blob[start:start+length].decode("utf-8", "surrogatepass")
+    def _text(self, start, length):
+        if length < 0: return None
+        return self.blob[start:start+length].decode("utf-8", "surrogatepass")
+
     def __iter__(self): return map(self._text, self.start.tolist(), self.length.tolist())
+
     def __getitem__(self, item):
         item = check_array_indexer(self, item)
-        if isinstance(item, (int, np.integer)): return self._text(int(self.start[item]), int(self.length[item]))
-        return PathArray(self.blob, self.start[item], self.length[item])
+        start = self.start[item]
+        length = self.length[item]
+        if isinstance(item, (int, np.integer)): return self._text(int(start), int(length))
+        return PathArray(self.blob, start, length)
 
     def __setitem__(self, key, value):
         one = value is None or isinstance(value, (str, os.PathLike)) or value is pd.NA
-        new,at = self._from_sequence([value] if one else value), 0 if one else slice(None)
-        self.start[key],self.length[key] = new.start[at] + len(self.blob), new.length[at]
+        new = self._from_sequence([value] if one else value)
+        at = 0 if one else slice(None)
+        self.start[key] = new.start[at] + len(self.blob)
+        self.length[key] = new.length[at]
         self.blob += new.blob
 
     def __array__(self, dtype=None, copy=None):
@@ -112,30 +134,36 @@ class PathArray(ExtensionArray):
         if (indices < -1).any(): raise ValueError("take allows no number below -1 here")
         if not len(self) and (indices >= 0).any(): raise IndexError("cannot take from an empty array")
         missing = indices < 0
-        if missing.all(): return PathArray(b"", np.zeros(len(indices), np.int64), np.full(len(indices), -1, np.int32))
+        if missing.all(): return PathArray.packed(b"", np.full(len(indices), -1, np.int32))
         out = self[np.where(missing, 0, indices)]
         out.length[missing] = -1
         return out
 
     @classmethod
     def _concat_same_type(cls, to_concat):
-        blobs = {id(o.blob):o.blob for o in to_concat}
-        at = dict(zip(blobs, np.cumsum([0, *map(len, blobs.values())]).tolist()))
-        return cls(b"".join(blobs.values()) if len(blobs) > 1 else next(iter(blobs.values())),
-                   np.concatenate([o.start + at[id(o.blob)] for o in to_concat]), np.concatenate([o.length for o in to_concat]))
+        blobs = {id(o.blob): o.blob for o in to_concat}
+        ends = np.cumsum([0, *map(len, blobs.values())]).tolist()
+        at = dict(zip(blobs, ends))
+        blob = b"".join(blobs.values()) if len(blobs) > 1 else next(iter(blobs.values()))
+        start = np.concatenate([o.start + at[id(o.blob)] for o in to_concat])
+        return cls(blob, start, np.concatenate([o.length for o in to_concat]))
 
     def stays_inside(self)->bool:
-        "Say that no name can lead out of a folder: all are relative, with no step that begins with a dot; False: look closer"
-        if os.sep != "/" or (self.length <= 0).any() or b"/." in self.blob or b"//" in self.blob: return False
-        return not np.isin(np.frombuffer(self.blob, np.uint8)[self.start], list(b"/.")).any()
+        "Return whether no name can leave a folder: all relative, no step begins with a dot; False: look closer"
+        if os.sep != "/" or (self.length <= 0).any(): return False
+        if b"/." in self.blob or b"//" in self.blob: return False
+        first = np.frombuffer(self.blob, np.uint8)[self.start]
+        return not np.isin(first, list(b"/.")).any()
 
     def repacked(self)->"PathArray":
         "Copy the names into a block of their own, in order"
-        text = [self.blob[s:s+max(n, 0)] for s,n in zip(self.start.tolist(), self.length.tolist())]
+        own = np.maximum(self.length, 0)
+        text = [self.blob[s:s+n] for s, n in zip(self.start.tolist(), own.tolist())]
         return self.packed(b"".join(text), self.length)
 
     def __reduce__(self):
-        own = self if len(self.blob) <= 2*np.maximum(self.length, 0).sum(dtype=np.int64) else self.repacked()
+        used = np.maximum(self.length, 0).sum(dtype=np.int64)
+        own = self if len(self.blob) <= 2*used else self.repacked()
         return PathArray, (own.blob, own.start, own.length)
 
 # %% ../../nbs/catalog/00_paths.ipynb #9025a901
@@ -167,9 +195,11 @@ class Fence:
 class RowNumbers:
     "Find the place of a row's number"
     def __init__(self, ids):
-        ids = np.asarray(ids, np.int64)
-        order = None if (np.diff(ids) > 0).all() else np.argsort(ids, kind="stable")
-        self.ids,self.order = (ids, None) if order is None else (ids[order], order)
+        self.ids = np.asarray(ids, np.int64)
+        self.order = None
+        if not (np.diff(self.ids) > 0).all():
+            self.order = np.argsort(self.ids, kind="stable")
+            self.ids = self.ids[self.order]
 
     def __len__(self): return len(self.ids)
     def __getitem__(self, i)->int:
@@ -178,12 +208,15 @@ class RowNumbers:
         return at if self.order is None else int(self.order[at])
 
 class Files:
-    "Give the absolute path of a row"
+    "Return the absolute path of a row"
     def __init__(self,
         ids,      # the rows' numbers
         paths,    # their paths
         root=None # folder that the paths are relative to
-    ): self.rows,self.paths,self.root = RowNumbers(ids), PathArray._from_sequence(paths), str(root or "")
+    ):
+        self.rows = RowNumbers(ids)
+        self.paths = PathArray._from_sequence(paths)
+        self.root = str(root or "")
 
     def __len__(self): return len(self.rows)
     def name(self, i)->str: return self.paths[self.rows[i]]
@@ -198,38 +231,61 @@ class FilePart(NamedTuple):
     time:int
 
 class Repeated:
-    "Give rows of a reader, and some of them again under further numbers"
+    "Return rows of a reader, and some of them again under further numbers"
     def __init__(self,
         reader, # has a length, and an image for each row
-        ids     # rows to give again, numbered from the reader's length on
-    ): self.reader,self.ids,self.first = reader, np.asarray(ids, np.int64), len(reader)
+        ids     # rows to return again, numbered from the reader's length on
+    ):
+        self.reader = reader
+        self.ids = np.asarray(ids, np.int64)
+        self.first = len(reader)
 
     def _own(self, i): return i if i < self.first else int(self.ids[i-self.first])
     def __len__(self): return self.first + len(self.ids)
     def __getitem__(self, i): return self.reader[self._own(i)]
-    def name(self, i)->str: return self.reader.name(self._own(i)) if hasattr(self.reader, "name") else f"row {self._own(i)}"
-    def parts(self, ids): return self.reader.parts([self._own(i) for i in ids]) if hasattr(self.reader, "parts") else None
+
+    def name(self, i)->str:
+        own = self._own(i)
+        return self.reader.name(own) if hasattr(self.reader, "name") else f"row {own}"
+
+    def parts(self, ids):
+        return self.reader.parts([self._own(i) for i in ids]) if hasattr(self.reader, "parts") else None
+
     @property
-    def identity(self): return (known := getattr(self.reader, "identity", None)) and [known, self.ids.tolist()]
+    def identity(self):
+        known = getattr(self.reader, "identity", None)
+        return [known, self.ids.tolist()] if known else known
 
 # %% ../../nbs/catalog/00_paths.ipynb #d4780833
+def _pack_names(values):
+    "Turn a column of texts into (numbers, names): each name once where they repeat, else numbers are None"
+    own = isinstance(values.array, PathArray)
+    if values.name == "path" or own: return None, PathArray._from_sequence(values).repacked()
+    numbers, names = pd.factorize(values)
+    names = PathArray._from_sequence(np.asarray(names, object))
+    if len(names) > len(values)//2: return None, PathArray._from_sequence(values)
+    return numbers.astype(np.int32), names
+
 def _pack_column(values):
     "Turn a column into plain arrays: its numbers, or its names in one block, each once where they repeat"
-    if values.dtype != object and not isinstance(values.array, PathArray) and values.dtype.kind in "biuf": return dict(values=values.to_numpy())
-    if values.name == "path" or isinstance(values.array, PathArray): numbers,names = None, PathArray._from_sequence(values).repacked()
-    else:
-        numbers,names = pd.factorize(values)
-        names = PathArray._from_sequence(np.asarray(names, object))
-        if len(names) > len(values)//2: numbers,names = None, PathArray._from_sequence(values)
-    rest = {} if numbers is None else dict(numbers=numbers.astype(np.int32))
-    return dict(blob=np.frombuffer(names.blob, np.uint8), length=names.length, **rest)
+    is_text = values.dtype == object or isinstance(values.array, PathArray)
+    if not is_text and values.dtype.kind in "biuf": return dict(values=values.to_numpy())
+    numbers, names = _pack_names(values)
+    packed = dict(blob=np.frombuffer(names.blob, np.uint8), length=names.length)
+    if numbers is not None: packed["numbers"] = numbers
+    return packed
 
 def pack_table(
     frame # of numbers and texts
 )->bytes:
     "Write a table as blocks of bytes and numbers"
-    columns = {f"{k}.{part}":a for k,c in enumerate(frame) for part,a in _pack_column(frame[c]).items()}
-    np.savez(out := BytesIO(), index=frame.index.to_numpy(), names=np.frombuffer(json.dumps(list(frame)).encode(), np.uint8), **columns)
+    arrays = {}
+    for k, c in enumerate(frame):
+        for part, a in _pack_column(frame[c]).items():
+            arrays[f"{k}.{part}"] = a
+    names = json.dumps(list(frame)).encode()
+    out = BytesIO()
+    np.savez(out, index=frame.index.to_numpy(), names=np.frombuffer(names, np.uint8), **arrays)
     return out.getvalue()
 
 def _unpack_column(part, index, compact):
@@ -237,18 +293,30 @@ def _unpack_column(part, index, compact):
     if "values" in part: return pd.Series(part["values"], index)
     names = PathArray.packed(part["blob"].tobytes(), part["length"])
     if compact: return pd.Series(names, index)
-    return pd.Series(np.append(np.asarray(names), None)[part["numbers"]] if "numbers" in part else np.asarray(names), index, dtype=object)
+    texts = np.asarray(names)
+    if "numbers" in part: texts = np.append(texts, None)[part["numbers"]]      # -1 is the last, for what is missing
+    return pd.Series(texts, index, dtype=object)
+
+def _unpack_arrays(arrays):
+    "Build the table that `pack_table` wrote from its arrays"
+    names = json.loads(arrays["names"].tobytes())
+    ids = arrays["index"]
+    unbroken = len(ids) and (np.diff(ids) == 1).all()
+    index = pd.RangeIndex(ids[0], ids[-1]+1) if unbroken else pd.Index(ids)
+    columns = {}
+    for at, name in enumerate(names):
+        part = {k.split(".")[1]: a for k, a in arrays.items() if k.startswith(f"{at}.")}
+        columns[name] = _unpack_column(part, index, name == "path")
+    return pd.DataFrame(columns, index=index)
 
 def unpack_table(
     path # what `pack_table` wrote
 )->pd.DataFrame:
     "Read a table that was packed; None if there is none that can be read"
     try:
-        with np.load(path, allow_pickle=False) as file: arrays = {k:file[k] for k in file.files}
-        names,ids = json.loads(arrays["names"].tobytes()), arrays["index"]
-        index = pd.RangeIndex(ids[0], ids[-1]+1) if len(ids) and (np.diff(ids) == 1).all() else pd.Index(ids)
-        parts = [{k.split(".")[1]:a for k,a in arrays.items() if k.startswith(f"{at}.")} for at in range(len(names))]
-        return pd.DataFrame({c:_unpack_column(o, index, c == "path") for c,o in zip(names, parts)}, index=index)
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {k: file[k] for k in file.files}
+        return _unpack_arrays(arrays)
     except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile): return None
 
 def remember(
@@ -256,5 +324,7 @@ def remember(
     data  # bytes
 ):
     "Keep something for the next time; where that fails, say so and go on"
-    try: atomic_write(path, data)
-    except OSError as e: warnings.warn(f"{Path(path).name} could not be kept in the cache: {e}")
+    try:
+        atomic_write(path, data)
+    except OSError as e:
+        warnings.warn(f"{Path(path).name} could not be kept in the cache: {e}")

@@ -11,7 +11,6 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
-from PIL import Image
 from fastcore.basics import patch
 from ..core.extend import Extensible
 from ..core.errors import ImageReadError, one_of
@@ -22,7 +21,7 @@ from ..images.decode import read_bytes
 from ..images.sizes import glance
 from .labels import label_text
 from .catalog import Catalog
-from .looks import as_uint8
+from .looks import pil_image, as_uint8
 from .issues import ISSUE_COLUMNS, ISSUES, SEVERITIES
 from .edits import proposed_edits, EDIT, signed
 
@@ -43,13 +42,16 @@ class Report(metaclass=Extensible):
 
     def summary(self)->pd.DataFrame:
         "Count the issues of each kind"
-        kinds = Counter(self.frame["issue"])
         first = self.frame.drop_duplicates("issue").set_index("issue")
-        example = lambda o: str(o["detail"] if o["path"] is None else o["path"])
-        return pd.DataFrame([(first.loc[k, "severity"], k, n, ISSUES[k][1], example(first.loc[k])) for k,n in kinds.items()], columns=["severity", "issue", "count", "meaning", "example"])
+        rows = []
+        for kind, n in Counter(self.frame["issue"]).items():
+            o = first.loc[kind]
+            example = str(o["detail"] if o["path"] is None else o["path"])
+            rows.append((o["severity"], kind, n, ISSUES[kind][1], example))
+        return pd.DataFrame(rows, columns=["severity", "issue", "count", "meaning", "example"])
 
     def pairs(self)->pd.DataFrame:
-        "List pairs of copies with split, label and path of both; `similarity` is 1 for identical files, for kind similar the cosine"
+        "List pairs of copies with split, label and path of both; `similarity` is 1 if identical, a cosine if similar"
         return self.copies
 
 # %% ../../nbs/catalog/22_report.ipynb #a39a1f37
@@ -57,9 +59,10 @@ _TILE = 96      # pixels
 
 def _uri(image):
     "Encode a small picture as a data URI"
-    im = Image.fromarray(np.ascontiguousarray(image[...,:3] if image.shape[2] >= 3 else image[...,0]))
+    im = pil_image(image)
     im.thumbnail((_TILE, _TILE))
-    im.convert("RGB").save(out := io.BytesIO(), "JPEG", quality=80)
+    out = io.BytesIO()
+    im.convert("RGB").save(out, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 def row_picture(catalog, row, side=_TILE, values=None):
@@ -68,28 +71,38 @@ def row_picture(catalog, row, side=_TILE, values=None):
         source = catalog.sources[row]
         values = values or catalog.info.get("value_range")
         if isinstance(source, np.ndarray): return as_uint8(source, values)
-        return glance(source if isinstance(source, bytes) else read_bytes(source), side, value_range=values).image
+        data = source if isinstance(source, bytes) else read_bytes(source)
+        return glance(data, side, value_range=values).image
     except ImageReadError: return None
 
 def _tile(catalog, row):
     "Write one picture, or a frame where there is none"
     place = catalog.frame.loc[row]
-    text = escape(" · ".join(safe_name(o, 200) for o in (place["path"], label_text(place["label"]), place["split"]) if o))
+    known = [o for o in (place["path"], label_text(place["label"]), place["split"]) if o]
+    text = escape(" · ".join(safe_name(o, 200) for o in known))
     box = f"width:{_TILE}px;height:{_TILE}px;object-fit:contain;vertical-align:top;margin:1px"
-    if (image := row_picture(catalog, row)) is None: return f"<span title='{text}' style='display:inline-block;border:1px dashed;box-sizing:border-box;font-size:11px;{box}'>no picture</span>"
+    image = row_picture(catalog, row)
+    if image is None:
+        empty = f"display:inline-block;border:1px dashed;box-sizing:border-box;font-size:11px;{box}"
+        return f"<span title='{text}' style='{empty}'>no picture</span>"
     return f"<img src='{_uri(image)}' alt='{text}' title='{text}' style='{box}'>"
 
 def _figure(catalog, issue):
     "Write the picture of one issue, beside its copy if it has one"
     rows = [int(o) for o in (issue.row, issue.other) if not pd.isna(o)]
-    wide = f"display:inline-block;vertical-align:top;margin:2px 8px 6px 0;width:{max(1.5, len(rows))*(_TILE + 4):.0f}px"
+    width = max(1.5, len(rows))*(_TILE + 4)
+    box = f"display:inline-block;vertical-align:top;margin:2px 8px 6px 0;width:{width:.0f}px"
     cut = "font-size:11px;line-height:14px;max-height:42px;overflow:hidden;overflow-wrap:anywhere"
     lines = "".join(f"<div style='{cut}'>{escape(safe_name(o, 200))}</div>" for o in (issue.path, issue.detail))
-    return f"<figure title='{escape(safe_name(issue.detail, 300))}' style='{wide}'>{''.join(_tile(catalog, o) for o in rows)}<figcaption>{lines}</figcaption></figure>"
+    tiles = "".join(_tile(catalog, o) for o in rows)
+    title = escape(safe_name(issue.detail, 300))
+    return f"<figure title='{title}' style='{box}'>{tiles}<figcaption>{lines}</figcaption></figure>"
 
 class Gallery:
     "Pictures of one kind of issue, as HTML"
-    def __init__(self, html:str, text:str): self.html,self.text = html, text
+    def __init__(self, html:str, text:str):
+        self.html = html
+        self.text = text
     def __repr__(self): return self.text
     def _repr_html_(self): return self.html
 
@@ -101,58 +114,91 @@ def thumbnails(self:Report,
     "Show the images that have an issue, copies side by side"
     one_of(issue, list(self.summary()["issue"]), "issue of this report")
     found = self.frame[(self.frame["issue"] == issue) & self.frame["row"].notna()].head(n)
-    html = f"<div><b>{escape(issue)}</b>: {escape(ISSUES[issue][1])}</div><div>{''.join(_figure(self.catalog, o) for o in found.itertuples())}</div>"
-    return Gallery(html, "\n".join(f"{safe_name(o.path, 100)}: {safe_name(o.detail, 200)}" for o in found.itertuples()))
+    title = f"<b>{escape(issue)}</b>: {escape(ISSUES[issue][1])}"
+    figures = "".join(_figure(self.catalog, o) for o in found.itertuples())
+    text = "\n".join(f"{safe_name(o.path, 100)}: {safe_name(o.detail, 200)}" for o in found.itertuples())
+    return Gallery(f"<div>{title}</div><div>{figures}</div>", text)
 
 # %% ../../nbs/catalog/22_report.ipynb #d85c0d4e
+def _severity_count(severity, n):
+    "Write how many issues of a severity there are"
+    plural = "s" if n != 1 and severity != "info" else ""
+    return f"{n:,} {severity}{plural}"
+
 def _headline(report):
-    "Say in one line what was looked at and what was found"
+    "Write in one line what was looked at and what was found"
     n = report.counts
-    found = ", ".join(f"{n[s]:,} {s + 's'*(n[s] != 1 and s != 'info')}" for s in SEVERITIES if s in n) or "nothing to mend"
-    return f"{safe_name(report.catalog.source or 'Catalog', 60)}: {plural(len(report.catalog), 'image')} looked at: {found}"
+    found = ", ".join(_severity_count(s, n[s]) for s in SEVERITIES if s in n) or "nothing to mend"
+    source = safe_name(report.catalog.source or "Catalog", 60)
+    return f"{source}: {plural(len(report.catalog), 'image')} looked at: {found}"
 
 def _lines(report):
     "List the summary as short texts"
-    return [[o.severity, o.issue, f"{o.count:,}", o.meaning, safe_name(o.example, 60)] for o in report.summary().itertuples()]
+    rows = report.summary().itertuples()
+    return [[o.severity, o.issue, f"{o.count:,}", o.meaning, safe_name(o.example, 60)] for o in rows]
 
 _HEAD = ["severity", "issue", "count", "meaning", "for example"]
 
 @patch
 def __repr__(self:Report):
-    rows = [[r[0], r[1], r[2], r[4]] for r in [_HEAD, *_lines(self)]]
-    wide = [max(len(r[i]) for r in rows) for i in range(4)]
-    return "\n".join([_headline(self), *("  ".join(o.ljust(w) for o,w in zip(r, wide)).rstrip() for r in (rows if len(rows) > 1 else []))])
+    lines = _lines(self)
+    if not lines: return _headline(self)
+    rows = [[severity, issue, count, example] for severity, issue, count, _, example in [_HEAD, *lines]]
+    wide = [max(map(len, column)) for column in zip(*rows)]
+    def line(row): return "  ".join(o.ljust(w) for o, w in zip(row, wide)).rstrip()
+    table = [line(row) for row in rows]
+    return "\n".join([_headline(self), *table])
 
 def _galleries(report, kinds, n):
     "Show the worst images of the first kinds that have pictures to show"
-    pictured = list(dict.fromkeys(report.frame.loc[report.frame["row"].notna() & ~report.frame["issue"].isin([*REASONS, "rotated"]), "issue"]))
+    issues = report.frame["issue"]
+    has_picture = report.frame["row"].notna() & ~issues.isin([*REASONS, "rotated"])
+    pictured = list(dict.fromkeys(issues[has_picture]))
     return "".join(report.thumbnails(o, n).html for o in pictured[:kinds])
 
 @patch
-def _repr_html_(self:Report): return (html_table(_lines(self), _HEAD, _headline(self)) if len(self.frame) else f"<div>{escape(_headline(self))}</div>") + _galleries(self, 4, 3)
+def _repr_html_(self:Report):
+    title = _headline(self)
+    top = html_table(_lines(self), _HEAD, title) if len(self.frame) else f"<div>{escape(title)}</div>"
+    return top + _galleries(self, 4, 3)
 
 # %% ../../nbs/catalog/22_report.ipynb #03c1ef88
 _PAGE_ROWS = 2000
 
+def _page_table(frame):
+    "Write the first issues as an HTML table"
+    columns = list(ISSUE_COLUMNS[:5])
+    rows = frame.head(_PAGE_ROWS)[columns].to_numpy().tolist()
+    return html_table([["" if v is None else safe_name(v, 200) for v in row] for row in rows], columns)
+
 def _page(report):
     "Write the report as one HTML page"
-    table = html_table([[safe_name(v, 200) if v is not None else "" for v in r] for r in report.frame.head(_PAGE_ROWS)[list(ISSUE_COLUMNS[:5])].to_numpy().tolist()], list(ISSUE_COLUMNS[:5]))
-    more = f"<p>{len(report.frame) - _PAGE_ROWS:,} more are in the other forms of this report.</p>" if len(report.frame) > _PAGE_ROWS else ""
+    more = ""
+    if len(report.frame) > _PAGE_ROWS:
+        more = f"<p>{len(report.frame) - _PAGE_ROWS:,} more are in the other forms of this report.</p>"
     title = escape(_headline(report))
-    return (f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{title}</title>"
-            f"<body style='font-family:sans-serif;margin:1em'><h1 style='font-size:1.2em'>{title}</h1>{html_table(_lines(report), _HEAD)}{_galleries(report, len(ISSUES), 24)}<h2 style='font-size:1em'>All issues</h2>{table}{more}")
+    return ("<!doctype html><html lang='en'><meta charset='utf-8'>"
+            f"<meta name='viewport' content='width=device-width'><title>{title}</title>"
+            f"<body style='font-family:sans-serif;margin:1em'><h1 style='font-size:1.2em'>{title}</h1>"
+            f"{html_table(_lines(report), _HEAD)}{_galleries(report, len(ISSUES), 24)}"
+            f"<h2 style='font-size:1em'>All issues</h2>{_page_table(report.frame)}{more}")
+
+def _page_bytes(report): return _page(report).encode("utf-8", "backslashreplace")
 
 def _json(report):
     "Write the report as JSON"
-    issues = [{k:v for k,v in zip(ISSUE_COLUMNS, r) if not pd.isna(v)} for r in report.frame.astype(object).to_numpy().tolist()]
-    return json.dumps(dict(format=1, source=report.catalog.source, images=len(report.catalog), counts=report.counts, issues=issues), indent=1, ensure_ascii=True) + "\n"
+    rows = report.frame.astype(object).to_numpy().tolist()
+    issues = [{k: v for k, v in zip(ISSUE_COLUMNS, row) if not pd.isna(v)} for row in rows]
+    out = dict(format=1, source=report.catalog.source, images=len(report.catalog), counts=report.counts, issues=issues)
+    return json.dumps(out, indent=1, ensure_ascii=True) + "\n"
 
 def guarded_csv(frame):
     "Write a table as CSV that no spreadsheet mistakes for formulas"
-    safe = frame.assign(**{c: [guarded(None if pd.isna(o) else o) for o in frame[c]] for c in frame})
+    def cell(value): return guarded(None if pd.isna(value) else value)
+    safe = frame.assign(**{c: [cell(o) for o in frame[c]] for c in frame})
     return safe.to_csv(index=False).encode("utf-8", "surrogateescape")
 
-_FORMS = {".html":lambda o: _page(o).encode("utf-8", "backslashreplace"), ".json":_json}
+_FORMS = {".html": _page_bytes, ".json": _json}
 
 @patch
 def save(self:Report,
@@ -160,16 +206,26 @@ def save(self:Report,
 )->Path:
     "Write the report"
     path = Path(path)
-    forms = {path:path.suffix.lower()} if path.suffix.lower() in _FORMS else {path/f"report{o}":o for o in _FORMS}
-    tables = {} if path in forms else {path/"issues.csv":self.frame, path/"edits.csv":signed(self.catalog, self.edits(), path)}
-    own = starts_as("<!doctype html><html lang='en'><meta charset='utf-8'>", '{\n "format": 1,\n "source": ', ",".join(ISSUE_COLUMNS), ",".join(EDIT))
-    for o in (*forms, *tables): check_own(o, own)
-    for o,form in forms.items(): atomic_write(o, _FORMS[form](self))
-    for o,table in tables.items(): atomic_write(o, guarded_csv(table))
+    suffix = path.suffix.lower()
+    if suffix in _FORMS:
+        forms = {path: suffix}
+        tables = {}
+    else:
+        forms = {path/f"report{o}": o for o in _FORMS}
+        tables = {path/"issues.csv": self.frame, path/"edits.csv": signed(self.catalog, self.edits(), path)}
+    own = starts_as("<!doctype html><html lang='en'><meta charset='utf-8'>", '{\n "format": 1,\n "source": ',
+                    ",".join(ISSUE_COLUMNS), ",".join(EDIT))
+    for o in (*forms, *tables):
+        check_own(o, own)
+    for o, form in forms.items():
+        atomic_write(o, _FORMS[form](self))
+    for o, table in tables.items():
+        atomic_write(o, guarded_csv(table))
     return path
 
 # %% ../../nbs/catalog/22_report.ipynb #736ed01e
 @patch
 def edits(self:Report)->pd.DataFrame:
     "Propose edits: leave out what cannot be read, and copies that spoil a result"
-    return pd.DataFrame(list(proposed_edits(self)), columns=EDIT, dtype=object).drop_duplicates("row").reset_index(drop=True)
+    table = pd.DataFrame(list(proposed_edits(self)), columns=EDIT, dtype=object)
+    return table.drop_duplicates("row").reset_index(drop=True)

@@ -21,13 +21,22 @@ from .frames import path_under
 
 # %% ../../nbs/catalog/08_saved.ipynb #0465e5d4
 _FORMAT = 1
-def _is_text(column): return not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column))
+def _is_text(column):
+    "Return whether a column holds neither numbers nor dates"
+    return not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column))
+
+def _safe_text(o):
+    "Write a value of a text column for CSV; a tuple of names becomes JSON"
+    return guarded(json.dumps(o, ensure_ascii=False) if isinstance(o, tuple) else o)
 
 def _csv_bytes(frame):
     "Write the table as CSV; file names that are not valid text keep their bytes"
-    plain = lambda values: pd.Series(values, index=frame.index, dtype=object)     # Arrow's strings cannot hold names that are no text
-    safe = frame.assign(**{c: plain([guarded(json.dumps(o, ensure_ascii=False) if isinstance(o, tuple) else o) for o in frame[c]]) for c in frame if _is_text(frame[c])})
-    return safe.to_csv(index_label="#").encode("utf-8", "surrogateescape")
+    safe = {}
+    for c in frame:
+        if not _is_text(frame[c]): continue
+        # dtype=object, as Arrow's strings cannot hold names that are not text
+        safe[c] = pd.Series([_safe_text(o) for o in frame[c]], index=frame.index, dtype=object)
+    return frame.assign(**safe).to_csv(index_label="#").encode("utf-8", "surrogateescape")
 
 def _extras(frame): return {c: str(frame[c].dtype) for c in frame if c not in ("path", "label", "split")}
 
@@ -38,36 +47,72 @@ def saved_root(root, folder):
     near = all(os.path.join(os.path.abspath(o), "").startswith(here) for o in (root, folder))
     return os.path.relpath(root, folder).replace(os.sep, "/") if near else str(root)
 
+def _refuse_unnamed(cat):
+    "Raise for a catalog whose images cannot be found again from what would be saved"
+    if cat.pixels is not None and "builtin" not in cat.info:
+        raise ConfigError(
+            "These images are in memory only", cat.source,
+            "Write them to files, and make a catalog of the folder")
+    if cat.reader is not None and not any(o in cat.info for o in _READERS):
+        raise ConfigError(
+            "These images have no name to find them by again", cat.source,
+            "Write them first, as dataset.save_to_disk(folder) does, and open that: Catalog.from_hf(folder)")
+
+def _save_facts(cat, folder):
+    "List what catalog.json holds"
+    return dict(
+        format=_FORMAT,
+        source=cat.source,
+        task=cat.task,
+        classes=cat.classes,
+        root=saved_root(cat.root, folder),
+        in_memory=cat.pixels is not None,
+        info=cat.info,
+        columns=_extras(cat.frame),
+        leads_out=_leads_out(cat),
+        skipped=cat.skipped[["path", "split", "reason"]].to_numpy().tolist())
+
 @patch
 def save(self:Catalog,
     folder # made if need be; each file is written whole or not at all
 )->Path:
     "Write catalog.csv and catalog.json"
-    if self.pixels is not None and "builtin" not in self.info: raise ConfigError("These images are in memory only", self.source, "Write them to files, and make a catalog of the folder")
-    if self.reader is not None and not any(o in self.info for o in _READERS):
-        raise ConfigError("These images have no name to find them by again", self.source, "Write them first, as dataset.save_to_disk(folder) does, and open that: Catalog.from_hf(folder)")
+    _refuse_unnamed(self)
     folder = Path(os.path.abspath(folder))
-    meta = dict(format=_FORMAT, source=self.source, task=self.task, classes=self.classes, root=saved_root(self.root, folder), in_memory=self.pixels is not None,
-                info=self.info, columns=_extras(self.frame), leads_out=_leads_out(self), skipped=self.skipped[["path", "split", "reason"]].to_numpy().tolist())
-    check_own(folder/"catalog.json", starts_as('{\n "format": '))
-    if not os.path.lexists(folder/"catalog.json"): check_own(folder/"catalog.csv", starts_as("#,path,label,split"))     # beside catalog.json it may have been edited
-    atomic_write(folder/"catalog.csv", _csv_bytes(self.frame))
-    atomic_write(folder/"catalog.json", json.dumps(meta, indent=1, default=lambda o: o.item()) + "\n")
+    table = folder/"catalog.csv"
+    note = folder/"catalog.json"
+    meta = _save_facts(self, folder)
+    check_own(note, starts_as('{\n "format": '))
+    # Beside a catalog.json the table may have been edited, so it need not start as we write it.
+    if not os.path.lexists(note): check_own(table, starts_as("#,path,label,split"))
+    atomic_write(table, _csv_bytes(self.frame))
+    atomic_write(note, json.dumps(meta, indent=1, default=lambda o: o.item()) + "\n")
     return folder
 
 # %% ../../nbs/catalog/08_saved.ipynb #ad8ce3f7
+def _improper(meta):
+    "List the keys of catalog.json whose values are missing or of another kind than they must be"
+    wanted = dict(format=int, source=str, classes=list, in_memory=bool, info=dict, columns=dict, skipped=list)
+    if not isinstance(meta, dict): return list(wanted)
+    wrong = [k for k, kind in wanted.items() if not isinstance(meta.get(k), kind)]
+    if wrong: return wrong
+    if not all(isinstance(o, str) for o in meta["classes"]): return ["classes"]
+    if not all(isinstance(o, list) and len(o) == 3 for o in meta["skipped"]): return ["skipped"]
+    if not isinstance(meta.get("root"), (str, type(None))): return ["root"]
+    return [] if meta.get("task", "multiclass") in TASKS else ["task"]
+
 def _read_json(path):
     "Read catalog.json"
+    fix = "Give the folder that Catalog.save wrote"
     try: meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e: raise DataError("There is no readable catalog.json", str(path), "Give the folder that Catalog.save wrote") from e
-    wanted = dict(format=int, source=str, classes=list, in_memory=bool, info=dict, columns=dict, skipped=list)
-    wrong = [k for k,kind in wanted.items() if not isinstance(meta, dict) or not isinstance(meta.get(k), kind)]
-    if not wrong and not all(isinstance(o, str) for o in meta["classes"]): wrong = ["classes"]
-    if not wrong and not all(isinstance(o, list) and len(o) == 3 for o in meta["skipped"]): wrong = ["skipped"]
-    if not wrong and not isinstance(meta.get("root"), (str, type(None))): wrong = ["root"]
-    if not wrong and meta.setdefault("task", "multiclass") not in TASKS: wrong = ["task"]
-    if wrong: raise DataError(f"catalog.json has no proper {listed(wrong)}", str(path), "Give the folder that Catalog.save wrote")
-    if meta["format"] > _FORMAT: raise DataError(f"catalog.json has format {meta['format']}, newer than {_FORMAT}", str(path), "Update visionlab")
+    except (OSError, ValueError, RecursionError) as e:
+        raise DataError("There is no readable catalog.json", str(path), fix) from e
+    wrong = _improper(meta)
+    if wrong: raise DataError(f"catalog.json has no proper {listed(wrong)}", str(path), fix)
+    if meta["format"] > _FORMAT:
+        newer = f"catalog.json has format {meta['format']}, newer than {_FORMAT}"
+        raise DataError(newer, str(path), "Update visionlab")
+    meta.setdefault("task", "multiclass")
     return meta
 
 def _restored(column, dtype):
@@ -77,25 +122,37 @@ def _restored(column, dtype):
     if re.match("u?int|float", dtype, re.I): return pd.to_numeric(column).astype(dtype)
     return object_column([unguarded(o) or None for o in column], column.index)
 
+def _parsed_table(data, columns):
+    "Read the bytes of catalog.csv; rows that were added without a number get one"
+    head = data.split(b"\n", 1)[0].decode("utf-8", "replace")
+    sep = next((o for o in ",;\t" if o in head), ",")
+    raw = pd.read_csv(
+        BytesIO(data), sep=sep, dtype=object, keep_default_na=False,
+        encoding="utf-8-sig", encoding_errors="surrogateescape")
+    number = pd.to_numeric(raw["#"])
+    fresh = number.isna()
+    first = 0 if fresh.all() else number.max()+1
+    number[fresh] = np.arange(fresh.sum()) + first
+    kinds = {"path": "text", "label": "text", "split": "text", **columns}
+    return {c: _restored(raw[c], str(dtype)) for c, dtype in kinds.items()}, number
+
 def _read_table(path, columns):
     "Read catalog.csv, as written or as a spreadsheet saved it"
     try: data = path.read_bytes()
-    except OSError as e: raise DataError("There is no readable catalog.csv", str(path), "Give the folder that Catalog.save wrote") from e
-    head = data.split(b"\n", 1)[0].decode("utf-8", "replace")
-    sep = next((o for o in ",;\t" if o in head), ",")
-    try:
-        raw = pd.read_csv(BytesIO(data), sep=sep, dtype=object, keep_default_na=False, encoding="utf-8-sig", encoding_errors="surrogateescape")
-        number = pd.to_numeric(raw["#"])
-        fresh = number.isna()
-        number[fresh] = np.arange(fresh.sum()) + (0 if fresh.all() else number.max()+1)
-        found = {c: _restored(raw[c], str(dtype)) for c,dtype in {"path":"text", "label":"text", "split":"text", **columns}.items()}
-    except (KeyError, ValueError, TypeError, OverflowError) as e: raise DataError(f"catalog.csv cannot be read: {e}", str(path), "Keep its columns, and numbers in columns of numbers") from e
+    except OSError as e:
+        raise DataError("There is no readable catalog.csv", str(path), "Give the folder that Catalog.save wrote") from e
+    try: found, number = _parsed_table(data, columns)
+    except (KeyError, ValueError, TypeError, OverflowError) as e:
+        fix = "Keep its columns, and numbers in columns of numbers"
+        raise DataError(f"catalog.csv cannot be read: {e}", str(path), fix) from e
     return pd.DataFrame(found).set_axis(number.astype(int).to_numpy(), axis=0)
 
 def _read_tuples(frame, path):
     "Read labels that are lists of names"
     try: found = [o if o is None else tuple(map(str, [] + json.loads(o))) for o in frame["label"]]
-    except (ValueError, TypeError, RecursionError) as e: raise DataError(f"A label in catalog.csv is no list of names: {e}", str(path), 'Write labels as ["cat", "dog"], or [] for none') from e
+    except (ValueError, TypeError, RecursionError) as e:
+        fix = 'Write labels as ["cat", "dog"], or [] for none'
+        raise DataError(f"A label in catalog.csv is no list of names: {e}", str(path), fix) from e
     return frame.assign(label=object_column(found, frame.index))
 
 _LARGE = 2**22 # bytes of a catalog.csv from which what it says is remembered in a form that opens at once
@@ -105,15 +162,20 @@ def _read_large_table(path, columns):
     try: at = path.stat()
     except OSError: at = None
     if at is None or at.st_size < _LARGE: return _read_table(path, columns)
-    note = cache_dir()/"tables"/f"{hashlib.sha256(repr((str(path), at.st_size, at.st_mtime_ns, columns)).encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.npz"
-    if (known := unpack_table(note)) is not None: return known
+    state = repr((str(path), at.st_size, at.st_mtime_ns, columns))
+    digest = hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()
+    note = cache_dir()/"tables"/f"{digest[:32]}.npz"
+    known = unpack_table(note)
+    if known is not None: return known
     frame = _read_table(path, columns)
     remember(note, pack_table(frame))
     return frame
 
 def _refuse_outside(outside, root, fix):
     "Raise for paths that lead out of the folder of a saved catalog"
-    if outside: raise DataError(f"{plural(len(outside), 'path')} in catalog.csv lead out of its folder: {listed(outside, 3)}", root, fix)
+    if not outside: return
+    count = plural(len(outside), "path")
+    raise DataError(f"{count} in catalog.csv lead out of its folder: {listed(outside, 3)}", root, fix)
 
 def _strays(paths, root):
     "List the paths below `root` from which a link leads out of it"
@@ -121,17 +183,27 @@ def _strays(paths, root):
     return [o for o in paths if o and fence.leads_out(os.path.join(root, o))]
 
 def _leads_out(cat):
-    "Say whether images of a catalog are links out of its root, as the owner of a folder may have them"
+    "Return whether images of a catalog are links out of its root, as the owner of a folder may have them"
     in_files = cat.pixels is None and cat.reader is None and cat.root is not None
     return in_files and len(_strays(cat.frame["path"], str(cat.root))) > 0
 
 def _inside(frame, root):
     "Check that no path leads out of `root` by its name"
-    if isinstance(frame["path"].array, PathArray) and frame["path"].array.stays_inside(): return frame
+    compact = frame["path"].array
+    if isinstance(compact, PathArray) and compact.stays_inside(): return frame
     found = [path_under(os.path.abspath(os.path.join(root, o or "")), root) for o in frame["path"]]
-    outside = [p for p,f in zip(frame["path"], found) if f is None]
+    outside = [path for path, inside in zip(frame["path"], found) if inside is None]
     _refuse_outside(outside, root, "Correct them, or pass the folder that has all images as root=")
     return frame.assign(path=object_column(found, frame.index))
+
+def _inside_root(frame, base, meta):
+    "Check that no path leads out of the root by its name, and none by a link unless some did when it was saved"
+    frame = _inside(frame, base)
+    if not meta.get("leads_out", True):
+        fix = ("No link led out when the catalog was saved: "
+               "look where these lead, and make the catalog anew if that is meant")
+        _refuse_outside(_strays(frame["path"], base), base, fix)
+    return frame
 
 @patch(cls_method=True)
 def load(cls:Catalog,
@@ -143,15 +215,15 @@ def load(cls:Catalog,
     meta = _read_json(folder/"catalog.json")
     frame = _read_large_table(folder/"catalog.csv", meta["columns"])
     if meta["task"] == "multilabel": frame = _read_tuples(frame, folder/"catalog.csv")
-    rest = dict(classes=meta["classes"], source=meta["source"], skipped=skipped_table(meta["skipped"]), info=meta["info"], task=meta["task"])
-    if meta["in_memory"]: return cls(frame, pixels=_pixels_again(meta["info"], frame, root), **rest)
-    if reader := _reader_again(meta["info"], root): return cls(frame, reader=reader, **rest)
+    facts = {k: meta[k] for k in ("classes", "source", "info", "task")}
+    facts["skipped"] = skipped_table(meta["skipped"])
+    if meta["in_memory"]: return cls(frame, pixels=_pixels_again(meta["info"], frame, root), **facts)
+    reader = _reader_again(meta["info"], root)
+    if reader: return cls(frame, reader=reader, **facts)
     base = root or (meta.get("root") and os.path.join(folder, meta["root"]))
-    if not base: return cls(frame, **rest)
+    if not base: return cls(frame, **facts)
     base = os.path.abspath(base)
-    frame = _inside(frame, base)
-    if not meta.get("leads_out", True): _refuse_outside(_strays(frame["path"], base), base, "No link led out when the catalog was saved: look where these lead, and make the catalog anew if that is meant")
-    return cls(frame, root=base, **rest)
+    return cls(_inside_root(frame, base, meta), root=base, **facts)
 
 # key in `info`: the module and its function that make the reader from what stands there
 _READERS = dict(shards=("visionlab.data.shards", "shard_reader_again"), hf=("visionlab.catalog.hugging_face", "hf_reader_again"))
@@ -160,9 +232,10 @@ def _reader_again(info, root):
     "Make the reader of a catalog whose images are not files; None if they are"
     kind = next((o for o in _READERS if o in info), None)
     if kind is None: return None
-    module,function = _READERS[kind]
+    module, function = _READERS[kind]
     reader = getattr(importlib.import_module(module), function)(info[kind], root)
-    return Repeated(reader, ids) if (ids := _repeated(info, len(reader) if "repeated" in info else 0)) else reader
+    ids = _repeated(info, len(reader) if "repeated" in info else 0)
+    return Repeated(reader, ids) if ids else reader
 
 def _repeated(info, n):
     "Read which of `n` images stand twice"
@@ -173,7 +246,9 @@ def _repeated(info, n):
 def _pixels_again(info, frame, root):
     "Read the pixels of the built-in that a catalog was made of"
     pixels = Catalog.from_builtin(info.get("builtin"), root).pixels
-    if ids := _repeated(info, len(pixels)): pixels = np.concatenate([pixels, pixels[ids]])
+    ids = _repeated(info, len(pixels))
+    if ids: pixels = np.concatenate([pixels, pixels[ids]])
     if len(frame) and not 0 <= frame.index.min() <= frame.index.max() < len(pixels):
-        raise DataError(f"catalog.csv has row numbers beyond the {len(pixels):,} images of {info['builtin']}", "", "Leave the column '#' as it was")
+        beyond = f"catalog.csv has row numbers beyond the {len(pixels):,} images of {info['builtin']}"
+        raise DataError(beyond, "", "Leave the column '#' as it was")
     return pixels

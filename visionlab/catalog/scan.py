@@ -14,35 +14,40 @@ from ..core.text import listed, safe_name
 from ..images.decode import IMAGE_EXTENSIONS
 
 # %% ../../nbs/catalog/04_scan.ipynb #c91ad4f6
-_SYSTEM = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "$recycle.bin", "recycler",
-           "system volume information", "lost+found", "__pycache__"}     # of operating systems, network disks and Python
+# Folders and files of operating systems, network disks and Python.
+_SYSTEM = {
+    "__macosx", "thumbs.db", "desktop.ini", "@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot",
+    "$recycle.bin", "recycler", "system volume information", "lost+found", "__pycache__"}
 
 def is_hidden(name): return name.startswith(".") or name.lower() in _SYSTEM
 
-_OUTPUT = (("visionlab.json",), ("config.yaml", "catalog/catalog.json"))    # what stands in an exported model, and in a run's folder
+# What stands in an exported model, and in a run's folder.
+_OUTPUT = (("visionlab.json",), ("config.yaml", "catalog/catalog.json"))
 
 def _is_output(folder):
-    "Say whether visionlab wrote this folder: a run, or an exported model"
-    return any(all(os.path.lexists(os.path.join(folder, o)) for o in files) for files in _OUTPUT)
+    "Return whether visionlab wrote this folder: a run, or an exported model"
+    def has_all(names): return all(os.path.lexists(os.path.join(folder, o)) for o in names)
+    return any(has_all(names) for names in _OUTPUT)
 
 def extension_problem(name):
-    "Say why a file with this name is not read as an image, or return None"
+    "Return why a file with this name is not read as an image, or None"
     suffix = os.path.splitext(name)[1].lower()
-    return None if suffix in IMAGE_EXTENSIONS else f"extension {suffix}" if suffix else "no extension"
+    if suffix in IMAGE_EXTENSIONS: return None
+    return f"extension {suffix}" if suffix else "no extension"
 
 def _os_reason(error): return "permission" if isinstance(error, PermissionError) else "missing"
 
 def file_problem(
     file # a Path or a DirEntry
 ):
-    "Say why a file cannot hold an image, or return None; its content is not read"
+    "Return why a file cannot hold an image, or None; its content is not read"
     try: found = file.stat()
     except (OSError, ValueError) as e: return _os_reason(e)
     if not stat.S_ISREG(found.st_mode): return "not_regular_file"
     return None if found.st_size else "empty"
 
 def entry_kind(entry):
-    "Tell folders, links to folders and everything else apart"
+    'Return "folder", "link" for a link to a folder, or "file" for everything else'
     if entry.is_dir(follow_symlinks=False): return "folder"
     return "link" if entry.is_symlink() and os.path.isdir(entry.path) else "file"
 
@@ -52,9 +57,15 @@ OUTPUT_REASON = "folder that visionlab wrote"
 class FolderScan:
     "Read class folders into rows, each folder once"
     def __init__(self, root, follow_links):
-        self.root,self.follow = root,follow_links
-        self.rows,self.skipped,self.hidden,self.seen,self.links = [],[],Counter(),set(),[]
-        self.bad,self.below = [],{}     # (path, label, split, reason) of images that cannot be read; {label: sub-folders with images}
+        self.root = root
+        self.follow = follow_links
+        self.rows = []         # (path, label, split) of each image
+        self.skipped = []      # (path, split, reason) of whatever is left out
+        self.hidden = Counter()
+        self.seen = set()      # device and number of each folder that was read
+        self.links = []        # linked folders that wait: (path, label, split)
+        self.bad = []          # (path, label, split, reason) of images that cannot be read
+        self.below = {}        # {label: sub-folders with images}
         self.is_new("")
 
     def skip(self, path, split, reason): self.skipped.append((path, split, reason))
@@ -63,35 +74,49 @@ class FolderScan:
         "List a folder's entries in the order of their names, hidden ones left out"
         try:
             with os.scandir(os.path.join(self.root, rel)) as it: found = sorted(it, key=lambda e: e.name)
-        except OSError as e: self.skip(rel, split, _os_reason(e)); return []
+        except OSError as e:
+            self.skip(rel, split, _os_reason(e))
+            return []
         self.hidden.update(e.name for e in found if is_hidden(e.name))
-        return [(e, f"{rel}/{e.name}" if rel else e.name) for e in found if not is_hidden(e.name)]
+        prefix = f"{rel}/" if rel else ""
+        return [(e, prefix + e.name) for e in found if not is_hidden(e.name)]
 
     def is_new(self, rel):
-        "Say whether this folder was not read before, under any name"
+        "Return whether this folder was not read before, under any name"
         at = os.stat(os.path.join(self.root, rel))
-        if (at.st_dev, at.st_ino) in self.seen: return False
-        self.seen.add((at.st_dev, at.st_ino)); return True
+        identity = (at.st_dev, at.st_ino)
+        if identity in self.seen: return False
+        self.seen.add(identity)
+        return True
 
     def folders(self, rel, split=None):
         "List the folders in a folder, its own before linked ones; skip the files"
-        kinds = [(e, path, "output" if self.is_output(e) else entry_kind(e)) for e,path in self.entries(rel, split)]
-        for e,path,kind in kinds:
-            if kind == "file": self.skip(path, split, extension_problem(e.name) or file_problem(e) or "not in a class folder")
-            if kind == "link" and not self.follow: self.skip(path, split, "link")
-            if kind == "output": self.skip(path, split, OUTPUT_REASON)
-        return [path for _,path,kind in kinds if kind == "folder"] + [path for _,path,kind in kinds if kind == "link" and self.follow]
+        own = []
+        linked = []
+        for entry, path in self.entries(rel, split):
+            kind = "output" if self.is_output(entry) else entry_kind(entry)
+            if kind == "folder": own.append(path)
+            elif kind == "output": self.skip(path, split, OUTPUT_REASON)
+            elif kind == "file": self.skip(path, split, self.file_reason(entry))
+            elif self.follow: linked.append(path)
+            else: self.skip(path, split, "link")
+        return own + linked
+
+    @staticmethod
+    def file_reason(entry):
+        "Return why a file that is not in a class folder is left out"
+        return extension_problem(entry.name) or file_problem(entry) or "not in a class folder"
 
     @staticmethod
     def is_output(entry): return entry_kind(entry) == "folder" and _is_output(entry.path)
 
     def spoil(self, path, label, split, reason):
-        "Leave out an image that cannot be read; it is judged, other than what is no image"
+        "Leave out an image that cannot be read; it counts as bad, unlike what is not an image"
         self.bad.append((path, label, split, reason))
         self.skip(path, split, reason)
 
     def take(self, entry, path, label, split):
-        "Take one file, or say why not"
+        "Take one file, or note why not"
         if strange := extension_problem(entry.name): self.skip(path, split, strange)
         elif reason := file_problem(entry): self.spoil(path, label, split, reason)
         else: self.rows.append((path, label, split))
@@ -101,45 +126,59 @@ class FolderScan:
         part = rel[len(top)+1:].split("/")[0]
         self.below.setdefault(label, {})[part] = None
 
-    def walk(self, rel, label, split):
+    def walk(self, top, label, split):
         "Take every image below a class folder; links to folders wait until all real folders are read"
-        top,todo = rel,[rel]
+        todo = [top]
         while todo:
             rel = todo.pop()
-            if not self.is_new(rel): self.skip(rel, split, "link to a folder already read"); continue
-            before,left_out = len(self.rows),len(self.skipped)
-            entries = self.entries(rel, split)
-            if not entries: self.bad += [(path, label, s, reason) for path,s,reason in self.skipped[left_out:]]     # a folder that cannot be listed
-            for e,path in entries:
-                kind = entry_kind(e)
-                if kind == "folder" and _is_output(e.path): self.skip(path, split, OUTPUT_REASON)
-                elif kind == "folder": todo.append(path)
-                elif kind == "file": self.take(e, path, label, split)
-                elif self.follow: self.links.append((path, label, split))
-                else: self.skip(path, split, "link")
-            if len(self.rows) > before: self.note_below(top, rel, label)
+            if self.is_new(rel): todo += self.read_one(top, rel, label, split)
+            else: self.skip(rel, split, "link to a folder already read")
+
+    def read_one(self, top, rel, label, split):
+        "Take the images of one folder; return the folders in it"
+        before = len(self.rows)
+        inside = []
+        for entry, path in self.class_entries(rel, label, split):
+            kind = entry_kind(entry)
+            if kind == "folder" and _is_output(entry.path): self.skip(path, split, OUTPUT_REASON)
+            elif kind == "folder": inside.append(path)
+            elif kind == "file": self.take(entry, path, label, split)
+            elif self.follow: self.links.append((path, label, split))
+            else: self.skip(path, split, "link")
+        if len(self.rows) > before: self.note_below(top, rel, label)
+        return inside
+
+    def class_entries(self, rel, label, split):
+        "List the entries of a class folder; one that cannot be listed counts as bad"
+        before = len(self.skipped)
+        entries = self.entries(rel, split)
+        self.bad += [(path, label, s, reason) for path, s, reason in self.skipped[before:]]
+        return entries
 
     def read(self, tree):
         "Read the class folders of each split, given as (folder, label, split); list those that held no image"
-        real = lambda o: not os.path.islink(os.path.join(self.root, o[0]))
-        for o in sorted(tree, key=real, reverse=True): self.walk(*o)
+        def is_real(o): return not os.path.islink(os.path.join(self.root, o[0]))
+        for o in sorted(tree, key=is_real, reverse=True): self.walk(*o)
         while self.links: self.walk(*self.links.pop(0))
-        full = {(label, split) for _,label,split in self.rows}
-        for rel,label,split in tree:
+        full = {(label, split) for _, label, split in self.rows}
+        for rel, label, split in tree:
             if (label, split) not in full: self.skip(rel, split, "empty class")
 
     def refuse_lost(self, cat):
         "Refuse a class of which nothing can be used: in training where it has files there, else anywhere"
         full = set(zip(cat.frame["label"], cat.frame["split"])) if self.bad else set()
-        known = {label for label,_ in full}
+        known = {label for label, _ in full}
         for label in dict.fromkeys(o[1] for o in self.bad):
             mine = [o for o in self.bad if o[1] == label]
-            lost = [o for o in mine if o[2] == "train"] if (label, "train") not in full else []
+            in_train = [o for o in mine if o[2] == "train"]
+            lost = in_train if (label, "train") not in full else []
             if lost or label not in known: raise _lost_class(label, lost or mine, self.bad, cat)
 
     def judged(self):
         "Count for each split the images that cannot be read, and all: {split: [bad, all]}"
-        return count_unusable([o[2] for o in self.bad + self.rows], [o[3] for o in self.bad] + [None]*len(self.rows))
+        splits = [o[2] for o in self.bad + self.rows]
+        problems = [o[3] for o in self.bad] + [None]*len(self.rows)
+        return count_unusable(splits, problems)
 
 FILE_PROBLEMS = ("missing", "permission", "not_regular_file", "empty")    # what `_file_problem` says
 
@@ -147,10 +186,11 @@ def count_unusable(
     splits,  # of each row
     problems # what is wrong with each, or None
 )->dict:
-    "Count for each split the files that cannot be read, and all: {split: [bad, all]}; splits without such are not named"
+    "Count for each split the files that cannot be read, and all: {split: [bad, all]}; only splits that have such files"
     splits = list(splits)
-    total,bad = Counter(splits),Counter(s for s,o in zip(splits, problems) if o in FILE_PROBLEMS)
-    return {s:[n, total[s]] for s,n in bad.items()}
+    total = Counter(splits)
+    bad = Counter(s for s, problem in zip(splits, problems) if problem in FILE_PROBLEMS)
+    return {s: [n, total[s]] for s, n in bad.items()}
 
 def listed_bad(
     bad,   # (path, reason) of each
@@ -159,16 +199,22 @@ def listed_bad(
     "Name the first files that cannot be used, and where the rest is"
     bad = list(bad)
     more = f" and {len(bad)-n:,} more; .context['bad'] has all" if len(bad) > n else ""
-    return "; ".join(f"{safe_name(p, 80)} ({r})" for p,r in bad[:n]) + more
+    return "; ".join(f"{safe_name(path, 80)} ({reason})" for path, reason in bad[:n]) + more
 
 def _lost_class(label, lost, bad, cat):
     "Make the error about a class that would vanish"
-    return TooManyBadFilesError(f"No image of {listed([label])} can be used: {len(lost):,} of {len(lost):,}", listed_bad((o[0], o[3]) for o in lost),
-                                "Mend the files, or leave the class out by ignore_classes=[…]", bad=[(o[0], o[3]) for o in bad], catalog=cat)
+    return TooManyBadFilesError(
+        f"No image of {listed([label])} can be used: {len(lost):,} of {len(lost):,}",
+        listed_bad((o[0], o[3]) for o in lost),
+        "Mend the files, or leave the class out by ignore_classes=[…]",
+        bad=[(o[0], o[3]) for o in bad],
+        catalog=cat)
 
 def refuse_bad(
     bad,       # (path, reason) of each file that cannot be used
     total:int  # how many there are
 ):
     "Raise for files that cannot be used, where none may be left out"
-    if bad: raise TooManyBadFilesError(f"{len(bad):,} of {total:,} files cannot be used", listed_bad(bad), "Mend or remove them, or pass on_bad='skip'", bad=bad)
+    if not bad: return
+    message = f"{len(bad):,} of {total:,} files cannot be used"
+    raise TooManyBadFilesError(message, listed_bad(bad), "Mend or remove them, or pass on_bad='skip'", bad=bad)

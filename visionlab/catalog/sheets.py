@@ -20,43 +20,62 @@ class CsvError(DataError):
     @property
     def rows(self)->list: return self.context.get("rows", [])
 
-NUL_MARK = "\uffff"              # stands for a NUL byte, which Python's reader refused before 3.11; no text has this character
+# stands for a NUL byte, which Python's reader refused before 3.11; no text has this character
+NUL_MARK = "\uffff"
 _DELIMITERS = ",;\t|"
 _HEAD = 2**16                # characters that are enough to see the delimiter
 
 def is_csv(path)->bool:
-    "Say whether this names a table of text"
+    "Return whether this names a table of text"
     return isinstance(path, (str, Path)) and Path(path).suffix.lower() in (".csv", ".tsv")
 
+def _not_a_file(path):
+    "Return why a path is not a file, as the end of a sentence"
+    if path.is_dir(): return "is a folder"
+    return "is not a regular file" if path.exists() else "does not exist"
+
 def existing_file(path):
-    "Return a path as absolute, or say that there is no such file"
+    "Return a path as absolute, or raise if there is no such file"
     path = Path(os.path.abspath(os.path.expanduser(path)))
     if path.is_file(): return path
-    what = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
-    near = close_matches(path.name, [o.name for o in path.parent.iterdir() if is_csv(o)]) if path.parent.is_dir() else []
-    raise CsvError(f"{safe_name(path.name)!r} {what}", str(path), f"Did you mean {listed(near)}?" if near else "Give the path of a CSV file")
+    what = _not_a_file(path)
+    beside = [o.name for o in path.parent.iterdir() if is_csv(o)] if path.parent.is_dir() else []
+    near = close_matches(path.name, beside) if beside else []
+    fix = f"Did you mean {listed(near)}?" if near else "Give the path of a CSV file"
+    raise CsvError(f"{safe_name(path.name)!r} {what}", str(path), fix)
 
 def _wide(data):
-    "Say whether bytes look like UTF-16: its mark, or a zero in every other byte"
-    return data[:2] in (b"\xff\xfe", b"\xfe\xff") or data[:1000].count(0)*3 > len(data[:1000])
+    "Return whether bytes look like UTF-16: its mark, or a zero in every other byte"
+    head = data[:1000]
+    return data[:2] in (b"\xff\xfe", b"\xfe\xff") or head.count(0)*3 > len(head)
+
+def _text_of_bytes(path, data, encoding):
+    "Turn the bytes of a file into text"
+    try: return data.decode(encoding or "utf-8-sig").removeprefix("\ufeff").replace("\0", NUL_MARK)
+    except LookupError as e:
+        raise ConfigError(f"There is no encoding {encoding!r}", "",
+                          "Use utf-8, utf-16, latin-1 or another that Python knows") from e
+    except UnicodeDecodeError as e:
+        line = data[:e.start].count(b"\n") + 1
+        raise CsvError(
+            f"{path.name} is not {encoding or 'UTF-8'}: byte 0x{data[e.start]:02x} in line {line}", f"{path}:{line}",
+            "Save it as 'CSV UTF-8', or pass encoding='latin-1' if it comes from an older Windows program") from e
 
 def sheet_text(path, encoding):
     "Read a file as text"
     try: data = path.read_bytes()
-    except OSError as e: raise CsvError(f"{path.name} cannot be read: {e.strerror}", str(path), "Check its permissions") from e
+    except OSError as e:
+        raise CsvError(f"{path.name} cannot be read: {e.strerror}", str(path), "Check its permissions") from e
     if encoding is None and _wide(data):
-        raise CsvError(f"{path.name} is UTF-16, not UTF-8", str(path), "Save it as 'CSV UTF-8', or pass encoding='utf-16'")
-    try: return data.decode(encoding or "utf-8-sig").removeprefix("\ufeff").replace("\0", NUL_MARK)
-    except LookupError as e: raise ConfigError(f"There is no encoding {encoding!r}", "", "Use utf-8, utf-16, latin-1 or another that Python knows") from e
-    except UnicodeDecodeError as e:
-        line = data[:e.start].count(b"\n") + 1
-        raise CsvError(f"{path.name} is not {encoding or 'UTF-8'}: byte 0x{data[e.start]:02x} in line {line}", f"{path}:{line}",
-                       "Save it as 'CSV UTF-8', or pass encoding='latin-1' if it comes from an older Windows program") from e
+        raise CsvError(f"{path.name} is UTF-16, not UTF-8", str(path),
+                       "Save it as 'CSV UTF-8', or pass encoding='utf-16'")
+    return _text_of_bytes(path, data, encoding)
 
 # %% ../../nbs/catalog/09_sheets.ipynb #a190b5db
 def tidy_quotes(text, delimiter):
-    "Take out the spaces between a closing quote and the delimiter after it, which Python's reader refuses; lines keep their numbers"
-    d,quoted = re.escape(delimiter), r' *"[^"]*(?:""[^"]*)*"'
+    "Take out spaces between a closing quote and the delimiter, which Python's reader refuses; lines keep their numbers"
+    d = re.escape(delimiter)
+    quoted = r' *"[^"]*(?:""[^"]*)*"'
     field = re.compile(rf'({quoted}) +(?=[{d}\r\n]|\Z)|{quoted}(?=[{d}\r\n]|\Z)|[^{d}\r\n]+')
     return field.sub(lambda m: m[1] or m[0], text)
 
@@ -71,15 +90,17 @@ def sheet_records(text, delimiter):
 def is_image_name(name): return extension_problem(name.strip()) is None
 
 def _fit(text, delimiter):
-    "Measure how well a delimiter makes columns: records as long as the first and with an image's name in a field of its own, records as long as the first"
-    try: rows = [fields for _,(_,fields) in zip(range(20), sheet_records(tidy_quotes(text, delimiter), delimiter))]
+    "Measure how well a delimiter makes columns: records as long as the first that name an image, and all as long"
+    records = sheet_records(tidy_quotes(text, delimiter), delimiter)
+    try: rows = [fields for _, (_, fields) in zip(range(20), records)]
     except csv.Error: return 0, 0
     even = [o for o in rows if len(o) == len(rows[0]) > 1]
     return sum(any(map(is_image_name, o)) for o in even), len(even)
 
 def _find_delimiter(text):
     "Choose the delimiter that makes the best columns; the comma where none does"
-    head = text[:_HEAD] if len(text) <= _HEAD else text[:_HEAD].rsplit("\n", 1)[0]
+    head = text[:_HEAD]
+    if len(text) > _HEAD: head = head.rsplit("\n", 1)[0]
     return max(_DELIMITERS, key=lambda o: _fit(head, o))
 
 @dataclass
@@ -93,17 +114,28 @@ class Sheet:
     columns:list=None  # names of the columns, once it is known whether there are any
     ids:tuple=()       # columns that hold whole numbers, where a table in memory says so
 
+def _read_records(path, text, delimiter):
+    "List (first line, fields) of the records of a file's text"
+    found = []
+    try: found.extend(sheet_records(tidy_quotes(text, delimiter) if '" ' in text else text, delimiter))
+    except csv.Error as e:
+        line = found[-1][0] + 1 if found else 1
+        raise CsvError(f"{path.name} cannot be read beyond line {line}: {e}", f"{path}:{line}",
+                       "Look for a quote that is not closed, or text after a closing quote") from e
+    return found
+
 def read_sheet(path, image_dir, delimiter, encoding):
     "Read a CSV into its records; a table in memory has come as records"
     if isinstance(path, Sheet): return path
     path = existing_file(path)
     text = sheet_text(path, encoding)
-    if not text.strip(): raise EmptyDatasetError(f"{path.name} is empty", str(path), "It should have a line of column names, then a line for each image")
-    if delimiter is not None and len(delimiter) != 1: raise ConfigError(f"delimiter={delimiter!r} is not one character", "", r"Use ',', ';', '|' or '\t', or leave it out")
-    delimiter,found = delimiter or _find_delimiter(text), []
-    try: found.extend(sheet_records(tidy_quotes(text, delimiter) if '" ' in text else text, delimiter))
-    except csv.Error as e:
-        line = found[-1][0] + 1 if found else 1
-        raise CsvError(f"{path.name} cannot be read beyond line {line}: {e}", f"{path}:{line}", "Look for a quote that is not closed, or text after a closing quote") from e
-    base = os.path.abspath(os.path.expanduser(image_dir)) if image_dir is not None else str(path.parent)
-    return Sheet(path, base, delimiter, [o for o,_ in found], [o for _,o in found])
+    if not text.strip():
+        raise EmptyDatasetError(f"{path.name} is empty", str(path),
+                                "It should have a line of column names, then a line for each image")
+    if delimiter is not None and len(delimiter) != 1:
+        raise ConfigError(f"delimiter={delimiter!r} is not one character", "",
+                          r"Use ',', ';', '|' or '\t', or leave it out")
+    delimiter = delimiter or _find_delimiter(text)
+    found = _read_records(path, text, delimiter)
+    base = str(path.parent) if image_dir is None else os.path.abspath(os.path.expanduser(image_dir))
+    return Sheet(path, base, delimiter, [line for line, _ in found], [fields for _, fields in found])

@@ -11,60 +11,100 @@ from ..core.errors import ConfigError
 from ..core.text import plural
 from ..images.decode import load_image
 from .looks import blocks_of, as_uint8
-from .copies import comparable_places
+from .copies import code_rows, comparable_places
 
 # %% ../../nbs/catalog/20_similar.ipynb #d1abdcc6
-SIMILAR = .95      # least cosine; by ImageNet features photographs and their mirror images agree to .95 and more, unlike subjects to .2
-MOST_LISTED,_BLOCK,_SLACK = 20_000, 2**22, 1e-4      # pairs at most to list; cosines at a time; more than rounding changes a cosine
+# least cosine; by ImageNet features photographs and their mirror images agree to .95 and more, unlike subjects to .2
+SIMILAR = .95
+MOST_LISTED = 20_000      # pairs at most to list
+_BLOCK = 2**22        # cosines at a time
+_SLACK = 1e-4         # more than rounding changes a cosine
 
 def _vectors(values):
     "Bring embeddings to (n, d) float32"
-    try: x = np.stack([np.asarray(o, np.float32) for o in values]) if isinstance(values, (list, tuple)) and values else np.asarray(values, np.float32)
-    except (TypeError, ValueError, RuntimeError) as e: raise ConfigError(f"The embeddings are no array of numbers: {str(e) or type(e).__name__}", "", "Give vectors of one length, as a float array on the CPU") from e
-    if x.ndim != 2 or not x.shape[1]: raise ConfigError(f"The embeddings have shape {x.shape}", "", "Give one vector for each image: (images, length)")
+    try:
+        listed = isinstance(values, (list, tuple)) and len(values) > 0
+        x = np.stack([np.asarray(o, np.float32) for o in values]) if listed else np.asarray(values, np.float32)
+    except (TypeError, ValueError, RuntimeError) as e:
+        what = f"The embeddings are no array of numbers: {str(e) or type(e).__name__}"
+        raise ConfigError(what, "", "Give vectors of one length, as a float array on the CPU") from e
+    if x.ndim != 2 or not x.shape[1]:
+        fix = "Give one vector for each image: (images, length)"
+        raise ConfigError(f"The embeddings have shape {x.shape}", "", fix)
     return x
 
 def _computed(catalog, rows, embed):
     "Embed images with a function, 64 at a time"
-    sources,found,values = catalog.sources, [], catalog.info.get("value_range")
+    sources = catalog.sources
+    values = catalog.info.get("value_range")
+    def pixels(source):
+        return as_uint8(source, values) if isinstance(source, np.ndarray) else load_image(source, value_range=values)
+    found = []
     for part in blocks_of(rows, 64):
-        x = _vectors(embed([as_uint8(o, values) if isinstance(o, np.ndarray) else load_image(o, value_range=values) for o in (sources[i] for i in part)]))
-        wanted = (len(part), found[0].shape[1] if found else x.shape[1])
-        if x.shape != wanted: raise ConfigError(f"The embedding function made {x.shape} of {len(part)} images, not {wanted}", "", "Return one vector of the same length for each image")
+        x = _vectors(embed([pixels(sources[i]) for i in part]))
+        length = found[0].shape[1] if found else x.shape[1]
+        wanted = (len(part), length)
+        if x.shape != wanted:
+            what = f"The embedding function made {x.shape} of {len(part)} images, not {wanted}"
+            raise ConfigError(what, "", "Return one vector of the same length for each image")
         found.append(x)
     return np.concatenate(found)
 
 def _looked_up(catalog, rows, vectors):
     "Find the vectors of rows by their ids"
     missing = [i for i in rows if i not in vectors]
-    if missing: raise ConfigError(f"{len(missing):,} of {plural(len(rows), 'image')} have no embedding", str(catalog.frame.at[missing[0], "path"]), "Give a vector for each row id, as in catalog.frame.index")
+    if missing:
+        what = f"{len(missing):,} of {plural(len(rows), 'image')} have no embedding"
+        where = str(catalog.frame.at[missing[0], "path"])
+        raise ConfigError(what, where, "Give a vector for each row id, as in catalog.frame.index")
     return _vectors([vectors[i] for i in rows])
 
 def _aligned(catalog, rows, vectors):
     "Take the vectors of rows by their places"
     x = _vectors(vectors)
-    if len(x) != len(catalog): raise ConfigError(f"There are {plural(len(catalog), 'image')} and {len(x):,} embeddings", catalog.source, "Give one row for each row of catalog.frame, in its order")
+    if len(x) != len(catalog):
+        what = f"There are {plural(len(catalog), 'image')} and {len(x):,} embeddings"
+        raise ConfigError(what, catalog.source, "Give one row for each row of catalog.frame, in its order")
     return x[catalog.frame.index.get_indexer(rows)]
+
+def _vectors_of(catalog, rows, embeddings):
+    "Return the vectors of rows, from a function, a dict by row id or an array in the order of the catalog"
+    if callable(embeddings): return _computed(catalog, rows, embeddings)
+    if isinstance(embeddings, dict): return _looked_up(catalog, rows, embeddings)
+    return _aligned(catalog, rows, embeddings)
 
 def _embedded(catalog, rows, embeddings):
     "Return the unit vectors of rows; a vector of zeros is like none"
-    how = _computed if callable(embeddings) else _looked_up if isinstance(embeddings, dict) else _aligned
-    x = how(catalog, rows, embeddings)
+    x = _vectors_of(catalog, rows, embeddings)
     bad = np.flatnonzero(~np.isfinite(x).all(1))
-    if len(bad): raise ConfigError(f"{plural(len(bad), 'embedding')} of {len(x):,} hold NaN or infinity", str(catalog.frame.at[rows[bad[0]], "path"]), "Look at how they were made; images that cannot be read may have any vector")
-    for size in (lambda o: np.abs(o).max(1, keepdims=True), lambda o: np.linalg.norm(o, axis=1, keepdims=True)): x = x/np.maximum(size(x), 1e-30)
-    return x
+    if len(bad):
+        what = f"{plural(len(bad), 'embedding')} of {len(x):,} hold NaN or infinity"
+        where = str(catalog.frame.at[rows[bad[0]], "path"])
+        raise ConfigError(what, where, "Look at how they were made; images that cannot be read may have any vector")
+    x = x/np.maximum(np.abs(x).max(1, keepdims=True), 1e-30)      # first, so that no square is too large or too small
+    return x/np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
 
 # %% ../../nbs/catalog/20_similar.ipynb #bc0c7163
 def _exact_cosines(x, codes):
     "Work out cosines of pairs in double precision, the same however the pairs were found"
-    found = [np.einsum("ij,ij->i", x[o//len(x)].astype(np.float64), x[o%len(x)].astype(np.float64)) for o in blocks_of(codes, 4096)]
+    n = len(x)
+    def dots(part):
+        first = x[part//n].astype(np.float64)
+        second = x[part%n].astype(np.float64)
+        return np.einsum("ij,ij->i", first, second)
+    found = [dots(part) for part in blocks_of(codes, 4096)]
     return np.concatenate(found) if found else np.zeros(0)
 
 def _most_alike(codes, score, most):
     "Keep the pairs that are most alike, of equals the first, in their order"
     kept = np.sort(np.argsort(-score, kind="stable")[:most])
     return codes[kept], score[kept]
+
+def _block_pairs(x, a, step, least):
+    "List the pairs of some rows and all later ones that point about the same way: numbers and rounded cosines"
+    cos = x[a:a+step] @ x[a:].T
+    i, j = np.nonzero(np.triu(cos > least - _SLACK, 1))
+    return (a + i)*len(x) + a + j, cos[i, j].round(5)
 
 def _closest(
     x,                # (n, d) unit vectors
@@ -74,29 +114,34 @@ def _closest(
     most:int=MOST_LISTED  # pairs
 )->tuple: # (m, 2) rows, (m,) cosines, the most alike first, and how many more there were
     "Find pairs of vectors that point the same way"
-    n,total,bar = len(x), 0, -np.inf
-    codes,score = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    step = max(1, block//max(n, 1))
-    for a in range(0, n, step):
-        cos = x[a:a+step] @ x[a:].T
-        i,j = np.nonzero(np.triu(cos > least - _SLACK, 1))
-        new,s = (a + i)*n + a + j, cos[i,j].round(5)
+    codes = np.zeros(0, np.int64)
+    score = np.zeros(0, np.float32)
+    total = 0
+    bar = -np.inf
+    step = max(1, block//max(len(x), 1))
+    for a in range(0, len(x), step):
+        new, cosines = _block_pairs(x, a, step, least)
         fresh = ~np.isin(new, known)
         total += fresh.sum()
-        better = fresh & (s > bar)
-        codes,score = np.r_[codes, new[better]], np.r_[score, s[better]]
-        if len(codes) > most: codes,score = _most_alike(codes, score, most)
+        better = fresh & (cosines > bar)
+        codes = np.r_[codes, new[better]]
+        score = np.r_[score, cosines[better]]
+        if len(codes) > most: codes, score = _most_alike(codes, score, most)
         if len(codes) == most: bar = score.min()
-    missed,exact = int(total) - len(codes), _exact_cosines(x, codes)
+    missed = int(total) - len(codes)
+    exact = _exact_cosines(x, codes)
     order = np.argsort(-exact.round(6), kind="stable")
-    codes,exact = codes[order], exact[order]
-    return np.stack([codes//max(n, 1), codes%max(n, 1)], 1)[exact > least], exact[exact > least], missed
+    order = order[exact[order] > least]
+    return code_rows(codes[order], len(x)), exact[order], missed
 
 def similar_pairs(catalog, measures, rows, embeddings, least, known):
     "Pair the pictures among `rows` that are similar by embedding, other than the `known` pairs"
-    ids = measures.index.to_numpy()[comparable_places(measures, rows)[0]].tolist()
+    places, _ = comparable_places(measures, rows)
+    ids = measures.index.to_numpy()[places].tolist()
     if len(ids) < 2: return [], 0
-    x,at = _embedded(catalog, ids, embeddings), {o:i for i,o in enumerate(ids)}
-    places = [sorted((at[a], at[b])) for a,b,*_ in known if a in at and b in at]
-    pairs,score,missed = _closest(x, least, np.unique(np.array([a*len(ids) + b for a,b in places], np.int64)))
-    return [(ids[a], ids[b], s) for (a,b),s in zip(pairs.tolist(), score.tolist())], missed
+    x = _embedded(catalog, ids, embeddings)
+    at = {o: i for i, o in enumerate(ids)}
+    listed = [sorted((at[a], at[b])) for a, b, *_ in known if a in at and b in at]
+    codes = np.array([a*len(ids) + b for a, b in listed], np.int64)
+    pairs, score, missed = _closest(x, least, np.unique(codes))
+    return [(ids[a], ids[b], s) for (a, b), s in zip(pairs.tolist(), score.tolist())], missed

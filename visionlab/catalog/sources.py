@@ -26,175 +26,275 @@ from .hugging_face import is_saved_dataset
 # %% ../../nbs/catalog/16_sources.ipynb #c88865e7
 _UNIT = "\x1f"                # stands between the labels of a cell that was a list
 
-def _number_text(o): return "" if o is None else str(int(o)) if isinstance(o, float) and o.is_integer() else str(o)
+def _number_text(o):
+    "Write a label as text; a whole number without a point, nothing for None"
+    if o is None: return ""
+    return str(int(o)) if isinstance(o, float) and o.is_integer() else str(o)
 
 def _cell(value):
     "Write a value as the text a CSV would have; return it and why it cannot be a label"
-    found,wrong = plain_label(value)
+    found, wrong = plain_label(value)
     if isinstance(found, list): return _UNIT.join(map(_number_text, found)), None
-    return (str(value) if wrong else _number_text(found)), wrong
+    text = str(value) if wrong else _number_text(found)
+    return text, wrong
 
 def _likely_labels(names, image_column, label_column):
     "List the columns that may hold labels of any type"
-    if label_column is not None: return [names[label_column] if isinstance(label_column, int) else label_column]
+    if isinstance(label_column, int): return [names[label_column]]
+    if label_column is not None: return [label_column]
     image = image_column or next((o for o in names if o.lower() in PATH_COLUMNS), names[0])
     left = [o for o in names if o != image and o.lower() not in RESERVED_COLUMNS]
-    return [o for o in left if o.lower() in LABEL_COLUMNS] or left[:1]*(len(left) == 1)
+    usual = [o for o in left if o.lower() in LABEL_COLUMNS]
+    if usual: return usual
+    return left if len(left) == 1 else []
+
+def _column_names(df):
+    "List a table's column names, each of them once"
+    if not len(df):
+        raise EmptyDatasetError("The table has no rows", f"columns: {', '.join(map(str, df.columns))}",
+                                "Give a row for each image")
+    names = [str(o).strip() for o in df.columns]
+    twice = [o for o, n in Counter(names).items() if n > 1]
+    if twice: raise ConfigError(f"Two columns are called {listed(twice)}", "", "Rename one of them")
+    return names
+
+def _is_number_column(values): return as_numbers(plain_labels(values)[0]).dtype != object
+
+def _wrong_labels(cells, labels, n):
+    "Return for each of `n` rows why one of its labels cannot be one, or None"
+    reasons = ([why for _, why in cells[name]] for name in labels)
+    return [next(filter(None, o), None) for o in zip(*reasons)] or [None]*n
 
 def _as_sheet(df, base, labels):
     "Write a DataFrame as records; return them, whether `labels` hold lists, and what is wrong with each row's label"
-    if not len(df): raise EmptyDatasetError("The table has no rows", f"columns: {', '.join(map(str, df.columns))}", "Give a row for each image")
-    names = [str(o).strip() for o in df.columns]
-    if twice := [o for o,n in Counter(names).items() if n > 1]: raise ConfigError(f"Two columns are called {listed(twice)}", "", "Rename one of them")
-    cells = {name:[_cell(o) for o in df.iloc[:,i]] for i,name in enumerate(names)}
-    ids = tuple(o for i,o in enumerate(names) if as_numbers(plain_labels(df.iloc[:,i])[0]).dtype != object)
-    rows = [list(o) for o in zip(*([text for text,_ in values] for values in cells.values()))]
+    names = _column_names(df)
+    cells = {name:[_cell(o) for o in df.iloc[:, i]] for i, name in enumerate(names)}
+    ids = tuple(name for i, name in enumerate(names) if _is_number_column(df.iloc[:, i]))
+    texts = ([text for text, _ in values] for values in cells.values())
+    rows = [list(o) for o in zip(*texts)]
     labels = [o for o in labels if o in cells]
-    lists = any(is_several(o) for name in labels for o in df.iloc[:,names.index(name)])
-    wrong = [next(filter(None, o), None) for o in zip(*([w for _,w in cells[name]] for name in labels))] or [None]*len(df)
-    if lists: wrong = [w or bare for w,bare in zip(wrong, _unlabelled(df, names, cells, labels[0]))]
+    lists = any(is_several(o) for name in labels for o in df.iloc[:, names.index(name)])
+    wrong = _wrong_labels(cells, labels, len(df))
+    if lists: wrong = [w or bare for w, bare in zip(wrong, _unlabelled(df, names, cells, labels[0]))]
     return Sheet(Path("table"), base, "", list(range(len(df))), rows, names, ids), lists, wrong
 
 def _unlabelled(df, names, cells, label):
-    "Say where lists of labels are missing, which is not an empty list, in rows that are not for prediction"
-    predict = [text.strip().lower() == "predict" for text,_ in cells["split"]] if "split" in names else [False]*len(df)
-    return ["missing label" if not p and plain_label(o) == (None, None) else None for p,o in zip(predict, df.iloc[:,names.index(label)])]
+    "Return where lists of labels are missing, which is not an empty list, in rows that are not for prediction"
+    predict = [False]*len(df)
+    if "split" in names: predict = [text.strip().lower() == "predict" for text, _ in cells["split"]]
+    missing = [plain_label(o) == (None, None) for o in df.iloc[:, names.index(label)]]
+    return ["missing label" if m and not p else None for p, m in zip(predict, missing)]
+
+def _refuse_labels(bad):
+    "Raise for rows (table, row, reason) whose labels cannot be read"
+    first = "; ".join(f"row {i}: {why}" for _, i, why in bad[:5])
+    if len(bad) > 5: first += f"; {len(bad)-5:,} more"
+    raise DataError(f"{plural(len(bad), 'label')} cannot be read", first,
+                    "Give names or whole numbers, or lists of them; "
+                    "on_bad='skip' leaves the rows out and lists them", rows=bad)
 
 def _settle_labels(tables, on_bad):
-    "Raise for labels that are none, or take their rows out; return (table, row, reason) of those"
-    bad = [(split, i, why) for split,(_,_,wrong) in tables.items() for i,why in enumerate(wrong) if why]
-    if bad and on_bad == "error":
-        first = "; ".join(f"row {i}: {why}" for _,i,why in bad[:5]) + (f"; {len(bad)-5:,} more" if len(bad) > 5 else "")
-        raise DataError(f"{plural(len(bad), 'label')} cannot be read", first, "Give names or whole numbers, or lists of them; on_bad='skip' leaves the rows out and lists them", rows=bad)
-    for split,i,_ in reversed(bad): sheet = tables[split][0]; del sheet.rows[i], sheet.lines[i]
+    "Raise for labels that cannot be read, or take their rows out; return (table, row, reason) of those"
+    bad = [(split, i, why) for split, (_, _, wrong) in tables.items() for i, why in enumerate(wrong) if why]
+    if bad and on_bad == "error": _refuse_labels(bad)
+    for split, i, _ in reversed(bad):
+        sheet = tables[split][0]
+        del sheet.rows[i]
+        del sheet.lines[i]
     return bad
 
 # %% ../../nbs/catalog/16_sources.ipynb #c7867b02
+def _frame_sheet(df, base, image_column, label_column):
+    "Write a DataFrame as records, by the columns that may hold labels"
+    names = [str(o).strip() for o in df.columns]
+    return _as_sheet(df, base, _likely_labels(names, image_column, label_column))
+
 @patch(cls_method=True)
 def from_table(cls:Catalog,
-    train,              # a DataFrame; with `val` or `test` that of the training images, else a column `split` may say more
+    train,              # a DataFrame: all images, with a column `split` or without, or those for training
     val=None,           # a DataFrame of the validation images
     test=None,          # a DataFrame of the test images
     image_dir=None,     # folder the paths are relative to; default: the current one
     image_column=None,  # name (or place from 0) of the column of paths; default: by its usual names, else the first
     label_column=None,  # likewise of labels; default: the only other column
     on_bad:str="error", # rows that cannot be used: "error", or "skip" to list them in `skipped`
-    **options           # as for `from_csv`: label_columns, label_delimiter, classes, task, label_type, split_column, allow_outside, allow_single
+    **options           # as for `from_csv`: label_columns, label_delimiter, classes, task, label_type, split_column, …
 )->Catalog:
     "Read DataFrames as CSVs are read"
     one_of(on_bad, ("error", "skip"), "on_bad")
     base = str(existing_folder(image_dir)) if image_dir is not None else os.getcwd()
-    given = {s:df for s,df in dict(train=train, val=val, test=test).items() if df is not None}
-    tables = {s:_as_sheet(df, base, _likely_labels([str(o).strip() for o in df.columns], image_column, label_column)) for s,df in given.items()}
+    given = {s:df for s, df in dict(train=train, val=val, test=test).items() if df is not None}
+    tables = {s:_frame_sheet(df, base, image_column, label_column) for s, df in given.items()}
     gone = _settle_labels(tables, on_bad)
-    if any(lists for _,lists,_ in tables.values()): options = dict(task="multilabel") | options | dict(label_delimiter=_UNIT)
-    sheets = {f"{s}_csv":sheet for s,(sheet,_,_) in tables.items()}
+    if any(lists for _, lists, _ in tables.values()):
+        options = dict(task="multilabel") | options | dict(label_delimiter=_UNIT)
+    sheets = {f"{s}_csv":sheet for s, (sheet, _, _) in tables.items()}
     cat = cls.from_csv(**sheets, image_column=image_column, label_column=label_column, on_bad=on_bad, **options)
-    return _with_types(_with_gone(cat, given, gone), given, [i for sheet,_,_ in tables.values() for i in sheet.lines])
+    lines = [i for sheet in sheets.values() for i in sheet.lines]
+    return _with_types(_with_gone(cat, given, gone), given, lines)
 
 def _with_gone(cat, given, gone):
-    "List rows whose labels are none"
-    more = [(f"row {i}", split if len(given) > 1 else None, why) for split,i,why in gone]
-    return replace(cat, skipped=skipped_table([*cat.skipped.to_numpy().tolist(), *more]), source="table") if more else replace(cat, source="table")
+    "List rows whose labels cannot be read"
+    if not gone: return replace(cat, source="table")
+    more = [(f"row {i}", split if len(given) > 1 else None, why) for split, i, why in gone]
+    return replace(cat, skipped=skipped_table([*cat.skipped.to_numpy().tolist(), *more]), source="table")
 
 def _with_types(cat, given, lines):
-    "Give the columns that were kept the values and types they had"
+    "Set the columns that were kept back to the values and types they had"
     if len(given) > 1: return cat
     df = given["train"].rename(columns=lambda o: str(o).strip())
     own = [c for c in cat.frame if c in df and c not in ("path", "label", "split")]
-    at = np.asarray(lines)[cat.frame.index]
-    return replace(cat, frame=cat.frame.assign(**{c:df[c].iloc[at].set_axis(cat.frame.index, axis=0) for c in own}))
+    rows = cat.frame.index
+    at = np.asarray(lines)[rows]
+    columns = {c:df[c].iloc[at].set_axis(rows, axis=0) for c in own}
+    return replace(cat, frame=cat.frame.assign(**columns))
 
 # %% ../../nbs/catalog/16_sources.ipynb #d0837c09
 def _is_hf(data):
-    "Say whether something is a Hugging Face dataset: an object, hf://name, or a folder that save_to_disk wrote"
+    "Return whether this is a Hugging Face dataset: an object, hf://name, or a folder that save_to_disk wrote"
     if hasattr(data, "save_to_disk"): return True
     if not isinstance(data, (str, os.PathLike)): return False
     path = Path(os.path.expanduser(data))
-    if (inside := path/"autotrain-data").is_dir(): return _is_hf(inside)
-    return str(data).startswith("hf://") or is_saved_dataset(path) or any(is_saved_dataset(path/o) for names in SPLIT_NAMES.values() for o in names)
+    project = path/"autotrain-data"
+    if project.is_dir(): return _is_hf(project)
+    if str(data).startswith("hf://") or is_saved_dataset(path): return True
+    return any(is_saved_dataset(path/o) for names in SPLIT_NAMES.values() for o in names)
 
 def open_source(
     data,            # anything a person may call data
     on_bad:str=None, # rows that cannot be used: "error", or "skip" to list them; default: "error"
     **columns        # image_column and target_column of a Hugging Face dataset
 )->Catalog: # or None, if it is none of the kinds known here
-    "Make a catalog of a Hugging Face dataset (object, saved folder or hf://name), an AutoTrain project, or LightlyTrain's dictionary or YAML"
+    "Make a catalog of a Hugging Face dataset, an AutoTrain project, or LightlyTrain's dictionary or YAML"
     how = dict(on_bad=on_bad or "error")
     if isinstance(data, dict) and not hasattr(data, "save_to_disk"): return Catalog.from_lightly(data, **how)
-    if not isinstance(data, (str, os.PathLike)): return Catalog.from_hf(data, **how, **columns) if _is_hf(data) else None
+    if not isinstance(data, (str, os.PathLike)):
+        return Catalog.from_hf(data, **how, **columns) if _is_hf(data) else None
     path = Path(os.path.expanduser(data))
     if path.suffix.lower() in (".yaml", ".yml") and path.is_file(): return Catalog.from_lightly(path, **how)
-    if (inside := path/"autotrain-data").is_dir(): return open_source(inside, on_bad, **columns) or Catalog.from_folder(inside)
-    return Catalog.from_hf(str(data)[5:] if str(data).startswith("hf://") else path, **how, **columns) if _is_hf(data) else None
+    project = path/"autotrain-data"
+    if project.is_dir(): return open_source(project, on_bad, **columns) or Catalog.from_folder(project)
+    if not _is_hf(data): return None
+    name = str(data)[5:] if str(data).startswith("hf://") else path
+    return Catalog.from_hf(name, **how, **columns)
 
 # %% ../../nbs/catalog/16_sources.ipynb #21d5063d
 _TAR = re.compile(r"\.(tar|tgz)(\.\w+)?$", re.I)
 
 def _files_in(folder): return [o for o in sorted(os.listdir(folder)) if not o.startswith(".")]
 
+def _are_paths(names): return all(isinstance(o, (str, os.PathLike)) for o in names)
+
+def _holds_shards(folder):
+    "Return whether a folder holds tar files, and no other folder"
+    files = _files_in(folder)
+    return any(_TAR.search(o) for o in files) and not any(os.path.isdir(os.path.join(folder, o)) for o in files)
+
 def _shards(data):
-    "Say whether this names tar shards"
+    "Return whether this names tar shards"
     names = data if isinstance(data, (list, tuple)) else [data]
-    if not names or not all(isinstance(o, (str, os.PathLike)) for o in names): return False
+    if not names or not _are_paths(names): return False
     if all(_TAR.search(str(o)) for o in names): return True
-    return len(names) == 1 and os.path.isdir(names[0]) and any(_TAR.search(o) for o in _files_in(names[0])) and not any(os.path.isdir(os.path.join(names[0], o)) for o in _files_in(names[0]))
+    return len(names) == 1 and os.path.isdir(names[0]) and _holds_shards(names[0])
+
+def _count_folders(folder): return sum(o.is_dir() for o in folder.iterdir())
 
 def _good_only(folder):
-    "Say whether this is a category of MVTec's: normal images to train on, normal and defective ones to test on"
+    "Return whether this is a category of MVTec's: normal images to train on, normal and defective ones to test on"
     train = folder/"train"
-    return (train/"good").is_dir() and (folder/"test").is_dir() and sum(o.is_dir() for o in train.iterdir()) == 1 and ((folder/"ground_truth").is_dir() or sum(o.is_dir() for o in (folder/"test").iterdir()) > 1)
+    test = folder/"test"
+    if not (train/"good").is_dir() or not test.is_dir() or _count_folders(train) != 1: return False
+    return (folder/"ground_truth").is_dir() or _count_folders(test) > 1
 
 def _mvtec_door(path):
     "Name the module for MVTec's folders, or return None"
     if not path.is_dir(): return None
     kinds = [path] if _good_only(path) else [o for o in sorted(path.iterdir()) if o.is_dir() and _good_only(o)]
     if not kinds: return None
-    module = "MVTec3D" if (kinds[0]/"train/good/rgb").is_dir() else "MVTecAD"
-    return (f"{safe_name(path.name)!r} has normal images to train on and defects to test on: it is for finding anomalies", f"{module}({str(kinds[0].parent)!r}, category={kinds[0].name!r})"
-            + (f"; {plural(len(kinds), 'category', 'categories')}: {listed([o.name for o in kinds])}" if path not in kinds else ""))
+    first = kinds[0]
+    module = "MVTec3D" if (first/"train/good/rgb").is_dir() else "MVTecAD"
+    fix = f"{module}({str(first.parent)!r}, category={first.name!r})"
+    if path not in kinds:
+        fix += f"; {plural(len(kinds), 'category', 'categories')}: {listed([o.name for o in kinds])}"
+    what = "has normal images to train on and defects to test on: it is for finding anomalies"
+    return f"{safe_name(path.name)!r} {what}", fix
+
+def _list_door(data):
+    "Name what to do with a list"
+    if _are_paths(data):
+        return (f"A list of {plural(len(data), 'path')} has no labels",
+                "Catalog.from_lists(paths, labels) makes data of it; to predict them: learn.predict(paths)")
+    inner = type(data[0]).__name__ if data else "nothing"
+    return (f"A {type(data).__name__} of {inner} is no set of images",
+            "For files and labels: Catalog.from_lists([path, …], [label, …])")
+
+def _items_door(data):
+    "Name what to do with a data set of items; torchvision's have a folder as root"
+    root = getattr(data, "root", None)
+    fix = "Learner((DataLoader(train, 32, shuffle=True), DataLoader(valid, 64)), model) trains on it"
+    if isinstance(root, (str, os.PathLike)) and os.path.isdir(root):
+        fix = f"ImageDataModule({str(root)!r}) reads its folder; or {fix}"
+    return f"A {type(data).__name__} gives items, not files", fix
+
+_ANY_DATA = "Give a folder, a CSV, a DataFrame, a built-in's name or a Catalog"
 
 def _object_door(data):
     "Name what to do with an object that is no path, or return None"
     kind = type(data).__name__
     if isinstance(data, (str, os.PathLike)): return None
-    if data is None: return "There is no data", "Give a folder, a CSV, a DataFrame, a built-in's name or a Catalog"
-    if isinstance(data, (list, tuple)) and all(isinstance(o, (str, os.PathLike)) for o in data): return f"A list of {plural(len(data), 'path')} has no labels", "Catalog.from_lists(paths, labels) makes data of it; to predict them: learn.predict(paths)"
-    if isinstance(data, (list, tuple)): return f"A {kind} of {type(data[0]).__name__ if data else 'nothing'} is no set of images", "For files and labels: Catalog.from_lists([path, …], [label, …])"
-    if hasattr(data, "__array__"): return f"An array of shape {tuple(data.shape)} has no files", "Learner((train, valid), model) takes loaders of (x, y), such as DataLoader(TensorDataset(x, y), 32); for all else save the images as files"
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        root = getattr(data, "root", None)        # torchvision's have one
-        folder = f"ImageDataModule({str(root)!r}) reads its folder; or " if isinstance(root, (str, os.PathLike)) and os.path.isdir(root) else ""
-        return f"A {kind} gives items, not files", folder + "Learner((DataLoader(train, 32, shuffle=True), DataLoader(valid, 64)), model) trains on it"
-    if hasattr(data, "__iter__"): return f"A {kind} can be read only in order", "Learner((train, valid), model) takes any two iterables of batches (x, y)"
-    return f"A {kind} is no set of images", "Give a folder, a CSV, a DataFrame, a built-in's name or a Catalog"
+    if data is None: return "There is no data", _ANY_DATA
+    if isinstance(data, (list, tuple)): return _list_door(data)
+    if hasattr(data, "__array__"):
+        return (f"An array of shape {tuple(data.shape)} has no files",
+                "Learner((train, valid), model) takes loaders of (x, y), such as "
+                "DataLoader(TensorDataset(x, y), 32); for all else save the images as files")
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"): return _items_door(data)
+    if hasattr(data, "__iter__"):
+        return (f"A {kind} can be read only in order",
+                "Learner((train, valid), model) takes any two iterables of batches (x, y)")
+    return f"A {kind} is no set of images", _ANY_DATA
 
-_FILE_DOORS = {(".zip", ".7z", ".rar", ".gz"): "Unpack it, and give the folder", (".parquet", ".json", ".jsonl", ".xlsx", ".xls", ".feather"): "Read it with pandas and give the DataFrame: columns image_path and label"}
+_FILE_DOORS = {
+    (".zip", ".7z", ".rar", ".gz"):
+        "Unpack it, and give the folder",
+    (".parquet", ".json", ".jsonl", ".xlsx", ".xls", ".feather"):
+        "Read it with pandas and give the DataFrame: columns image_path and label",
+}
 
 def _file_door(data):
     "Name what to do with an address or a file, or return None"
     path = Path(os.path.expanduser(data))
     suffix = path.suffix.lower()
-    if re.match(r"[a-z][a-z0-9+.-]*://", str(data), re.I): return f"{safe_name(data, 80)!r} is an address, and nothing is fetched from there", "Download and unpack it; shards are read from where they are: ShardedDataModule(url + '/{000..009}.tar')"
+    if re.match(r"[a-z][a-z0-9+.-]*://", str(data), re.I):
+        return (f"{safe_name(data, 80)!r} is an address, and nothing is fetched from there",
+                "Download and unpack it; shards are read from where they are: "
+                "ShardedDataModule(url + '/{000..009}.tar')")
     if not path.is_file(): return None
-    fix = next((text for suffixes,text in _FILE_DOORS.items() if suffix in suffixes), "Give the folder of images, or a table as .csv or .tsv")
+    fix = "Give the folder of images, or a table as .csv or .tsv"
+    for suffixes, text in _FILE_DOORS.items():
+        if suffix in suffixes: fix = text
     return f"{safe_name(path.name)!r} is one file", fix
 
 def refuse_strange(
     data # anything a person may call data
 ):
-    "Raise an error that names the right door for what is no classification data set"
-    if _shards(data): raise ConfigError("These are tar shards", safe_name(data, 80), "ShardedDataModule(…) reads them, from disk or from a URL")
+    "Raise an error that names what to use instead, for what is no classification data set"
+    if _shards(data):
+        raise ConfigError("These are tar shards", safe_name(data, 80),
+                          "ShardedDataModule(…) reads them, from disk or from a URL")
     door = _object_door(data)
     if door is None: door = _file_door(data) or _mvtec_door(Path(os.path.expanduser(data)))
-    if door: raise ConfigError(door[0], safe_name(data, 80) if isinstance(data, (str, os.PathLike)) else "", door[1])
+    if not door: return
+    what, fix = door
+    raise ConfigError(what, safe_name(data, 80) if isinstance(data, (str, os.PathLike)) else "", fix)
 
 # %% ../../nbs/catalog/16_sources.ipynb #035223b8
 def _ignoring(read, ignored):
     "Read a catalog and leave classes out of it, before it is asked whether train has them all"
     try: cat = read()
     except ClassMismatchError as e:
-        if not ignored or (cat := e.context.get("catalog")) is None: raise
+        cat = e.context.get("catalog") if ignored else None
+        if cat is None: raise
     if not ignored: return cat
     cat = cat.with_classes(ignore_classes=ignored)
     refuse_unknown_classes(cat, "Add rows of it to train, or put it into ignore_classes")
@@ -207,6 +307,10 @@ def _and_ignored(classes, ignored):
     if isinstance(classes, dict): return classes
     return [*classes, *(o for o in ignored if o not in classes)]
 
+def _given_options(options):
+    "Keep the options that are not None"
+    return {k:v for k, v in (options or {}).items() if v is not None}
+
 def open_table(
     data,              # a CSV or a DataFrame
     classes=None,      # names in the order of the outputs, or {id: name}; other labels are mistakes; default: all
@@ -215,48 +319,72 @@ def open_table(
     tables:dict=None   # whatever else `Catalog.from_csv` takes; None: its default
 )->Catalog:
     "Read a table, leaving classes out"
-    ignored,options = list(ignore_classes), {k:v for k,v in (tables or {}).items() if v is not None}
-    options = dict(classes=_and_ignored(classes, ignored)) | (dict(on_bad=on_bad) if on_bad else {}) | options
-    if isinstance(data, pd.DataFrame): return _ignoring(lambda: Catalog.from_table(data, **{k.removesuffix("_csv"):v for k,v in options.items()}), ignored)
+    ignored = list(ignore_classes)
+    options = dict(classes=_and_ignored(classes, ignored))
+    if on_bad: options["on_bad"] = on_bad
+    options |= _given_options(tables)
+    if isinstance(data, pd.DataFrame):
+        options = {k.removesuffix("_csv"):v for k, v in options.items()}
+        return _ignoring(lambda: Catalog.from_table(data, **options), ignored)
     return _ignoring(lambda: Catalog.from_csv(data, **options), ignored)
 
 _HF_COLUMNS = dict(image_column="image_column", label_column="target_column")     # what they are called for datasets
 
+def _hf_columns(tables):
+    "Translate the columns that are named for a table into a dataset's options"
+    given = _given_options(tables)
+    return {theirs:given[ours] for ours, theirs in _HF_COLUMNS.items() if ours in given}
+
+def _refuse_table_options(tables, columns):
+    "Refuse options of a table where none is read; `columns` serve a dataset"
+    given = [k for k in _given_options(tables) if _HF_COLUMNS.get(k) not in columns]
+    if given:
+        raise ConfigError(f"{', '.join(given)} say how to read a table, and none is given", "",
+                          "Give train_csv='….csv' too")
+
 def open_data(
-    data,              # a folder, a CSV, a DataFrame, a built-in's name, a Hugging Face dataset, an AutoTrain project, a LightlyTrain dictionary or YAML file, or a Catalog
+    data,                  # a folder, a table, a built-in's name, a Catalog, or anything else that `open_source` knows
     dataset_name:str=None, # a built-in; `data` is then where it is kept
-    valid:str=None,    # folder to validate on; default: val, valid, validation or dev
-    classes=None,      # names in the order of the outputs, or {id: name}; default: all
-    ignore_classes=(), # names to leave out
-    on_bad:str=None,   # rows of tables that cannot be used: "error", or "skip" to list them; default: "error"
-    tables:dict=None,  # how to read a table: val_csv, image_column and whatever else `Catalog.from_csv` takes
-    levels:int=None,   # of a folder: how many folders' names make the class; default: 1
-    split_folders:str=None # of a folder: whether folders called train, test_images, … are splits: "yes" or "no"; default: seen from what they hold
+    valid:str=None,        # folder to validate on; default: val, valid, validation or dev
+    classes=None,          # names in the order of the outputs, or {id: name}; default: all
+    ignore_classes=(),     # names to leave out
+    on_bad:str=None,       # rows of tables that cannot be used: "error", or "skip" to list them; default: "error"
+    tables:dict=None,      # how to read a table: val_csv, image_column and whatever else `Catalog.from_csv` takes
+    levels:int=None,       # of a folder: how many folders' names make the class; default: 1
+    split_folders:str=None # of a folder: "yes" if folders called train, test_images, … are splits, "no"; default: seen
 )->Catalog:
-    "Make a catalog of whatever was given, or say which door it belongs to"
-    folders = {k:v for k,v in dict(levels=levels, split_folders=split_folders).items() if v is not None}
+    "Make a catalog of whatever was given, or raise an error that names what to use instead"
+    folders = _given_options(dict(levels=levels, split_folders=split_folders))
     if isinstance(data, pd.DataFrame) or is_csv(data):
         _no_folder(folders)
         return open_table(data, classes, ignore_classes, on_bad, tables)
-    columns = {ours:v for k,ours in _HF_COLUMNS.items() if (v := (tables or {}).get(k)) is not None} if not dataset_name and _is_hf(data) else {}
-    if given := [k for k,v in (tables or {}).items() if v is not None and _HF_COLUMNS.get(k) not in columns]: raise ConfigError(f"{', '.join(given)} say how to read a table, and none is given", "", "Give train_csv='….csv' too")
+    columns = _hf_columns(tables) if not dataset_name and _is_hf(data) else {}
+    _refuse_table_options(tables, columns)
     if dataset_name: cat = Catalog.from_builtin(dataset_name, root=data)
     elif isinstance(data, Catalog): cat = data
-    elif (cat := open_source(data, on_bad, **columns)) is None: return _open_place(data, valid, classes, ignore_classes, folders | (dict(on_bad=on_bad) if on_bad else {}))
+    else: cat = open_source(data, on_bad, **columns)
+    if cat is None:
+        if on_bad: folders["on_bad"] = on_bad
+        return _open_place(data, valid, classes, ignore_classes, folders)
     _no_folder(folders)
     return cat.with_classes(classes, ignore_classes) if classes is not None or len(ignore_classes) else cat
 
 def _no_folder(options):
     "Refuse options of a folder where none is read"
-    if given := [k for k in options if k != "on_bad"]: raise ConfigError(f"{', '.join(given)} say how to read class folders, and none are given", "", "Leave it out, or give the folder")
+    given = [k for k in options if k != "on_bad"]
+    if given:
+        raise ConfigError(f"{', '.join(given)} say how to read class folders, and none are given", "",
+                          "Leave it out, or give the folder")
 
 def _plain_name(name): return "".join(c for c in str(name).lower() if c.isalnum())
 
 def _open_place(data, valid, classes, ignore_classes, folders):
     "Read a folder or a built-in"
     refuse_strange(data)
-    if Path(os.path.expanduser(data)).is_dir(): return Catalog.from_folder(data, valid=valid, classes=classes, ignore_classes=ignore_classes, **folders)
+    choice = dict(classes=classes, ignore_classes=ignore_classes)
+    if Path(os.path.expanduser(data)).is_dir(): return Catalog.from_folder(data, valid=valid, **choice, **folders)
     _no_folder(folders)
-    if _plain_name(data) in map(_plain_name, BUILTINS): return open_data(Catalog.from_builtin(data), classes=classes, ignore_classes=ignore_classes)
+    if _plain_name(data) in map(_plain_name, BUILTINS): return open_data(Catalog.from_builtin(data), **choice)
     if isinstance(data, str) and os.sep not in data: one_of(data, list(BUILTINS), "folder or built-in data set")
-    raise EmptyDatasetError(f"There is no folder {str(data)!r}", "", f"Give a folder with one sub-folder per class, or one of {', '.join(BUILTINS)}")
+    raise EmptyDatasetError(f"There is no folder {str(data)!r}", "",
+                            f"Give a folder with one sub-folder per class, or one of {', '.join(BUILTINS)}")

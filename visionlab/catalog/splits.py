@@ -18,23 +18,27 @@ from .catalog import multi_hot, Catalog
 # %% ../../nbs/catalog/07_splits.ipynb #a7b7e628
 def draw_lot(seed, name):
     "Draw a lot for `name`: the same on every machine"
-    return hashlib.blake2b(f"{int(seed)}\n{unicodedata.normalize('NFC', str(name))}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    text = f"{int(seed)}\n{unicodedata.normalize('NFC', str(name))}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 def deal_shares(counts, total):
     "Deal `total` places to classes by largest remainder: at least one each, and one left behind"
     counts = np.asarray(counts, dtype=np.int64)
-    low,high,n = np.minimum(counts-1, 1), counts-1, counts.sum()
+    n = counts.sum()
+    low = np.minimum(counts-1, 1)
+    high = counts-1
     got = np.clip(counts*total//n, low, high)
-    owed = lambda: counts*total - got*n   # in whole numbers, so that ties are ties on every machine
+    def owed(): return counts*total - got*n   # in whole numbers, so that ties are ties on every machine
     while got.sum() < total and (got < high).any(): got[np.where(got < high, owed(), -n*n).argmax()] += 1
     while got.sum() > total and (got > low).any(): got[np.where(got > low, owed(), n*n).argmin()] -= 1
     return got
 
 def deal_rows(rows, shares, seed):
     "Choose rows: in each class those with the lowest lots"
-    lots = {label:[] for label in shares}
-    for i,path,label in zip(rows.index, rows["path"], rows["label"]): lots[label].append((draw_lot(seed, path), i))
-    return [i for label,part in lots.items() for _,i in sorted(part)[:shares[label]]]
+    lots = {label: [] for label in shares}
+    for i, path, label in zip(rows.index, rows["path"], rows["label"]):
+        lots[label].append((draw_lot(seed, path), i))
+    return [i for label, part in lots.items() for _, i in sorted(part)[:shares[label]]]
 
 # %% ../../nbs/catalog/07_splits.ipynb #2a87d6e7
 def _wanted(units, shares):
@@ -43,68 +47,101 @@ def _wanted(units, shares):
     return np.stack([total-shares, shares]).astype(np.float64)
 
 def _deal_units(units, shares):
-    "Say which units go to val; `units` is (n, classes+1): how many images of each class, and of all"
-    want,side,left = _wanted(units, shares), np.full(len(units), -1), units[:,:-1].sum(0)
+    "Return which units go to val; `units` is (n, classes+1): how many images of each class, and of all"
+    want = _wanted(units, shares)
+    side = np.full(len(units), -1)
+    left = units[:, :-1].sum(0)
     while (left > 0).any():
         rarest = np.where(left > 0, left, left.max()+1).argmin()
-        for i in np.flatnonzero((side < 0) & (units[:,rarest] > 0)):
-            side[i] = (want[1,rarest], want[1,-1]) > (want[0,rarest], want[0,-1])
-            want[side[i]] -= units[i]; left -= units[i,:-1]
+        for i in np.flatnonzero((side < 0) & (units[:, rarest] > 0)):
+            side[i] = (want[1, rarest], want[1, -1]) > (want[0, rarest], want[0, -1])
+            want[side[i]] -= units[i]
+            left -= units[i, :-1]
     for i in np.flatnonzero(side < 0):
-        side[i] = int(want[1,-1] > want[0,-1])
+        side[i] = int(want[1, -1] > want[0, -1])
         want[side[i]] -= units[i]
     return side == 1
 
 def _deal_multilabel(rows, names, classes, n_val, seed):
     "Choose rows so that every class has its share of them"
-    unit = pd.factorize(pd.Series(names if names is not None else list(rows["path"])))
-    order = np.argsort([draw_lot(seed, o) for o in unit[1]])
-    place = np.argsort(order)[unit[0]]                     # each row's unit, counted in the order of the lots
+    number, unit_names = pd.factorize(pd.Series(names if names is not None else list(rows["path"])))
+    order = np.argsort([draw_lot(seed, o) for o in unit_names])
+    place = np.argsort(order)[number]                     # each row's unit, counted in the order of the lots
+    has_class = multi_hot(rows["label"], {c: i for i, c in enumerate(classes)})
     units = np.zeros((len(order), len(classes)+1), np.int64)
-    np.add.at(units, place, np.c_[multi_hot(rows["label"], {c:i for i,c in enumerate(classes)}), np.ones(len(rows))].astype(np.int64))
+    np.add.at(units, place, np.c_[has_class, np.ones(len(rows))].astype(np.int64))
     total = units.sum(0)
-    shares = np.clip(total*n_val/len(rows), np.clip(total-1, 0, 1), np.maximum(total-1, 0))      # one at least, and one left behind
+    least = np.clip(total-1, 0, 1)        # one image of each class,
+    most = np.maximum(total-1, 0)         # and one left behind
+    shares = np.clip(total*n_val/len(rows), least, most)
     return rows.index[_deal_units(units, shares)[place]]
 
 # %% ../../nbs/catalog/07_splits.ipynb #03b0b9f0
 def _closer(group, got, shares):
-    "Say how much closer `val` comes to its shares when a group joins; below zero: further away"
-    return -sum((2*(got[c]-shares[c]) + n)*n/max(shares[c], 1) for c,n in group.items())
+    "Return how much closer `val` comes to its shares when a group joins; below zero: further away"
+    return -sum((2*(got[c]-shares[c]) + n)*n/max(shares[c], 1) for c, n in group.items())
+
+def _label_counts(names, labels):
+    "Count the labels in each group: {group: Counter}"
+    groups = {}
+    for name, label in zip(names, labels): groups.setdefault(name, Counter())[label] += 1
+    return groups
 
 def _deal_groups(rows, names, shares, seed):
     "Choose rows by whole groups"
-    groups,total,got,chosen = {}, Counter(rows["label"]), Counter(), set()
-    for name,label in zip(names, rows["label"]): groups.setdefault(name, Counter())[label] += 1
-    spares = lambda o: all(got[c]+n < total[c] for c,n in groups[o].items())
-    fits = lambda o: all(got[c]+n <= shares[c] for c,n in groups[o].items())
-    def join(name): chosen.add(name); got.update(groups[name])
+    groups = _label_counts(names, rows["label"])
+    total = Counter(rows["label"])
+    got = Counter()
+    chosen = set()
+    def spares(o): return all(got[c]+n < total[c] for c, n in groups[o].items())
+    def fits(o): return all(got[c]+n <= shares[c] for c, n in groups[o].items())
+    def gain(o): return _closer(groups[o], got, shares)
+    def join(o):
+        chosen.add(o)
+        got.update(groups[o])
     order = sorted(groups, key=lambda o: draw_lot(seed, o))
     for o in order:
         if fits(o) and spares(o): join(o)
     for o in sorted(order, key=lambda o: groups[o].total()):
-        if o not in chosen and spares(o) and _closer(groups[o], got, shares) > 0: join(o)
-    if not chosen and (able := [o for o in order if spares(o)]): join(max(able, key=lambda o: _closer(groups[o], got, shares)))
-    return [i for i,name in zip(rows.index, names) if name in chosen]
+        if o not in chosen and spares(o) and gain(o) > 0: join(o)
+    if not chosen:
+        able = [o for o in order if spares(o)]
+        if able: join(max(able, key=gain))
+    return [i for i, name in zip(rows.index, names) if name in chosen]
 
 def group_names(rows, group_col):
     "Name each row's group; rows of one file are a group in any case"
     if group_col is None: return list(rows["path"]) if rows["path"].duplicated().any() else None
     one_of(group_col, list(rows.columns), "column")
-    if (n := int(rows[group_col].isna().sum())): raise DataError(f"{plural(n, 'row has', 'rows have')} no {group_col!r}", "", "Fill the column; a value of its own makes an image a group of its own")
+    missing = int(rows[group_col].isna().sum())
+    if missing:
+        raise DataError(
+            f"{plural(missing, 'row has', 'rows have')} no {group_col!r}", "",
+            "Fill the column; a value of its own makes an image a group of its own")
     return [str(o) for o in rows[group_col]]
 
 # %% ../../nbs/catalog/07_splits.ipynb #4f4f0692
 def _val_size(val_split, n):
     "Turn a fraction or a number into a number of images"
-    if isinstance(val_split, (int, np.integer)) and not isinstance(val_split, bool) and 0 < val_split < n: return int(val_split)
+    whole = isinstance(val_split, (int, np.integer)) and not isinstance(val_split, bool)
+    if whole and 0 < val_split < n: return int(val_split)
     if isinstance(val_split, (float, np.floating)) and 0 < val_split < 1: return max(1, round(val_split*n))
-    raise ConfigError(f"val_split={val_split!r} does not work for {plural(n, 'training image')}", "", "Give a fraction between 0 and 1, or a smaller number of images")
+    raise ConfigError(
+        f"val_split={val_split!r} does not work for {plural(n, 'training image')}", "",
+        "Give a fraction between 0 and 1, or a smaller number of images")
 
 def _deal_classes(rows, names, n_val, seed):
     "Choose rows by class, or by groups as near to it as they go"
     counts = dict(sorted(Counter(rows["label"]).items()))
     shares = dict(zip(counts, deal_shares(list(counts.values()), n_val).tolist()))
     return deal_rows(rows, shares, seed) if names is None else _deal_groups(rows, names, shares, seed)
+
+def _to_split(cat):
+    "Return the labelled training rows of a catalog"
+    rows = cat.frame[(cat.frame["split"] == "train") & cat.frame["label"].notna()]
+    if len(rows): return rows
+    splits = f"Splits here: {', '.join(cat.splits) or 'none'}"
+    raise EmptyDatasetError("There is no labelled training image to split", cat.source, splits)
 
 @patch
 def split(self:Catalog,
@@ -114,11 +151,17 @@ def split(self:Catalog,
 )->Catalog:
     "Make part of train the validation set, if there is none"
     if "val" in self.splits: return self
-    if not isinstance(seed, (int, np.integer)): raise ConfigError(f"seed={seed!r} is not a whole number", "", "Give one; 0 is a seed like any other")
-    rows = self.frame[(self.frame["split"] == "train") & self.frame["label"].notna()]
-    if not len(rows): raise EmptyDatasetError("There is no labelled training image to split", self.source, f"Splits here: {', '.join(self.splits) or 'none'}")
-    n_val,names = _val_size(val_split, len(rows)), group_names(rows, group_col)
-    chosen = _deal_multilabel(rows, names, self.classes, n_val, seed) if self.task == "multilabel" else _deal_classes(rows, names, n_val, seed)
-    if not len(chosen): raise DataError("No validation image can be spared: every class would lose its last image or its only group", self.source, "Add images, or make a val folder")
+    if not isinstance(seed, (int, np.integer)):
+        raise ConfigError(f"seed={seed!r} is not a whole number", "", "Give one; 0 is a seed like any other")
+    rows = _to_split(self)
+    n_val = _val_size(val_split, len(rows))
+    names = group_names(rows, group_col)
+    if self.task == "multilabel": chosen = _deal_multilabel(rows, names, self.classes, n_val, seed)
+    else: chosen = _deal_classes(rows, names, n_val, seed)
+    if not len(chosen):
+        raise DataError(
+            "No validation image can be spared: every class would lose its last image or its only group", self.source,
+            "Add images, or make a val folder")
     frame = self.frame.assign(split=self.frame["split"].mask(self.frame.index.isin(chosen), "val"))
-    return replace(self, frame=frame, info=self.info | dict(split=dict(val_split=val_split, seed=int(seed), group_col=group_col)))
+    how = dict(val_split=val_split, seed=int(seed), group_col=group_col)
+    return replace(self, frame=frame, info=self.info | dict(split=how))

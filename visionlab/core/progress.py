@@ -41,15 +41,25 @@ def progress_mode(
 # %% ../../nbs/core/06_progress.ipynb #76ed97ea
 def clock(seconds:float)->str:
     "Write a duration as 0:07 or 1:02:03"
-    s = int(seconds + .5)
-    h,m,s = s//3600, s//60%60, s%60
-    return f"{h}:{m:02}:{s:02}" if h else f"{m}:{s:02}"
+    total = int(seconds + .5)
+    hours = total//3600
+    minutes = total//60%60
+    rest = total%60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 def cell(name:str, value)->str:
     "Write one number of the table"
     if isinstance(value, int): return str(value)
     if name == "time": return clock(value)
     return f"{value:.2e}" if name == "lr" else f"{value:.4f}"
+
+def _html_cell(tag, text):
+    "Write one cell of the HTML table"
+    return f"<{tag} style='text-align:right;padding:1px 12px 1px 0'>{escape(text)}</{tag}>"
+
+def _html_row(tag, texts):
+    "Write one row of the HTML table"
+    return "<tr>" + "".join(_html_cell(tag, o) for o in texts) + "</tr>"
 
 class ProgressTable:
     "Show a bar for the running epoch and a row for each finished one"
@@ -60,10 +70,16 @@ class ProgressTable:
         every:float=.1    # seconds between two updates of the bar
     ):
         self.stream = stream or sys.stdout
-        self.columns,self.mode,self.every = list(columns), mode or progress_mode(self.stream), every
-        self.rows,self.bar,self._last,self._handle,self._width = [], "", 0., None, 0
+        self.columns = list(columns)
+        self.mode = mode or progress_mode(self.stream)
+        self.every = every
+        self.rows = []
+        self.bar = ""             # or (epoch, epochs, share, note)
+        self._last = 0.           # when the bar moved
+        self._handle = None       # of the HTML that is shown
+        self._width = 0           # of the bar in text
         self.widths = [max(len(c), 8) for c in self.columns]
-        if self.mode in ("text", "plain"): self._line("  ".join(f"{c:>{w}}" for c,w in zip(self.columns, self.widths)))
+        if self.mode in ("text", "plain"): self._line(self._in_columns(self.columns))
         elif self.mode == "html": self._draw()
 
     def update(self, epoch, epochs, step, steps, note=""):
@@ -81,37 +97,52 @@ class ProgressTable:
         self.rows.append([cell(c, values[c]) if values.get(c) is not None else "" for c in self.columns])
         self.bar = ""
         if self.mode == "html": self._draw()
-        elif self.mode != "off": self._line("  ".join(f"{v:>{w}}" for v,w in zip(self.rows[-1], self.widths)))
+        elif self.mode != "off": self._line(self._in_columns(self.rows[-1]))
 
     def close(self, message:str=""):
         "Leave the table as it is, with a closing word"
         self.bar = ""
         if self.mode == "html": self._draw(message)
-        elif self.mode != "off": self._line(message) if message else self._text_bar("")
+        elif self.mode == "off": return
+        elif message: self._line(message)
+        else: self._text_bar("")
+
+    def _in_columns(self, texts):
+        "Write texts under each other's columns"
+        return "  ".join(f"{o:>{width}}" for o,width in zip(texts, self.widths))
+
+    def _write(self, text):
+        self.stream.write(text)
+        self.stream.flush()
 
     def _text_bar(self, text):
+        "Write the bar over the one before; without text, remove it"
         if self.mode != "text": return
-        self.stream.write("\r" + text[:110].ljust(self._width)); self.stream.flush()
-        self._width = len(text[:110]) if text else 0
-        if not text: self.stream.write("\r"); self.stream.flush()
+        text = text[:110]
+        self._write("\r" + text.ljust(self._width))
+        self._width = len(text)
+        if not text: self._write("\r")
 
     def _line(self, text):
         if self.mode == "text": self._text_bar("")
-        self.stream.write(text + "\n"); self.stream.flush()
+        self._write(text + "\n")
 
     def html(self, message="")->str:
         "Write the table as it stands"
-        td = lambda tag, o: f"<{tag} style='text-align:right;padding:1px 12px 1px 0'>{escape(o)}</{tag}>"
-        rows = "".join("<tr>" + "".join(td("td", v) for v in r) + "</tr>" for r in self.rows)
-        head = "<tr>" + "".join(td("th", c) for c in self.columns) + "</tr>"
-        return f"<table aria-label='training progress'><thead>{head}</thead><tbody>{rows}</tbody></table>{self._html_bar()}{f'<p>{escape(message)}</p>' if message else ''}"
+        head = _html_row("th", self.columns)
+        rows = "".join(_html_row("td", o) for o in self.rows)
+        table = f"<table aria-label='training progress'><thead>{head}</thead><tbody>{rows}</tbody></table>"
+        closing = f"<p>{escape(message)}</p>" if message else ""
+        return f"{table}{self._html_bar()}{closing}"
 
     def _html_bar(self):
         if not self.bar: return ""
-        epoch,epochs,share,note = self.bar
-        return f"<div><progress value='{share:.3f}' max='1' aria-label='this epoch'></progress> epoch {epoch} of {epochs} {escape(note)}</div>"
+        epoch, epochs, share, note = self.bar
+        bar = f"<progress value='{share:.3f}' max='1' aria-label='this epoch'></progress>"
+        return f"<div>{bar} epoch {epoch} of {epochs} {escape(note)}</div>"
 
     def _draw(self, message=""):
         from IPython.display import HTML, display
-        if self._handle is None: self._handle = display(HTML(self.html(message)), display_id=True)
-        else: self._handle.update(HTML(self.html(message)))
+        shown = HTML(self.html(message))
+        if self._handle is None: self._handle = display(shown, display_id=True)
+        else: self._handle.update(shown)

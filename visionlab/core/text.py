@@ -90,5 +90,8 @@ def listed(names, n=5):
 # %% ../../nbs/core/03_text.ipynb #984ee39d
 def align_columns(rows):
     "Align the first column left and the others right"
-    width = [max(len(str(r[i])) for r in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(str(o).ljust(w) if i == 0 else str(o).rjust(w) for i,(o,w) in enumerate(zip(r, width))) for r in rows)
+    width = [max(len(str(o)) for o in column) for column in zip(*rows)]
+    def aligned(row):
+        first = str(row[0]).ljust(width[0])
+        return "  ".join([first, *(str(o).rjust(w) for o, w in zip(row[1:], width[1:]))])
+    return "\n".join(aligned(row) for row in rows)

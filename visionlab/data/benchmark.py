@@ -29,23 +29,40 @@ class LoaderSpeed:
 
     def _rows(self):
         whole = sum(self.steps.values()) or 1
-        return [("Images a second", f"{self.images_per_second:,.0f}"), ("First batch", f"{self.first_batch*1000:.0f} ms"), ("Processors busy", f"{self.cpu_share:.0%}"),
-                ("Pixels from", f"{self.tier}, {self.workers} workers"), *[(f"  {k}", f"{v*1e6:,.0f} µs an image, {v/whole:.0%}") for k,v in self.steps.items()], ("Advice", self.advice)]
-    def __repr__(self): return "\n".join(f"{k:<20} {v}" for k,v in self._rows())
+        steps = [(f"  {name}", f"{seconds*1e6:,.0f} µs an image, {seconds/whole:.0%}")
+                 for name, seconds in self.steps.items()]
+        return [
+            ("Images a second", f"{self.images_per_second:,.0f}"),
+            ("First batch", f"{self.first_batch*1000:.0f} ms"),
+            ("Processors busy", f"{self.cpu_share:.0%}"),
+            ("Pixels from", f"{self.tier}, {self.workers} workers"),
+            *steps,
+            ("Advice", self.advice)]
+
+    def __repr__(self): return "\n".join(f"{name:<20} {text}" for name, text in self._rows())
+
     def _repr_html_(self): return html_table(self._rows(), caption="Loader")
 
 def _run(loader, seconds):
     "Iterate for some seconds: (images a second, seconds to the first batch, share of the processors)"
-    start,cpu,n,first,warm = time.perf_counter(), 0., 0, None, None
+    start = time.perf_counter()
+    cpu = 0.             # processor seconds at the first batch
+    n = 0                # images after it
+    first = None         # seconds to it
+    warm = None          # when it came
     while first is None or time.perf_counter() - warm < seconds:
         began = time.perf_counter()
         for batch in loader:
-            if first is None: first,warm,cpu = time.perf_counter()-start, time.perf_counter(), time.process_time()
+            if first is None:
+                warm = time.perf_counter()
+                first = warm - start
+                cpu = time.process_time()
             else: n += len(batch.index)
             if time.perf_counter() - warm > seconds: break
         if time.perf_counter() - began < 1e-4: break
     wall = max(time.perf_counter()-warm, 1e-9)
-    return n/wall, first, (time.process_time()-cpu)/wall/usable_cpus()
+    cpu_share = (time.process_time()-cpu)/wall/usable_cpus()
+    return n/wall, first, cpu_share
 
 def _timed(steps, name, f, *args):
     start = time.perf_counter()
@@ -55,37 +72,52 @@ def _timed(steps, name, f, *args):
 
 def _one_image(loader, i, u, steps):
     "Take row `i` through the steps, keeping the time of each"
-    images,frame,size = loader.images, loader.pipeline.frame, loader.pipeline.size
+    images = loader.images
+    frame, size = loader.pipeline.frame, loader.pipeline.size
     if images.files is not None and not images.keep:
         data = _timed(steps, "read", images._encoded, i)
         image = _timed(steps, "decode", images._decode, data, i)
     else: image = _timed(steps, "look up", images.__getitem__, i)
     if isinstance(frame, Custom): return _timed(steps, "your transform", frame, image, size)
-    x = torch.from_numpy(np.ascontiguousarray(_timed(steps, "cut and resize", frame, image, size, u))).permute(2, 0, 1)[None]
+    framed = _timed(steps, "cut and resize", frame, image, size, u)
+    x = torch.from_numpy(np.ascontiguousarray(framed)).permute(2, 0, 1)[None]
     _timed(steps, "augment and normalise", loader.finish, x, loader.ids[:1], 0)
 
 def _step_times(loader, n=24):
     "Measure the steps of a few images, one after another: median seconds of each"
     if loader.tier == "resident": return {}
-    threads,steps = torch.get_num_threads(), {}
+    steps = {}
+    threads = torch.get_num_threads()
     rows = loader.ids[::max(1, len(loader.ids)//n)][:n]
     numbers = loader._numbers(rows, 0)
     torch.set_num_threads(1)
     try:
-        for i,u in zip(rows, numbers): _one_image(loader, i, u, steps)
+        for i, u in zip(rows, numbers): _one_image(loader, i, u, steps)
     finally: torch.set_num_threads(threads)
-    return {k:statistics.median(v) for k,v in steps.items()}
+    return {k:statistics.median(v) for k, v in steps.items()}
 
 def _advise(tier, cpu_share, workers, steps):
-    "Say in one sentence what would make the loader faster"
+    "Name in one sentence what would make the loader faster"
     if tier == "resident": return "All pixels are in memory at the model's size: there is nothing to gain."
     whole = sum(steps.values()) or 1
-    share = lambda *names: sum(steps.get(o, 0) for o in names)/whole
-    if share("your transform") > .5: return f"Your transform takes {share('your transform'):.0%} of the time: operations of visionlab, or Pipeline.from_torchvision where it can read yours, are several times faster."
-    if share("read") > .4: return f"Reading files takes {share('read'):.0%} of the time: copy them to a local disk, or keep decoded images with cache='ram'."
-    if cpu_share < .6 and workers < usable_cpus(): return f"The processors are only {cpu_share:.0%} busy: num_workers={usable_cpus()} would use them."
-    if share("read", "decode") > .4: return f"Reading and decoding take {share('read', 'decode'):.0%} of the time: cache='ram' or cache='disk' pays for that once, not every epoch."
-    if share("augment and normalise") > .4: return f"Augmentation takes {share('augment and normalise'):.0%} of the time: a lighter preset is faster, and on a GPU it runs there."
+    def share(*names): return sum(steps.get(o, 0) for o in names)/whole
+    own = share("your transform")
+    if own > .5:
+        return (f"Your transform takes {own:.0%} of the time: operations of visionlab, or Pipeline.from_torchvision "
+                "where it can read yours, are several times faster.")
+    if share("read") > .4:
+        return (f"Reading files takes {share('read'):.0%} of the time: copy them to a local disk, "
+                "or keep decoded images with cache='ram'.")
+    if cpu_share < .6 and workers < usable_cpus():
+        return f"The processors are only {cpu_share:.0%} busy: num_workers={usable_cpus()} would use them."
+    reading = share("read", "decode")
+    if reading > .4:
+        return (f"Reading and decoding take {reading:.0%} of the time: cache='ram' or cache='disk' "
+                "pays for that once, not every epoch.")
+    augmenting = share("augment and normalise")
+    if augmenting > .4:
+        return (f"Augmentation takes {augmenting:.0%} of the time: a lighter preset is faster, "
+                "and on a GPU it runs there.")
     return "The time goes evenly into all steps: more processors are what would help, or smaller images."
 
 def benchmark_loader(
@@ -97,7 +129,8 @@ def benchmark_loader(
     if isinstance(data, ImageDataModule): data.setup()
     loader = data if isinstance(data, Loader) else data.loader(split, train=split == "train")
     epoch = loader.epoch
-    try: rate,first,cpu = _run(loader, seconds)
+    try: rate, first, cpu = _run(loader, seconds)
     finally: loader.epoch = epoch       # training later sees the epochs it would have seen
     steps = _step_times(loader)
-    return LoaderSpeed(rate, first, min(cpu, 1.), loader.tier, loader.workers, steps, _advise(loader.tier, cpu, loader.workers, steps))
+    advice = _advise(loader.tier, cpu, loader.workers, steps)
+    return LoaderSpeed(rate, first, min(cpu, 1.), loader.tier, loader.workers, steps, advice)

@@ -39,31 +39,45 @@ def kept_size(
     height:int, width:int, # of an image
     keep                   # True, or the shorter side wanted
 )->tuple: # (height, width)
-    "Say which size an image is kept at"
+    "Return the size an image is kept at"
     short = min(height, width)
-    return (height, width) if keep is True or not keep or short <= keep else tuple(max(keep, round(o*keep/short)) for o in (height, width))
+    if keep is True or not keep or short <= keep: return height, width
+    return tuple(max(keep, round(o*keep/short)) for o in (height, width))
 
 _SHARES = dict(device=.4, ram=.25, disk=1.)              # of what is free, when nobody asked for a place by name
 _PLACES = dict(device="device memory", ram="memory", disk="disk")
 _FILLED = dict(device=.9, ram=.8, disk=1.)               # when somebody did
 
-CACHES = ("auto", "device", "ram", "disk", "small", "small-device", "small-ram", "small-disk")     # "small" permits copies that are smaller than the files' pictures
+# "small" permits copies that are smaller than the files' pictures
+CACHES = ("auto", "device", "ram", "disk", "small", "small-device", "small-ram", "small-disk")
 
 def _kinds(tier, keep, small, sizes):
-    "List the sizes that may be kept in a place, best first; on a device pictures of several sizes would have to be brought to one"
+    "List the sizes a place may keep, best first; on a device, several sizes would have to be brought to one"
     whole = () if tier == "device" and _one_size(sizes, True) is None else (True,)
     return (*whole, keep) if small else whole
 
 def _fitting(tiers, need, kinds, free, share, tiny):
-    "Go through (tier, keep, need, budget), best first"
+    "Yield each (tier, keep, need, budget), best first"
     for tier in tiers:
-        if (room := getattr(free, tier)) is None: continue
-        budget = int(room*share[tier])
-        whole = min(budget, free.ram//2) if tier == "disk" and len(tiers) > 1 and not tiny else budget      # what memory can hold too is read fast
-        for k in kinds(tier): yield tier, k, need(k), whole if k is True else budget
+        room = getattr(free, tier)
+        if room is None: continue
+        budget = whole_budget = int(room*share[tier])
+        if tier == "disk" and len(tiers) > 1 and not tiny:
+            whole_budget = min(budget, free.ram//2)      # what memory can hold too is read fast
+        for k in kinds(tier):
+            yield tier, k, need(k), whole_budget if k is True else budget
+
+def _is_bytes(cache): return isinstance(cache, (int, np.integer)) and not isinstance(cache, bool)
+
+def _places_asked(cache):
+    "Return where images may be kept, best first, and the share of what is free that they may take there"
+    if _is_bytes(cache): return ("ram",), dict.fromkeys(_FILLED, 1.)
+    place = cache.removeprefix("small").removeprefix("-") or "auto"
+    if place == "auto": return ("device", "ram", "disk"), _SHARES
+    return (place,), _FILLED
 
 def plan_cache(
-    cache,        # "auto", "device", "ram", "disk", a number of bytes of memory, or None: pictures are kept whole or not at all; "small", "small-device", "small-ram" or "small-disk": reduced where they do not fit whole
+    cache,        # a name in `CACHES` ("small…": reduced where they do not fit whole), bytes of memory, or None
     sizes,        # (height, width) of a sample of the images
     n:int,        # how many there are
     channels:int,
@@ -71,45 +85,60 @@ def plan_cache(
     free:Free=None # default: what is free now, without the device
 )->CachePlan:
     "Decide where decoded images are kept, and, where reduced ones were asked for, at which size"
-    whole_bytes = isinstance(cache, (int, np.integer)) and not isinstance(cache, bool)
-    if cache is not None and not whole_bytes: one_of(cache, CACHES, "cache")
     if cache is None: return _stream("cache=None")
+    if not _is_bytes(cache): one_of(cache, CACHES, "cache")
     if not len(sizes): return _stream("no image's size could be read")
-    free,keep = free or free_space(), max(1, round(side*8/7))
-    need = lambda k: int(np.mean([np.prod(kept_size(h, w, k)) for h,w in sizes])*channels*n)
+    free = free or free_space()
+    if _is_bytes(cache): free = Free(int(cache))
+    keep = max(1, round(side*8/7))
     small = str(cache).startswith("small")
-    place = "ram" if whole_bytes else cache.removeprefix("small").removeprefix("-") or "auto"
-    tiers = ("device", "ram", "disk") if place == "auto" else (place,)
-    if whole_bytes: free = Free(int(cache))
-    share = _SHARES if place == "auto" else dict.fromkeys(_FILLED, 1.) if whole_bytes else _FILLED
-    options = list(_fitting(tiers, need, lambda tier: _kinds(tier, keep, small, sizes), free, share, need(keep) == need(True)))
-    for tier,k,b,budget in options:
-        if b <= budget: return CachePlan(tier, k, b, _one_size(sizes, k), budget, _reason(tier, k, b, need(True)))
+    tiers, share = _places_asked(cache)
+
+    def kinds(tier): return _kinds(tier, keep, small, sizes)
+    def need(k):
+        pixels = np.mean([np.prod(kept_size(h, w, k)) for h, w in sizes])
+        return int(pixels*channels*n)
+
+    options = list(_fitting(tiers, need, kinds, free, share, need(keep) == need(True)))
+    for tier, k, b, budget in options:
+        if b <= budget:
+            reason = _reason(tier, k, b, need(True))
+            return CachePlan(tier, k, b, _one_size(sizes, k), budget, reason)
     if not options: return _stream(_no_place(tiers[0], free))
     return _stream(_no_room(options, small, need(keep)))
 
 def _no_place(tier, free):
     "Say why nothing can be kept in a place"
-    if getattr(free, tier) is None: return f"there is no {_PLACES[tier]} to keep them in"
-    return f"they have several sizes, and {_PLACES[tier]} holds pictures of one size unless smaller copies are asked for by cache='small-device'"
+    place = _PLACES[tier]
+    if getattr(free, tier) is None: return f"there is no {place} to keep them in"
+    return (f"they have several sizes, and {place} holds pictures of one size unless smaller copies are asked for "
+            "by cache='small-device'")
 
 def _no_room(options, small, least):
     "Say what would not fit where"
-    smallest = options[-1][1]
-    places = " or ".join(f"{show_bytes(b)} of {_PLACES[t]}" for t,k,_,b in options if k == smallest)
+    smallest, whole = options[-1][1:3]
+    places = " or ".join(f"{show_bytes(b)} of {_PLACES[t]}" for t, k, _, b in options if k == smallest)
     if small: return f"{show_bytes(least)} would not fit into {places}"
-    return f"whole they would take {show_bytes(options[-1][2])}, more than {places}; cache='small' keeps smaller copies, about {show_bytes(least)}, and trains on other pixels: crops of a part are enlarged and lose sharpness"
+    return (f"whole they would take {show_bytes(whole)}, more than {places}; cache='small' keeps smaller copies, "
+            f"about {show_bytes(least)}, and trains on other pixels: crops of a part are enlarged and lose sharpness")
 
-def _stream(why): return CachePlan("stream", False, 0, None, 0, f"stream: decoded every epoch, because {why}")
+def _stream(why):
+    return CachePlan("stream", False, 0, None, 0, f"stream: decoded every epoch, because {why}")
 
 def _one_size(sizes, keep):
-    kept = {kept_size(h, w, keep) for h,w in sizes}
+    kept = {kept_size(h, w, keep) for h, w in sizes}
     return kept.pop() if len(kept) == 1 else None
 
+_DONE_WITH_THEM = dict(device="decoded once, then kept on the device",
+                       ram="decoded once and kept",
+                       disk="decoded once into a file that lasts, kept")
+
 def _reason(tier, keep, n, whole):
-    place = dict(device="device: decoded once, then kept on the device", ram="ram: decoded once and kept", disk="disk: decoded once into a file that lasts, kept")[tier]
+    place = f"{tier}: {_DONE_WITH_THEM[tier]}"
     if keep is True: return f"{place} whole, about {show_bytes(n)}"
-    return f"{place} at {keep} px shorter side, about {show_bytes(n)} (whole they would take {show_bytes(whole)}), as asked: training crops are cut from these smaller copies, not from the files, so small crops are enlarged and less sharp"
+    return (f"{place} at {keep} px shorter side, about {show_bytes(n)} (whole they would take {show_bytes(whole)}), "
+            "as asked: training crops are cut from these smaller copies, not from the files, "
+            "so small crops are enlarged and less sharp")
 
 # %% ../../nbs/data/03_cache_plan.ipynb #a1335a6d
 def _number(path):
@@ -117,22 +146,34 @@ def _number(path):
     text = Path(path).read_text().strip()
     return float("inf") if text == "max" else int(text)
 
+# files of a control group, version 2 and 1: what it may take, what it takes, and where the idle part of that stands
+_CONTROL_GROUPS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
+
 def _container_memory(root="/sys/fs/cgroup"):
     "Read how much memory this container leaves, in bytes"
     root = Path(root)
-    for limit,used,stat,idle in (("memory.max", "memory.current", "memory.stat", "inactive_file"),
-                                 ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file")):
+    for limit, used, stat, idle in _CONTROL_GROUPS:
         try:
             files = dict(o.split() for o in (root/stat).read_text().splitlines())
             return _number(root/limit) - _number(root/used) + int(files.get(idle, 0))
         except (OSError, ValueError): pass
     return float("inf")
 
+def _machine_memory():
+    "Read how many bytes of memory the system has available; half of all where it does not say"
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(o.split()[1])*1024 for o in lines if o.startswith("MemAvailable"))
+    except (OSError, StopIteration): pass
+    if not hasattr(os, "sysconf"): return 4*2**30
+    return os.sysconf("SC_PAGE_SIZE")*os.sysconf("SC_PHYS_PAGES")//2
+
 def free_memory()->int:
     "Read how many bytes of memory this process may still use"
-    try: free = next(int(o.split()[1])*1024 for o in Path("/proc/meminfo").read_text().splitlines() if o.startswith("MemAvailable"))
-    except (OSError, StopIteration): free = os.sysconf("SC_PAGE_SIZE")*os.sysconf("SC_PHYS_PAGES")//2 if hasattr(os, "sysconf") else 4*2**30
-    return max(0, int(min(free, _container_memory())))
+    return max(0, int(min(_machine_memory(), _container_memory())))
 
 def read_bytes_count(
     text,        # such as "20GB"
@@ -141,8 +182,11 @@ def read_bytes_count(
     "Read a number of bytes: 2000000, `500MB`, `1.5 TB`"
     text = str(text).strip().upper().replace("IB", "B").removesuffix("B")
     power = "KMGT".find(text[-1:]) + 1 if text[-1:] else 0
-    try: return int(float(text[:-1] if power else text)*2**(10*power))
-    except ValueError: raise ConfigError(f"{text!r} is not a number of bytes", where, "Write it as 500MB, 20GB or 1.5TB") from None
+    number = text[:-1] if power else text
+    try:
+        return int(float(number)*2**(10*power))
+    except ValueError:
+        raise ConfigError(f"{text!r} is not a number of bytes", where, "Write it as 500MB, 20GB or 1.5TB") from None
 
 def cache_folder(folder=None)->Path:
     "Return the folder of pixel caches"
@@ -160,7 +204,7 @@ def bytes_on_disk(path):
     return s.st_blocks*512 if hasattr(s, "st_blocks") else s.st_size
 
 def cache_limit(folder=None)->int: # 0 where nothing can be written
-    "Say how many bytes pixel caches may take together"
+    "Return how many bytes pixel caches may take together"
     folder = cache_folder(folder)
     home = _existing(folder)
     if not os.access(home, os.W_OK): return 0
@@ -173,8 +217,9 @@ def free_space(
     device=None  # where the model is, if the transforms can run there
 )->Free:
     "Read what is free"
-    device = torch.device(device) if device else None
-    on_device = torch.cuda.mem_get_info(device)[0] if device is not None and device.type == "cuda" else None
+    on_device = None
+    if device and torch.device(device).type == "cuda":
+        on_device = torch.cuda.mem_get_info(torch.device(device))[0]
     return Free(free_memory(), on_device, cache_limit(folder) or None)
 
 def image_sizes(
@@ -182,8 +227,10 @@ def image_sizes(
     n:int=64    # images looked at, spread over the catalog
 )->list: # (height, width)
     "Read the sizes of some images without decoding them"
-    sources,ids = catalog.sources, catalog.frame.index
+    sources = catalog.sources
+    ids = catalog.frame.index
     def one(i):
         try: return tuple(image_size(sources[i]))
         except VisionlabError: return None
-    return [o for o in map(one, ids[::max(1, len(ids)//n)][:n]) if o]
+    step = max(1, len(ids)//n)
+    return [o for o in map(one, ids[::step][:n]) if o]

@@ -22,21 +22,30 @@ def _head_of(path):
 
 def _describe(path):
     "Read what a cache file is about; None if it is gone"
-    try: head,stat = _head_of(path) or {}, os.stat(path)
+    try:
+        head = _head_of(path) or {}
+        stat = os.stat(path)
     except OSError: return None
     about = head.get("about", {})
-    return dict(source=about.get("source", "?" if head else "not readable"), images=about.get("images", head.get("n", 0)), kept={True:"whole"}.get(about.get("keep", True), f"{about.get('keep')} px"),
+    source = about.get("source", "?" if head else "not readable")
+    images = about.get("images", head.get("n", 0))
+    keep = about.get("keep", True)
+    kept = {True: "whole"}.get(keep, f"{keep} px")
+    return dict(source=source, images=images, kept=kept,
                 size=bytes_on_disk(path), used=stat.st_mtime, in_use=_in_use(path), path=str(path))
 
 def _in_use(path):
-    "Say whether a process has a cache open"
+    "Return whether a process has a cache open"
     if fcntl is None: return False      # Windows will refuse the removal itself
     try: fd = os.open(path, os.O_RDONLY)
     except OSError: return False
     try: return not mark_in_use(fd, alone=True)
     finally: os.close(fd)
 
-def _listed(folder): return sorted(filter(None, map(_describe, cache_folder(folder).glob("*.pixels"))), key=lambda o: o["used"])
+def _listed(folder):
+    "Describe the pixel caches of a folder, the one used longest ago first"
+    found = map(_describe, cache_folder(folder).glob("*.pixels"))
+    return sorted(filter(None, found), key=lambda o: o["used"])
 
 def caches(
     folder=None # default: in visionlab's cache folder
@@ -44,7 +53,8 @@ def caches(
     "List the pixel caches: source, size, last use"
     import pandas as pd
     found = pd.DataFrame(_listed(folder), columns=["source", "images", "kept", "size", "used", "in_use", "path"])
-    return found.assign(size=found["size"].map(show_bytes), used=pd.to_datetime(found["used"], unit="s").dt.floor("s"))
+    used = pd.to_datetime(found["used"], unit="s").dt.floor("s")
+    return found.assign(size=found["size"].map(show_bytes), used=used)
 
 def _remove(path, force=False)->int: # bytes
     "Remove a cache file unless it is in use"
@@ -53,11 +63,14 @@ def _remove(path, force=False)->int: # bytes
     try:
         if not mark_in_use(fd, alone=True) and not force: return 0
         n = bytes_on_disk(path)
-        if fcntl is None: os.close(fd); fd = None
+        if fcntl is None:      # Windows deletes no file that is open
+            os.close(fd)
+            fd = None
         os.unlink(path)
         return n
     except OSError: return 0
-    finally: fd is not None and os.close(fd)
+    finally:
+        if fd is not None: os.close(fd)
 
 def clear_cache(
     which=None,       # a source or a path as `caches` lists them; default: all
@@ -65,10 +78,16 @@ def clear_cache(
     force:bool=False  # those in use too; who uses them keeps what is open
 )->int: # bytes that became free
     "Remove pixel caches, and say which could not be removed"
-    chosen = [o for o in _listed(folder) if which is None or str(which) in (o["source"], o["path"], Path(o["path"]).stem)]
-    if which is not None and not chosen: raise ConfigError(f"There is no pixel cache of {str(which)!r}", str(cache_folder(folder)), "caches() lists them")
+    def is_meant(o):
+        names = o["source"], o["path"], Path(o["path"]).stem
+        return which is None or str(which) in names
+    chosen = [o for o in _listed(folder) if is_meant(o)]
+    if which is not None and not chosen:
+        what = f"There is no pixel cache of {str(which)!r}"
+        raise ConfigError(what, str(cache_folder(folder)), "caches() lists them")
     freed = sum(_remove(o["path"], force) for o in chosen)
-    if left := [o["source"] for o in chosen if os.path.exists(o["path"])]: warnings.warn(f"{len(left)} pixel caches are in use and stay: {', '.join(left[:5])}")
+    left = [o["source"] for o in chosen if os.path.exists(o["path"])]
+    if left: warnings.warn(f"{len(left)} pixel caches are in use and stay: {', '.join(left[:5])}")
     return freed
 
 def make_room(
@@ -77,8 +96,10 @@ def make_room(
     limit:int=None  # bytes for all together; default: `cache_limit`
 )->int: # bytes that became free
     "Remove the caches used longest ago until `n` bytes more are within the limit"
-    held,freed = _listed(folder), 0
-    over = sum(o["size"] for o in held) + n - (cache_limit(folder) if limit is None else limit)
+    held = _listed(folder)
+    if limit is None: limit = cache_limit(folder)
+    over = sum(o["size"] for o in held) + n - limit
+    freed = 0
     for o in held:
         if freed < over: freed += _remove(o["path"])
     return freed
@@ -94,19 +115,27 @@ def open_store(
     n = int(catalog.frame.index.max())+1 if len(catalog) else 0
     if plan.tier not in ("ram", "disk") or not n: return None
     if plan.tier == "ram": return MemoryStore(n, channels, plan.shape, plan.limit).want(catalog.frame.index)
-    try: return _open_disk(plan, catalog, channels, cache_folder(folder), n)
-    except (OSError, ValueError) as e: warnings.warn(f"Decoded images cannot be kept on the disk ({e}), and are decoded every epoch")
+    try:
+        return _open_disk(plan, catalog, channels, cache_folder(folder), n)
+    except (OSError, ValueError) as e:
+        warnings.warn(f"Decoded images cannot be kept on the disk ({e}), and are decoded every epoch")
 
 def _open_disk(plan, catalog, channels, folder, n):
-    if (rows := row_identities(catalog)) is None: raise OSError("the state of its source cannot be told")
+    rows = row_identities(catalog)
+    if rows is None: raise OSError("the state of its source cannot be told")
     kind = pixel_kind(channels, plan.keep, catalog.info.get("value_range"))
     key = hash_parts(kind.encode(), rows.tobytes())
-    path,about = folder/f"{key}.pixels", dict(key=key, kind=kind, source=str(catalog.source), keep=plan.keep, images=len(catalog))
-    older = [] if path.exists() else _older(folder, about)       # open, so that they are not what makes room
-    if not path.exists(): make_room(plan.nbytes, folder)
+    path = folder/f"{key}.pixels"
+    about = dict(key=key, kind=kind, source=str(catalog.source), keep=plan.keep, images=len(catalog))
+    older = []
+    if not path.exists():
+        older = _older(folder, about)       # open, so that they are not what makes room
+        make_room(plan.nbytes, folder)
     store = DiskStore(path, n, channels, plan.shape, about, rows=rows).want(catalog.frame.index)
     _use_now(path)
-    for o in older or ([] if store.complete else _older(folder, about)): store.inherit(o) or o.close()
+    if not older and not store.complete: older = _older(folder, about)
+    for o in older:
+        if not store.inherit(o): o.close()
     return store
 
 def _use_now(path):
@@ -115,10 +144,17 @@ def _use_now(path):
 
 def _older(folder, about, most=4):
     "Open the caches that were made of the same source in the same way, the last used first"
-    heads = [(o["path"], _head_of(o["path"])) for o in reversed(_listed(folder)) if o["source"] == about["source"]]
-    alike = [(p, o) for p,o in heads if o and o["about"].get("kind") == about["kind"] and o["about"].get("key") != about["key"]]
-    return [o for o in (_open_as_is(*o) for o in alike[:most]) if o]
+    same_source = [o["path"] for o in reversed(_listed(folder)) if o["source"] == about["source"]]
+    def is_alike(head):
+        if not head: return False
+        theirs = head["about"]
+        return theirs.get("kind") == about["kind"] and theirs.get("key") != about["key"]
+    heads = [(path, _head_of(path)) for path in same_source]
+    alike = [(path, head) for path, head in heads if is_alike(head)]
+    found = [_open_as_is(path, head) for path, head in alike[:most]]
+    return [o for o in found if o]
 
 def _open_as_is(path, head):
-    try: return DiskStore(path, head["n"], head["channels"], head["shape"], head["about"])
+    try:
+        return DiskStore(path, head["n"], head["channels"], head["shape"], head["about"])
     except (OSError, ValueError): return None

@@ -19,7 +19,7 @@ from ..catalog.frames import conflicting_rows, first_problems, read_splits, sett
 from ..catalog.sheets import read_sheet, CsvError
 from ..catalog.csv import fence_of, file_of_row, name_columns, row_problem
 from .defect_layouts import (
-    scanned_catalog, folder_names, GOOD, names_in_folder, rows_of_split, partner_files, ANOMALOUS, LayoutError, NORMAL)
+    scanned_catalog, folder_names, GOOD, names_in_folder, rows_of_split, partner_files, without_mask, ANOMALOUS, LayoutError, NORMAL)
 from .defects import AnomalyDataModule
 
 # %% ../../nbs/data/24_defect_folders.ipynb #a6c97574
@@ -27,43 +27,70 @@ _FOLDER = "folders of images: normal_dir, and for the test abnormal_dir and norm
 
 def _given(root, names):
     "Turn one folder or several into (path for the scan, its Path)"
-    names = [] if names is None else [names] if isinstance(names, (str, os.PathLike)) else list(names)
-    found = [(os.fspath(o).replace(os.sep, "/").rstrip("/"), root/o) for o in names]
-    for rel,path in found:
-        if not path.is_dir(): raise LayoutError(f"There is no folder {rel!r}", f"{path.parent} has {names_in_folder(path.parent)}" if path.parent.is_dir() else str(path), f"Expected {_FOLDER}")
+    if names is None: names = []
+    elif isinstance(names, (str, os.PathLike)): names = [names]
+    found = [(os.fspath(o).replace(os.sep, "/").rstrip("/"), root/o) for o in list(names)]
+    for rel, path in found:
+        if path.is_dir(): continue
+        above = path.parent
+        where = f"{above} has {names_in_folder(above)}" if above.is_dir() else str(path)
+        raise LayoutError(f"There is no folder {rel!r}", where, f"Expected {_FOLDER}")
     return found
 
 def _check_apart(**folders):
-    "Refuse folders that are one, or lie within one another: their images would be normal and anomalous, or in two splits"
-    real = [(name, rel, os.path.join(os.path.realpath(path), "")) for name,found in folders.items() for rel,path in found]
-    for i,(a,x,inner) in enumerate(real):
-        b,y,outer = next((o for j,o in enumerate(real) if j != i and inner.startswith(o[2])), (None,)*3)
-        if b is None: continue
+    "Refuse folders that are one, or lie within one another: their images would be of both kinds, or in two splits"
+    given = [(name, rel, path) for name, found in folders.items() for rel, path in found]
+    real = [(name, rel, os.path.join(os.path.realpath(path), "")) for name, rel, path in given]
+    for i, (name, rel, inner) in enumerate(real):
+        around = [o for j, o in enumerate(real) if j != i and inner.startswith(o[2])]
+        if not around: continue
+        other, other_rel, outer = around[0]
         how = "are one folder" if inner == outer else "overlap: the first lies in the second"
-        raise ConfigError(f"{a}={x!r} and {b}={y!r} {how}", inner.rstrip(os.sep), f"Give each a folder of its own{_APART.get(b, '')}")
+        raise ConfigError(f"{name}={rel!r} and {other}={other_rel!r} {how}", inner.rstrip(os.sep),
+                          f"Give each a folder of its own{_APART.get(other, '')}")
 
-_APART = dict(abnormal_dir="; folders inside abnormal_dir are kinds of defects, and one called 'good' is normal", normal_dir="; without normal_test_dir a fifth of the normal images is for testing")
+_APART = dict(
+    abnormal_dir="; folders inside abnormal_dir are kinds of defects, and one called 'good' is normal",
+    normal_dir="; without normal_test_dir a fifth of the normal images is for testing")
 
 def _kinds(scan, rel, path):
     "List (folder, kind) of a folder of defects: its folders, or itself"
     inside = folder_names(scan, rel) if any(o.is_dir() for o in path.iterdir()) else []
     return [(f"{rel}/{o}", o) for o in inside] or [(rel, path.name)]
 
-def folder_catalog(normal_dir, abnormal_dir=None, normal_test_dir=None, mask_dir=None, root=None, normal_val_dir=None, abnormal_val_dir=None)->Catalog:
+def folder_catalog(
+    normal_dir,
+    abnormal_dir=None,
+    normal_test_dir=None,
+    mask_dir=None,
+    root=None,
+    normal_val_dir=None,
+    abnormal_val_dir=None
+)->Catalog:
     "Read folders of normal and anomalous images as `Folder` describes them"
-    root = existing_folder(root) if root is not None else Path.cwd()
-    _check_apart(**{k:_given(root, v) for k,v in dict(normal_dir=normal_dir, abnormal_dir=abnormal_dir, normal_test_dir=normal_test_dir, normal_val_dir=normal_val_dir,
-                                                      abnormal_val_dir=abnormal_val_dir, mask_dir=mask_dir).items()})
+    root = Path.cwd() if root is None else existing_folder(root)
+    given = dict(normal_dir=normal_dir, abnormal_dir=abnormal_dir, normal_test_dir=normal_test_dir,
+                 normal_val_dir=normal_val_dir, abnormal_val_dir=abnormal_val_dir, mask_dir=mask_dir)
+    found = {name:_given(root, names) for name, names in given.items()}
+    _check_apart(**found)
     scan = FolderScan(root, False)
-    tree = [(rel, GOOD, split) for names,split in ((normal_dir, "train"), (normal_test_dir, "test"), (normal_val_dir, "val")) for rel,_ in _given(root, names)]
-    bad = [(*o, split) for names,split in ((abnormal_dir, "test"), (abnormal_val_dir, "val")) for rel,path in _given(root, names) for o in _kinds(scan, rel, path)]
-    scan.read([*tree, *bad])
-    masks = _mask_folders(_given(root, mask_dir), [kind for _,kind,_ in bad]) if mask_dir else None
-    return scanned_catalog(scan, f"folder {_given(root, normal_dir)[0][1].parent.name}", partner_files(scan, masks, "_mask") if masks else None)
+    good = _folders_of_splits(found, train="normal_dir", test="normal_test_dir", val="normal_val_dir")
+    bad = _folders_of_splits(found, test="abnormal_dir", val="abnormal_val_dir")
+    tree = [(rel, GOOD, split) for rel, _, split in good]
+    defects = [(*o, split) for rel, path, split in bad for o in _kinds(scan, rel, path)]
+    scan.read([*tree, *defects])
+    masks = _mask_folders(found["mask_dir"], [kind for _, kind, _ in defects]) if mask_dir else None
+    source = f"folder {found['normal_dir'][0][1].parent.name}"
+    return scanned_catalog(scan, source, partner_files(scan, masks, "_mask") if masks else None)
+
+def _folders_of_splits(found, **names):
+    "List (path for the scan, its Path, split) of the folders that go to each split"
+    return [(rel, path, split) for split, name in names.items() for rel, path in found[name]]
 
 def _mask_folders(given, kinds):
-    "Say which folder of masks belongs to which kind of defect: the one of its name, or the only one"
-    return [(kind, f"{rel}/{kind}" if (path/kind).is_dir() else rel) for rel,path in given for kind in dict.fromkeys(kinds)]
+    "Match folders of masks with kinds of defects: the one of its name, or the only one"
+    kinds = list(dict.fromkeys(kinds))
+    return [(kind, f"{rel}/{kind}" if (path/kind).is_dir() else rel) for rel, path in given for kind in kinds]
 
 class Folder(AnomalyDataModule):
     "Serve folders of normal and of anomalous images"
@@ -73,59 +100,84 @@ class Folder(AnomalyDataModule):
         normal_test_dir=None, # of normal ones to test on; default: a fifth of `normal_dir`
         mask_dir=None,        # of masks with the names of the anomalous images, with or without `_mask`
         root=None,            # what the folders are relative to; default: the current folder
-        normal_val_dir=None, abnormal_val_dir=None, # for val_split_mode="from_dir"
-        image_size=(256, 256), train_batch_size:int=32, eval_batch_size:int=32, num_workers="auto",
+        normal_val_dir=None,  # of normal ones for val_split_mode="from_dir"
+        abnormal_val_dir=None, # and of anomalous ones
+        image_size=(256, 256),
+        train_batch_size:int=32,
+        eval_batch_size:int=32,
+        num_workers="auto",
         **options             # of `AnomalyDataModule`
     ):
         if abnormal_dir is None: options = dict(test_split_mode="synthetic") | options
-        catalog = folder_catalog(normal_dir, abnormal_dir, normal_test_dir, mask_dir, root, normal_val_dir, abnormal_val_dir)
+        catalog = folder_catalog(normal_dir, abnormal_dir, normal_test_dir, mask_dir, root,
+                                 normal_val_dir, abnormal_val_dir)
         super().__init__(catalog, image_size, train_batch_size, eval_batch_size, num_workers, **options)
 
 # %% ../../nbs/data/24_defect_folders.ipynb #ae0f976a
 _TABULAR = "Expected columns image_path, label_index (0 normal, 1 abnormal) or label, and perhaps split and mask_path"
-_NORMAL_WORDS,_ABNORMAL_WORDS = ("normal", "good", "normal_test"), ("abnormal", "anomalous", "anomaly", "abnormal_test")
+_NORMAL_WORDS = ("normal", "good", "normal_test")
+_ABNORMAL_WORDS = ("abnormal", "anomalous", "anomaly", "abnormal_test")
 _INDEX = {"0":NORMAL, "0.0":NORMAL, "false":NORMAL, "1":ANOMALOUS, "1.0":ANOMALOUS, "true":ANOMALOUS}
 
 def _csv_frame(path):
-    "Read a CSV as text; a record that is no row is an error"
+    "Read a CSV as text; a record that is not a row is an error"
     sheet = name_columns(read_sheet(path, None, None, None), True, None)
-    bad = [(line, wrong) for line,row in zip(sheet.lines, sheet.rows) if (wrong := row_problem(row, sheet))]
-    if bad: raise CsvError(f"{plural(len(bad), 'row')} of {sheet.path.name} cannot be read", f"{sheet.path}:{bad[0][0]}: {bad[0][1]}", "Correct the lines", rows=[(sheet.path.name, n, "", o) for n,o in bad])
-    return pd.DataFrame(sheet.rows, columns=sheet.columns, dtype=object), str(sheet.path.parent), sheet.path.name
+    name = sheet.path.name
+    problems = [(line, row_problem(row, sheet)) for line, row in zip(sheet.lines, sheet.rows)]
+    bad = [(line, wrong) for line, wrong in problems if wrong]
+    if bad:
+        line, wrong = bad[0]
+        raise CsvError(f"{plural(len(bad), 'row')} of {name} cannot be read", f"{sheet.path}:{line}: {wrong}",
+                       "Correct the lines", rows=[(name, n, "", o) for n, o in bad])
+    return pd.DataFrame(sheet.rows, columns=sheet.columns, dtype=object), str(sheet.path.parent), name
 
 def _samples_frame(samples):
     "Make a table of what was given; return it, the folder its paths are relative to, and its name"
     if isinstance(samples, (str, os.PathLike)): return _csv_frame(samples)
     try: frame = samples if isinstance(samples, pd.DataFrame) else pd.DataFrame(samples)
-    except (ValueError, TypeError) as e: raise ConfigError(f"The samples make no table: {e}", type(samples).__name__, _TABULAR) from e
+    except (ValueError, TypeError) as e:
+        raise ConfigError(f"The samples make no table: {e}", type(samples).__name__, _TABULAR) from e
     return frame, os.getcwd(), "table"
+
+def _stripped(value):
+    "Write a cell as text without spaces around it; a missing one is empty"
+    if value is None or value is pd.NA or value != value: return ""
+    text = os.fsdecode(value) if isinstance(value, os.PathLike) else str(value)
+    return text.strip()
 
 def _text(frame, column):
     "List a column as text without spaces around it; what is missing, or a column that is, is empty"
     if column not in frame: return [""]*len(frame)
-    return ["" if o is None or o is pd.NA or o != o else (os.fsdecode(o) if isinstance(o, os.PathLike) else str(o)).strip() for o in frame[column].tolist()]
+    return [_stripped(o) for o in frame[column].tolist()]
 
 def _kind_of(index, label):
     "Read one row's label: (normal or anomalous, kind of defect, what is wrong)"
     word = label.lower()
-    said = None if not label else NORMAL if word in _NORMAL_WORDS else ANOMALOUS
+    said = _label_of_word(word)
     found = _INDEX.get(index.lower()) if index else said
     if index and found is None: return None, None, f"label_index '{safe_name(index)}' is neither 0 nor 1"
     if found is None: return None, None, "missing label"
     if said and said != found: return None, None, f"label_index {index} and label '{safe_name(label)}' disagree"
-    return found, GOOD if found == NORMAL else "abnormal" if not label or word in _ABNORMAL_WORDS else label, None
+    if found == NORMAL: return found, GOOD, None
+    unnamed = not label or word in _ABNORMAL_WORDS
+    return found, "abnormal" if unnamed else label, None
+
+def _label_of_word(word):
+    if not word: return None
+    return NORMAL if word in _NORMAL_WORDS else ANOMALOUS
 
 def _table_splits(frame, labels):
-    "Read the split of each row; where none is said it follows from the label"
-    own = ["test" if label == ANOMALOUS or word.lower().endswith("_test") else "train" for label,word in zip(labels, _text(frame, "label"))]
-    said = [o or None for o in _text(frame, "split")]
-    found,wrong = read_splits([o or d for o,d in zip(said, own)])
+    "Read the split of each row; where it is missing it follows from the label"
+    words = [word.lower() for word in _text(frame, "label")]
+    for_test = [label == ANOMALOUS or word.endswith("_test") for label, word in zip(labels, words)]
+    default = ["test" if o else "train" for o in for_test]
+    found, wrong = read_splits([given or own for given, own in zip(_text(frame, "split"), default)])
     return found, wrong
 
 def _table_mask(value, base):
     "Find a mask's file: (path, what is wrong)"
     if not value: return None, None
-    path,wrong = file_of_row(value, base, False)
+    path, wrong = file_of_row(value, base, False)
     return path, wrong and f"mask {wrong}"
 
 def tabular_catalog(
@@ -135,42 +187,49 @@ def tabular_catalog(
 )->Catalog:
     "Read a table of normal and abnormal images as `Tabular` describes it"
     one_of(on_bad_rows, ("error", "skip"), "on_bad_rows")
-    frame,base,source = _samples_frame(samples)
+    frame, base, source = _samples_frame(samples)
     _check_columns(frame, source)
-    base = str(existing_folder(root)) if root is not None else base
+    if root is not None: base = str(existing_folder(root))
     fence_of.cache_clear()
     given = _text(frame, "image_path")
-    paths,bad_path = zip(*(file_of_row(o, base, False) for o in given))
-    labels,defects,bad_label = zip(*map(_kind_of, _text(frame, "label_index"), _text(frame, "label")))
-    masks,bad_mask = zip(*(_table_mask(o, base) for o in _text(frame, "mask_path")))
-    splits,bad_split = _table_splits(frame, labels)
-    rows = pd.DataFrame({k:object_column(v) for k,v in dict(path=paths, label=labels, split=splits, defect=defects, mask=masks, depth=[None]*len(given)).items()}).assign(synthetic=False)
-    kept,skipped = settle_bad_rows(rows, first_problems(bad_path, bad_label, bad_split, conflicting_rows(rows), bad_mask), given, on_bad_rows)
+    paths, bad_path = zip(*(file_of_row(o, base, False) for o in given))
+    labels, defects, bad_label = zip(*map(_kind_of, _text(frame, "label_index"), _text(frame, "label")))
+    masks, bad_mask = zip(*(_table_mask(o, base) for o in _text(frame, "mask_path")))
+    splits, bad_split = _table_splits(frame, labels)
+    columns = dict(path=paths, label=labels, split=splits, defect=defects, mask=masks, depth=[None]*len(given))
+    rows = pd.DataFrame({k:object_column(v) for k, v in columns.items()}).assign(synthetic=False)
+    problems = first_problems(bad_path, bad_label, bad_split, conflicting_rows(rows), bad_mask)
+    kept, skipped = settle_bad_rows(rows, problems, given, on_bad_rows)
     cat = Catalog(_inside(kept, base), [NORMAL, ANOMALOUS], base, source, skipped)
-    if kept["mask"].isna().all(): return cat
-    return cat.drop(kept.index[(kept["label"] == ANOMALOUS) & (kept["split"] != "train") & kept["mask"].isna()], "no mask")
+    return cat if kept["mask"].isna().all() else cat.drop(without_mask(kept), "no mask")
 
 def _check_columns(frame, source):
-    "Say which column a table lacks"
+    "Refuse a table that lacks a column"
     if not len(frame): raise EmptyDatasetError("The table has no rows", source, _TABULAR)
+    columns = [str(o) for o in frame]
     for names in (("image_path",), ("label_index", "label")):
         if any(o in frame for o in names): continue
-        near = close_matches(names[0], [str(o) for o in frame])
-        raise CsvError(f"The table has no column {' or '.join(map(repr, names))}", f"{source} has {listed([str(o) for o in frame], 20)}", (f"Did you mean {listed(near)}? " if near else "") + _TABULAR, columns=[str(o) for o in frame])
+        near = close_matches(names[0], columns)
+        hint = f"Did you mean {listed(near)}? " if near else ""
+        raise CsvError(f"The table has no column {' or '.join(map(repr, names))}",
+                       f"{source} has {listed(columns, 20)}", hint + _TABULAR, columns=columns)
 
 def _inside(frame, base):
     "Write paths relative to the root where they lie below it"
-    short = lambda p: p if p is None else path_under(p, base) or p
-    return frame.assign(**{c:object_column([short(o) for o in frame[c]], frame.index) for c in ("path", "mask")})
+    def short(path): return path if path is None else path_under(path, base) or path
+    return frame.assign(**{c:object_column(list(map(short, frame[c])), frame.index) for c in ("path", "mask")})
 
 class Tabular(AnomalyDataModule):
     "Serve normal and abnormal images that a table lists"
     def __init__(self,
         samples,              # path of a CSV, DataFrame, dict of columns or list of dicts
         root=None,            # folder the paths are relative to; default: the CSV's own, or the current one
-        image_size=(256, 256), train_batch_size:int=32, eval_batch_size:int=32, num_workers="auto",
+        image_size=(256, 256),
+        train_batch_size:int=32,
+        eval_batch_size:int=32,
+        num_workers="auto",
         on_bad_rows:str="error", # "skip" leaves out rows that cannot be used and lists them
-        **options             # of `AnomalyDataModule`; val_split_mode is "from_dir" where the table has rows for validation
+        **options             # of `AnomalyDataModule`; val_split_mode is "from_dir" where the table has such rows
     ):
         catalog = tabular_catalog(samples, root, on_bad_rows)
         if len(rows_of_split(catalog, "val")): options = dict(val_split_mode="from_dir") | options

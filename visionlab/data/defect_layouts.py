@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NORMAL', 'ANOMALOUS', 'GOOD', 'VAL_MODES', 'TEST_MODES', 'LayoutError', 'names_in_folder', 'layout_error',
-           'category_folder', 'folder_names', 'partner_files', 'scanned_catalog', 'check_ratio', 'draw_share',
-           'rows_of_split', 'settle_splits']
+           'category_folder', 'folder_names', 'partner_files', 'scanned_catalog', 'without_mask', 'check_ratio',
+           'draw_share', 'rows_of_split', 'settle_splits']
 
 # %% ../../nbs/data/19_defect_layouts.ipynb #2a652221
 import math, os, warnings
@@ -30,7 +30,8 @@ def names_in_folder(folder, n=8):
     return listed(found, n) or "nothing"
 
 def layout_error(folder, missing, expected):
-    return LayoutError(f"There is no {missing} in '{folder.name}'", f"{folder} has {names_in_folder(folder)}", f"Expected {expected}")
+    return LayoutError(f"There is no {missing} in '{folder.name}'", f"{folder} has {names_in_folder(folder)}",
+                       f"Expected {expected}")
 
 def category_folder(root, category, expected):
     "Find the folder of a category; None means that `root` is it"
@@ -39,12 +40,16 @@ def category_folder(root, category, expected):
     if folder.is_dir(): return folder
     near = close_matches(category, [o.name for o in root.iterdir() if o.is_dir()])
     hint = f"Did you mean {listed(near)}? " if near else ""
-    raise LayoutError(f"There is no category {str(category)!r}", f"{root} has {names_in_folder(root)}", f"{hint}Expected {expected}", near=near)
+    raise LayoutError(f"There is no category {str(category)!r}", f"{root} has {names_in_folder(root)}",
+                      f"{hint}Expected {expected}", near=near)
 
-def folder_names(scan, rel, split=None): return [o.rsplit("/", 1)[-1] for o in scan.folders(rel, split)] if (Path(scan.root)/rel).is_dir() else []
+def folder_names(scan, rel, split=None):
+    "Name the folders inside a folder; none where it is missing"
+    if not (Path(scan.root)/rel).is_dir(): return []
+    return [o.rsplit("/", 1)[-1] for o in scan.folders(rel, split)]
 
 # %% ../../nbs/data/19_defect_layouts.ipynb #4c02ec5e
-NORMAL,ANOMALOUS = "normal", "anomalous"
+NORMAL, ANOMALOUS = "normal", "anomalous"
 GOOD = "good"
 
 def _stem(path): return os.path.splitext(path.rsplit("/", 1)[-1])[0]
@@ -52,45 +57,67 @@ def _stem(path): return os.path.splitext(path.rsplit("/", 1)[-1])[0]
 def partner_files(scan, folders, suffix=""):
     "Find the files beside images: {(kind, stem): path}; `folders` are (kind, folder)"
     side = FolderScan(scan.root, False)
-    side.read([(rel, kind, None) for kind,rel in folders if (Path(scan.root)/rel).is_dir()])
+    there = [(rel, kind, None) for kind, rel in folders if (Path(scan.root)/rel).is_dir()]
+    side.read(there)
     scan.skipped += side.skipped
-    return {(kind, _stem(path).removesuffix(suffix)): path for path,kind,_ in side.rows}
+    return {(kind, _stem(path).removesuffix(suffix)):path for path, kind, _ in side.rows}
+
+def _image_row(path, kind, split, masks, depths):
+    "Make the row of an image, with its partners"
+    mask = _partner(masks, path, kind, split)
+    depth = _partner(depths, path, kind, split)
+    label = NORMAL if kind == GOOD else ANOMALOUS
+    return dict(path=path, split=split, defect=kind, label=label, mask=mask, depth=depth, synthetic=False)
 
 def scanned_catalog(scan, source, masks=None, depths=None, **info):
     "Make the catalog of scanned rows, with partners looked up by (split and) kind and name"
-    rows = [dict(path=p, split=s, defect=kind, label=NORMAL if kind == GOOD else ANOMALOUS, mask=_partner(masks, p, kind, s), depth=_partner(depths, p, kind, s), synthetic=False)
-            for p,kind,s in sorted(scan.rows)]
+    rows = [_image_row(*o, masks, depths) for o in sorted(scan.rows)]
     frame = text_table(rows, columns=["path", "label", "split", "defect", "mask", "depth", "synthetic"])
     frame = frame.assign(**{c:object_column(frame[c]) for c in ("defect", "mask", "depth")})
-    cat = Catalog(frame, [NORMAL, ANOMALOUS], scan.root, source, skipped_table(scan.skipped), info=dict(hidden=dict(scan.hidden)) | info)
-    if masks: cat = cat.drop(frame.index[(frame["label"] == ANOMALOUS) & (frame["split"] != "train") & frame["mask"].isna()], "no mask")
+    info = dict(hidden=dict(scan.hidden)) | info
+    cat = Catalog(frame, [NORMAL, ANOMALOUS], scan.root, source, skipped_table(scan.skipped), info=info)
+    if masks: cat = cat.drop(without_mask(frame), "no mask")
     if depths is not None: cat = cat.drop(cat.frame.index[cat.frame["depth"].isna()], "no depth")
     return _without_image(cat, masks or {}, "mask")
 
+def without_mask(frame):
+    "Find the anomalous images for validation and test that have no mask"
+    wanted = (frame["label"] == ANOMALOUS) & (frame["split"] != "train")
+    return frame.index[wanted & frame["mask"].isna()]
+
 def _partner(found, path, kind, split):
     "Look a partner up"
-    return None if not found else found.get((f"{split}/{kind}", _stem(path)), found.get((kind, _stem(path))))
+    if not found: return None
+    name = _stem(path)
+    return found.get((f"{split}/{kind}", name), found.get((kind, name)))
 
 def _without_image(cat, found, what):
     "List the partners that no image asked for"
     taken = set(cat.frame[what].dropna())
     alone = sorted(set(found.values()) - taken - set(cat.skipped["path"]))
-    return replace(cat, skipped=skipped_table([*cat.skipped.to_numpy().tolist(), *((o, None, f"{what} without image") for o in alone)]))
+    unused = [(o, None, f"{what} without image") for o in alone]
+    return replace(cat, skipped=skipped_table([*cat.skipped.to_numpy().tolist(), *unused]))
 
 # %% ../../nbs/data/19_defect_layouts.ipynb #4afb941f
 VAL_MODES = ("none", "same_as_test", "from_train", "from_test", "synthetic", "from_dir")
 TEST_MODES = ("none", "from_dir", "synthetic")
 
 def check_ratio(ratio, name):
-    if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or not 0 < ratio < 1: raise ConfigError(f"{name} must be a number between 0 and 1, not {ratio!r}")
+    is_number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
+    if not is_number or not 0 < ratio < 1: raise ConfigError(f"{name} must be a number between 0 and 1, not {ratio!r}")
 
 def draw_share(cat, rows, ratio, seed):
     "Choose a share of some rows, from each kind of defect its part"
-    if len(rows) < 2 or (len(rows) == len(rows["defect"].unique()) and "video" not in rows):
-        raise EmptyDatasetError(f"{plural(len(rows), 'image')} cannot be divided: each kind of defect must keep one", cat.source, "Add images, take a larger split ratio, or choose another split mode, such as 'none'")
+    of_videos = "video" in rows
+    one_each = len(rows) == len(rows["defect"].unique()) and not of_videos
+    if len(rows) < 2 or one_each:
+        raise EmptyDatasetError(f"{plural(len(rows), 'image')} cannot be divided: each kind of defect must keep one",
+                                cat.source, "Add images, take a larger split ratio, "
+                                "or choose another split mode, such as 'none'")
     kinds = rows.assign(split="train", label=rows["defect"])
     pool = Catalog(kinds, sorted_classes(kinds["label"]), cat.root, cat.source)
-    return pool.split(ratio, seed=seed, group_col="video" if "video" in rows else None).subset("val").frame.index      # clips of one video overlap
+    parts = pool.split(ratio, seed=seed, group_col="video" if of_videos else None)      # clips of one video overlap
+    return parts.subset("val").frame.index
 
 def rows_of_split(cat, split, label=None):
     "Return the rows of a split, and of one label"
@@ -100,21 +127,24 @@ def rows_of_split(cat, split, label=None):
 def _assign(cat, rows, **columns):
     "Set columns of some rows"
     frame = cat.frame.copy()
-    for name,value in columns.items(): frame.loc[rows, name] = value
+    for name, value in columns.items(): frame.loc[rows, name] = value
     return replace(cat, frame=frame)
 
 def _paint(cat, rows, split, seed):
     "Move normal rows to a split, every second one with a synthetic defect"
     order = sorted(rows, key=lambda i: key(seed, "synthetic", cat.frame.at[i, "path"]))
     cat = _assign(cat, rows, split=split)
-    return _assign(cat, order[:math.ceil(len(order)/2)], label=ANOMALOUS, defect="synthetic", synthetic=True)
+    damaged = order[:math.ceil(len(order)/2)]
+    return _assign(cat, damaged, label=ANOMALOUS, defect="synthetic", synthetic=True)
 
 def _settle_test(cat, mode, ratio, seed):
     "Decide what the test split is"
     if mode != "from_dir": cat = cat.drop(rows_of_split(cat, "test").index, f"test_split_mode={mode}")
     if mode == "none": return cat
     if mode == "synthetic": return _paint(cat, draw_share(cat, rows_of_split(cat, "train"), ratio, seed), "test", seed)
-    if not len(rows_of_split(cat, "test")): raise EmptyDatasetError("There is no image to test on", cat.source, "Give a folder of them, or pass test_split_mode='synthetic' or 'none'")
+    if not len(rows_of_split(cat, "test")):
+        raise EmptyDatasetError("There is no image to test on", cat.source,
+                                "Give a folder of them, or pass test_split_mode='synthetic' or 'none'")
     if len(rows_of_split(cat, "test", NORMAL)): return cat
     return _assign(cat, draw_share(cat, rows_of_split(cat, "train"), ratio, seed), split="test")      # anomalies alone measure nothing
 
@@ -124,20 +154,26 @@ def _settle_val(cat, mode, ratio, seed):
     cat = cat.drop(rows_of_split(cat, "val").index, f"val_split_mode={mode}")
     if mode == "none": return cat
     if mode == "same_as_test": return _same_as_test(_has(cat, "test", mode))
-    if mode == "from_test": return _assign(cat, draw_share(cat, rows_of_split(_has(cat, "test", mode), "test"), ratio, seed), split="val")
+    if mode == "from_test":
+        rows = draw_share(cat, rows_of_split(_has(cat, "test", mode), "test"), ratio, seed)
+        return _assign(cat, rows, split="val")
     rows = draw_share(cat, rows_of_split(cat, "train"), ratio, seed+1)
-    return _assign(cat, rows, split="val") if mode == "from_train" else _paint(cat, rows, "val", seed)
+    if mode == "from_train": return _assign(cat, rows, split="val")
+    return _paint(cat, rows, "val", seed)
 
 def _has(cat, split, mode):
     "Check that a split has images"
     if len(rows_of_split(cat, split)): return cat
-    raise EmptyDatasetError(f"There is no {split!r} image, so val_split_mode={mode!r} cannot work", cat.source, f"Choose another of {', '.join(VAL_MODES)}")
+    raise EmptyDatasetError(f"There is no {split!r} image, so val_split_mode={mode!r} cannot work", cat.source,
+                            f"Choose another of {', '.join(VAL_MODES)}")
 
 def _same_as_test(cat):
-    "Copy the test rows to validation, and say what that means"
-    warnings.warn("Validation is the test set: whatever is tuned on it will look better in the test than it is. val_split_mode='from_test' keeps them apart", stacklevel=5)
+    "Copy the test rows to validation, and warn of what that means"
+    warnings.warn("Validation is the test set: whatever is tuned on it will look better in the test than it is. "
+                  "val_split_mode='from_test' keeps them apart", stacklevel=5)
     rows = rows_of_split(cat, "test")
-    copies = rows.assign(split="val").set_axis(np.arange(len(rows)) + cat.frame.index.max() + 1, axis=0)
+    first = cat.frame.index.max() + 1
+    copies = rows.assign(split="val").set_axis(np.arange(len(rows)) + first, axis=0)
     return replace(cat, frame=pd.concat([cat.frame, copies]))
 
 def settle_splits(
@@ -149,8 +185,12 @@ def settle_splits(
     seed:int=42               # another seed takes other images; 0 is a seed like any other
 )->Catalog:
     "Decide what is validated and tested on"
-    one_of(val_mode, VAL_MODES, "val_split_mode"); one_of(test_mode, TEST_MODES, "test_split_mode")
-    check_ratio(val_ratio, "val_split_ratio"); check_ratio(test_ratio, "test_split_ratio")
+    one_of(val_mode, VAL_MODES, "val_split_mode")
+    one_of(test_mode, TEST_MODES, "test_split_mode")
+    check_ratio(val_ratio, "val_split_ratio")
+    check_ratio(test_ratio, "test_split_ratio")
     catalog = catalog.drop(rows_of_split(catalog, "train", ANOMALOUS).index, "training takes normal images only")
-    catalog = _settle_val(_settle_test(catalog, test_mode, test_ratio, seed), val_mode, val_ratio, seed)
-    return replace(catalog, info=catalog.info | dict(splits=dict(val=val_mode, val_ratio=val_ratio, test=test_mode, test_ratio=test_ratio, seed=int(seed))))
+    catalog = _settle_test(catalog, test_mode, test_ratio, seed)
+    catalog = _settle_val(catalog, val_mode, val_ratio, seed)
+    chosen = dict(val=val_mode, val_ratio=val_ratio, test=test_mode, test_ratio=test_ratio, seed=int(seed))
+    return replace(catalog, info=catalog.info | dict(splits=chosen))

@@ -41,21 +41,25 @@ class AnomalyDataModule(ImageDataModule):
         transform=None,               # one transform for training and evaluation
         collate=None,                 # a function from a list of `ImageItem`s to a batch of your own
         resize:str="squash",          # "squash", "crop" or "pad"
-        **options                     # of `ImageDataModule`, such as train_transforms, augmentation_preset, cache, on_bad
+        **options                     # of `ImageDataModule`, such as train_transforms, augmentation_preset or cache
     ):
         catalog = settle_splits(catalog, val_split_mode, val_split_ratio, test_split_mode, test_split_ratio, seed)
-        super().__init__(catalog, image_size=image_size, batch_size=train_batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, val_split=0, seed=seed,
-                         resize=resize, **same_transform_for_both(options, transform))
+        super().__init__(
+            catalog, image_size=image_size, batch_size=train_batch_size, eval_batch_size=eval_batch_size,
+            num_workers=num_workers, val_split=0, seed=seed, resize=resize, **same_transform_for_both(options, transform))
         self.collate = collate
 
     @property
     def train_recipe(self)->Pipeline:
-        "Give what happens to the training images: what happens in evaluation, unless augmentation was asked for"
+        "Return what happens to the training images: as in evaluation, unless augmentation was asked for"
         asked = self.preset_given or self.train_transforms is not None
-        return ImageDataModule.train_recipe.fget(self) if asked else self.eval_pipeline.edit(name="none")
+        if asked: return ImageDataModule.train_recipe.fget(self)
+        return self.eval_pipeline.edit(name="none")
 
     def _open_images(self, keep, store=None): return Planes(self.catalog, self.in_chans, keep, self.seed, store)
-    def _find_bad(self, images): return _first_reasons(super()._find_bad(images), *(_bad_partners(self.catalog, o, self.num_workers) for o in ("mask", "depth")))
+    def _find_bad(self, images):
+        found = super()._find_bad(images)
+        return _first_reasons(found, *(_bad_partners(self.catalog, o, self.num_workers) for o in ("mask", "depth")))
 
     def loader(self, split, train=False):
         dl = super().loader(split, train)
@@ -65,30 +69,39 @@ class AnomalyDataModule(ImageDataModule):
     def facts(self):
         rows = self.catalog.frame
         kinds = rows.loc[rows["label"] == ANOMALOUS, "defect"].value_counts().sort_index()
-        with_ = ", ".join(f"{plural(int(rows[o].notna().sum()), o)}" for o in ("mask", "depth") if rows[o].notna().any())
-        s = self.catalog.info["splits"]
-        return [*super().facts(), ("Defects", ", ".join(f"{k} {n}" for k,n in kinds.items()) or "none"), *([("Beside images", with_)] if with_ else []),
-                ("Splits", f"val {s['val']}, test {s['test']}, seed {s['seed']}"), *([("Licence", self.catalog.info["licence"])] if "licence" in self.catalog.info else [])]
+        beside = [plural(int(rows[o].notna().sum()), o) for o in ("mask", "depth") if rows[o].notna().any()]
+        splits = self.catalog.info["splits"]
+        found = list(super().facts())
+        found.append(("Defects", ", ".join(f"{k} {n}" for k, n in kinds.items()) or "none"))
+        if beside: found.append(("Beside images", ", ".join(beside)))
+        found.append(("Splits", f"val {splits['val']}, test {splits['test']}, seed {splits['seed']}"))
+        if "licence" in self.catalog.info: found.append(("Licence", self.catalog.info["licence"]))
+        return found
 
 # %% ../../nbs/data/21_defects.ipynb #abcb6d41
+def _read_mask(path): return decode(read_bytes(path), "L", path)
+
 class _Partners:
     "Read the mask or depth files of a catalog, for the audit"
     def __init__(self, catalog, column):
-        rows,self.channels = catalog.frame[catalog.frame[column].notna()], column      # the audit remembers what was read as what
+        rows = catalog.frame[catalog.frame[column].notna()]
+        self.channels = column      # the audit remembers what was read as what
         self.images = replace(catalog, frame=rows)
         self.catalog = replace(catalog, frame=rows.assign(path=rows[column]))
-        self.read = load_depth if column == "depth" else lambda p: decode(read_bytes(p), "L", p)
-        self.size = depth_size if column == "depth" else read_size
+        is_depth = column == "depth"
+        self.read = load_depth if is_depth else _read_mask
+        self.size = depth_size if is_depth else read_size
         self.files = dict(zip(rows.index, self.catalog.files()))
 
     def __getitem__(self, i): return self.read(self.files[i])
 
     def misfits(self, gone):
         "List the rows whose sizes differ, without those that cannot be read"
-        return [i for i,p in zip(self.images.frame.index, self.images.files()) if i not in gone and os.path.isfile(p) and _differs(p, self.files[i], self.size)]
+        images = [(i, file) for i, file in zip(self.images.frame.index, self.images.files()) if i not in gone]
+        return [i for i, file in images if os.path.isfile(file) and _differs(file, self.files[i], self.size)]
 
 def _differs(image, partner, size):
-    "Say whether the size of an image, if it can be read, differs from its partner's"
+    "Return whether the size of an image, if it can be read, differs from its partner's"
     try: return read_size(image) != size(partner)
     except ImageReadError: return False      # the audit of the images names it
 
@@ -97,14 +110,19 @@ def _bad_partners(catalog, column, workers):
     partners = _Partners(catalog, column)
     if not partners.files: return []
     bad = audit(partners.catalog, partners, workers)
-    return [(i, f"{column} {reason}") for i,reason in bad] + [(i, f"{column} of another size") for i in partners.misfits({i for i,_ in bad})]
+    misfits = partners.misfits({i for i, _ in bad})
+    return [(i, f"{column} {reason}") for i, reason in bad] + [(i, f"{column} of another size") for i in misfits]
 
 def _first_reasons(*lists):
     "Merge lists of (row, reason), keeping the first reason of each row"
-    return list({i:reason for o in reversed(lists) for i,reason in o}.items())
+    first = {}
+    for found in reversed(lists):
+        for i, reason in found: first[i] = reason
+    return list(first.items())
 
 # %% ../../nbs/data/21_defects.ipynb #b8c6767f
-_WHOLE = Pipeline(Resize("squash"), (PadCrop(8), HorizontalFlip(), VerticalFlip()), name="whole")      # no crop may cut a defect away
+# no crop may cut a defect away
+_WHOLE = Pipeline(Resize("squash"), (PadCrop(8), HorizontalFlip(), VerticalFlip()), name="whole")
 
 def _labelled(cat):
     "Return the real images of all splits once, with the split they were in"
@@ -120,22 +138,34 @@ def classification_catalog(
     seed:int=42
 )->Catalog:
     "Make a supervised problem out of normal and anomalous images"
-    check_ratio(val_split, "val_split"); check_ratio(test_split or .5, "test_split"); check_ratio(val_split + test_split, "val_split + test_split")
+    check_ratio(val_split, "val_split")
+    check_ratio(test_split or .5, "test_split")
+    check_ratio(val_split + test_split, "val_split + test_split")
     rows = _labelled(catalog)
-    rows = (rows if with_normals else rows[rows["split"] != "train"]).assign(split="train")
-    if not (rows["label"] == ANOMALOUS).any(): raise EmptyDatasetError("There is no real anomalous image to learn from", catalog.source, "Give a folder of them")
+    if not with_normals: rows = rows[rows["split"] != "train"]
+    rows = rows.assign(split="train")
+    if not (rows["label"] == ANOMALOUS).any():
+        raise EmptyDatasetError("There is no real anomalous image to learn from", catalog.source,
+                                "Give a folder of them")
     rows.loc[draw_share(catalog, rows, val_split, seed), "split"] = "val"
-    if test_split: rows.loc[draw_share(catalog, rows[rows["split"] == "train"], test_split/(1-val_split), seed+1), "split"] = "test"
+    if test_split:
+        left = rows[rows["split"] == "train"]
+        rows.loc[draw_share(catalog, left, test_split/(1-val_split), seed+1), "split"] = "test"
     _check_both(rows, catalog)
     rows["label"] = rows["defect"] if kinds else rows["label"].map({NORMAL:"normal", ANOMALOUS:"defect"})
     first = GOOD if kinds else "normal"
     classes = [first, *sorted_classes(set(rows["label"]) - {first})]
-    return replace(catalog, frame=rows, classes=classes, source=f"{catalog.source}, as classes", info=catalog.info | dict(split=dict(val_split=val_split, test_split=test_split, seed=int(seed))))
+    info = catalog.info | dict(split=dict(val_split=val_split, test_split=test_split, seed=int(seed)))
+    return replace(catalog, frame=rows, classes=classes, source=f"{catalog.source}, as classes", info=info)
 
 def _check_both(rows, catalog):
     "Check that every split has normal and anomalous images"
-    for split,found in rows.groupby("split")["label"]:
-        if missing := {NORMAL, ANOMALOUS} - set(found): raise EmptyDatasetError(f"No {missing.pop()} image is left for {split!r}", f"{catalog.source}: {rows['label'].value_counts().to_dict()}", "Add images, or pass test_split=0 or other shares")
+    for split, found in rows.groupby("split")["label"]:
+        missing = {NORMAL, ANOMALOUS} - set(found)
+        if not missing: continue
+        raise EmptyDatasetError(f"No {missing.pop()} image is left for {split!r}",
+                                f"{catalog.source}: {rows['label'].value_counts().to_dict()}",
+                                "Add images, or pass test_split=0 or other shares")
 
 @patch
 def as_classification(self:AnomalyDataModule,
@@ -147,6 +177,8 @@ def as_classification(self:AnomalyDataModule,
 )->ImageDataModule:
     "Make an ordinary data module that tells normal from defect, classes drawn equally often"
     cat = classification_catalog(self.catalog, kinds, val_split, test_split, with_normals, self.seed)
-    given = dict(image_size=self.image_size, batch_size=self.batch_size, eval_batch_size=self.eval_batch_size, num_workers=self.num_workers, seed=self.seed, resize="squash",
-                 normalize=self.given["normalize"], train_transforms=_WHOLE, balanced_sampling=True, val_split=0)
+    given = dict(
+        image_size=self.image_size, batch_size=self.batch_size, eval_batch_size=self.eval_batch_size,
+        num_workers=self.num_workers, seed=self.seed, resize="squash", normalize=self.given["normalize"],
+        train_transforms=_WHOLE, balanced_sampling=True, val_split=0)
     return ImageDataModule(cat, **(given | options))

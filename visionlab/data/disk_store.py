@@ -14,8 +14,10 @@ from filelock import FileLock, Timeout
 from .store import BAD_SLOT, ELSEWHERE_SLOT, KEPT_SLOT, GROWTH_STEP, PixelStore, UNKNOWN_SLOT, fcntl, show_bytes
 
 # %% ../../nbs/data/01_disk_store.ipynb #1fabbb8d
-STORE_FORMAT,_MAGIC,_HEAD = 1, b"visionlab pixels\n", 4096
-_ENTRY = struct.Struct("<QIIII")        # offset, height, width, checksum of the pixels, checksum of this entry and its row
+STORE_FORMAT = 1
+_MAGIC = b"visionlab pixels\n"
+_HEAD = 4096       # bytes of the first page
+_ENTRY = struct.Struct("<QIIII")        # offset, height, width, checksum of the pixels, and of this entry
 
 def _pack(i, offset, h, w, crc):
     "Write the entry of row `i`"
@@ -24,7 +26,7 @@ def _pack(i, offset, h, w, crc):
 
 def _unpack(i, raw):
     "Read the entry of row `i`: offset, height, width and checksum, or None if it is empty or damaged"
-    *found,check = _ENTRY.unpack(raw)
+    *found, check = _ENTRY.unpack(raw)
     return found if found[0] and check == zlib.crc32(raw[:-4], i & 0xffffffff) else None
 
 def _pages(n): return -(-n//4096)*4096
@@ -34,7 +36,8 @@ def _write_at(fd, data, offset):
     view = memoryview(data).cast("B")
     while len(view):
         done = os.pwrite(fd, view, offset) if hasattr(os, "pwrite") else _seek_and_write(fd, view, offset)
-        view,offset = view[done:], offset+done
+        view = view[done:]
+        offset += done
 
 _seeking = threading.Lock()
 def _seek_and_write(fd, data, offset):
@@ -47,24 +50,33 @@ def _write_head(fd, head):
     text = json.dumps(head).encode()
     _write_at(fd, _MAGIC + struct.pack("<II", len(text), zlib.crc32(text)) + text, 0)
 
+def _parse_head(page):
+    "Read what a first page says; an empty dict if it is not one, or damaged"
+    at = len(_MAGIC)
+    size, crc = struct.unpack_from("<II", page, at)
+    text = page[at+8:at+8+size]
+    if not page.startswith(_MAGIC) or zlib.crc32(text) != crc: return {}
+    return json.loads(text)
+
 def read_head(fd)->dict: # None if the file is no cache, of another version, damaged or cut short
     "Read the first page of a file"
-    at = len(_MAGIC)
     try:
         os.lseek(fd, 0, os.SEEK_SET)
-        page = os.read(fd, _HEAD)
-        size,crc = struct.unpack_from("<II", page, at)
-        text = page[at+8:at+8+size]
-        head = json.loads(text) if page.startswith(_MAGIC) and zlib.crc32(text) == crc else {}
-        return head if head.get("format") == STORE_FORMAT and os.fstat(fd).st_size >= head["slots"] else None
+        head = _parse_head(os.read(fd, _HEAD))
+        if head.get("format") != STORE_FORMAT: return None
+        return head if os.fstat(fd).st_size >= head["slots"] else None
     except (OSError, ValueError, KeyError, struct.error): return None
 
 def mark_in_use(fd, alone=False)->bool: # whether that was possible
     "Hold a file so that nobody removes it; `alone` asks whether nobody else holds it"
     if fcntl is None: return True
+    kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
     for _ in range(1 if alone else 20):        # somebody else may be asking just now
-        try: fcntl.flock(fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB); return True
-        except OSError: time.sleep(0 if alone else .005)
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            time.sleep(0 if alone else .005)
     return False
 
 @contextmanager
@@ -72,7 +84,8 @@ def _folder_lock(folder, seconds=20):
     "Hold the one lock of a cache folder; it goes with the process that held it"
     try:
         with FileLock(Path(folder)/".lock", timeout=seconds, poll_interval=.005): yield
-    except (Timeout, NotImplementedError) as e: raise OSError(f"the lock in {folder} cannot be had: {e}") from e
+    except (Timeout, NotImplementedError) as e:
+        raise OSError(f"the lock in {folder} cannot be had: {e}") from e
 
 # %% ../../nbs/data/01_disk_store.ipynb #daea6de0
 class DiskStore(PixelStore):
@@ -87,23 +100,31 @@ class DiskStore(PixelStore):
         rows=None          # (n,) a 64-bit identity of each row's file, 0 for none: what `inherit` goes by
     ):
         super().__init__(n, channels, shape)
-        self._rows,self._older = rows, []
-        self.path,self.about,self.reserve,self._init = Path(path), about or {}, reserve, (path, n, channels, shape, about, reserve)
-        self._at,self._step = np.zeros((n, 3), np.int64), GROWTH_STEP
-        self._fd,self._writes = self._open()
+        self._rows = rows
+        self._older = []
+        self.path = Path(path)
+        self.about = about or {}
+        self.reserve = reserve
+        self._init = path, n, channels, shape, about, reserve
+        self._at = np.zeros((n, 3), np.int64)
+        self._step = GROWTH_STEP
+        self._fd, self._writes = self._open()
         self._map = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
         self._lay_out()
 
     def _start(self):
         super()._start()
-        self._place,self._end,self._budget = 0, 0, 0      # of this process: room in the file, and what it may write before it looks at the disk again
+        self._place = 0      # where this process's own room in the file goes on,
+        self._end = 0        # and where it ends
+        self._budget = 0     # bytes this process may write before it looks at the disk again
 
     # ---- opening
 
     def _open(self):
         "Open the file, or make it first"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if (found := self._open_existing()) is None:
+        found = self._open_existing()
+        if found is None:
             with _folder_lock(self.path.parent):
                 found = self._open_existing() or self._make() or self._open_existing()
         if found is None: raise OSError(f"{self.path} was removed while it was made")
@@ -111,67 +132,82 @@ class DiskStore(PixelStore):
 
     def _open_existing(self):
         "Open the file if it is the right one; None if it must be made"
-        for flags,writes in ((os.O_RDWR, True), (os.O_RDONLY, False)):
-            try: fd = os.open(self.path, flags | getattr(os, "O_BINARY", 0))
+        for flags, writes in ((os.O_RDWR, True), (os.O_RDONLY, False)):
+            try:
+                fd = os.open(self.path, flags | getattr(os, "O_BINARY", 0))
             except FileNotFoundError: return None
             except OSError:
                 if writes: continue
                 raise
             if self._right(fd): return fd, writes
-            os.close(fd); return None
+            os.close(fd)
+            return None
 
     def _right(self, fd):
-        "Say whether an open file is about these images and still in its place; hold it if so"
+        "Return whether an open file is about these images and still in its place; hold it if so"
         mark_in_use(fd)
-        try: there = os.path.samestat(os.fstat(fd), os.stat(self.path))
+        try:
+            there = os.path.samestat(os.fstat(fd), os.stat(self.path))
         except OSError: return False
         head = read_head(fd)
-        if not there or head is None or (head["n"], head["channels"], head["about"].get("key")) != (self.n, self.channels, self.about.get("key")): return False
-        self.shape,self._first = tuple(head["shape"]) if head["shape"] else None, head["slots"]
+        if not there or head is None: return False
+        found = head["n"], head["channels"], head["about"].get("key")
+        if found != (self.n, self.channels, self.about.get("key")): return False
+        self.shape = tuple(head["shape"]) if head["shape"] else None
+        self._first = head["slots"]
         return True
 
     def _make(self):
         "Write an empty cache under another name, and rename it"
-        for o in self.path.parent.glob(f".{self.path.name}.*.tmp"): o.unlink()      # of a process that was killed; the lock is ours
-        fd,tmp = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent)
+        for o in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+            o.unlink()      # of a process that was killed; the lock is ours
+        fd, tmp = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent)
         try:
             try: self._write_empty(fd)
             finally: os.close(fd)
             os.chmod(tmp, 0o644)
             os.replace(tmp, self.path)
         except BaseException:
-            Path(tmp).unlink(missing_ok=True); raise
+            Path(tmp).unlink(missing_ok=True)
+            raise
 
     def _write_empty(self, fd):
         rows = np.zeros(self.n, np.uint64) if self._rows is None else np.asarray(self._rows, "<u8")
         end = _HEAD + self.n*_ENTRY.size
         table = _pages(end + rows.nbytes)
-        _write_head(fd, dict(format=STORE_FORMAT, n=self.n, channels=self.channels, shape=self.shape, slots=table, about=self.about, made=time.time()))
-        for at in range(_HEAD, end, 2**20): _write_at(fd, bytes(min(2**20, end-at)), at)      # written, not a hole: the table is there on a full disk too
+        head = dict(format=STORE_FORMAT, n=self.n, channels=self.channels, shape=self.shape, slots=table)
+        _write_head(fd, dict(head, about=self.about, made=time.time()))
+        for at in range(_HEAD, end, 2**20):
+            _write_at(fd, bytes(min(2**20, end-at)), at)      # not a hole: a full disk has it too
         _write_at(fd, rows, end)
-        os.ftruncate(fd, table + _pages(self.n*int(np.prod(self.shape)) if self.shape else 0))
+        os.ftruncate(fd, table + _pages(self._array_bytes()))
         os.fsync(fd)
+
+    def _array_bytes(self): return self.n*int(np.prod(self.shape)) if self.shape else 0
 
     def _lay_out(self):
         "Lay the table and the array over the map"
-        self._table = np.ndarray((self.n,), np.dtype((np.void, _ENTRY.size)), self._map, _HEAD)
-        self._offsets = np.ndarray((self.n,), "<u8", self._map, _HEAD, (_ENTRY.size,))
-        self._hw = np.ndarray((self.n, 2), "<u4", self._map, _HEAD+8, (_ENTRY.size, 4))
+        entry = _ENTRY.size
+        self._table = np.ndarray((self.n,), np.dtype((np.void, entry)), self._map, _HEAD)
+        self._offsets = np.ndarray((self.n,), "<u8", self._map, _HEAD, (entry,))
+        self._hw = np.ndarray((self.n, 2), "<u4", self._map, _HEAD+8, (entry, 4))
         self._size = int(np.prod(self.shape)) if self.shape else 0       # bytes of an image of the usual size
         whole = self.shape and self._first + self.n*self._size <= len(self._map)
         self._slots = np.ndarray((self.n, *self.shape), np.uint8, self._map, self._first) if whole else None
 
     def _reach(self, end):
-        "Give a map of the file that reaches `end`, if the file does; images given out keep the map they are in"
+        "Return a map of the file that reaches `end`, if the file does; images given out keep the map they are in"
         found = self._map
-        if end > len(found): found = self._map = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
+        if end > len(found):
+            found = self._map = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
         return found
 
     # ---- reading
 
     def _elsewhere(self, i):
-        offset,h,w = self._at[i].tolist()
-        return np.ndarray((h, w, self.channels), np.uint8, self._reach(offset + h*w*self.channels), offset)
+        offset, h, w = self._at[i].tolist()
+        end = offset + h*w*self.channels
+        return np.ndarray((h, w, self.channels), np.uint8, self._reach(end), offset)
 
     def _look(self, i):
         "Look for row `i` in the table, and check what is there"
@@ -179,48 +215,57 @@ class DiskStore(PixelStore):
         raw = self._table[i].tobytes()
         if raw[:8] == bytes(8): return any(self._take_over(i, *o) for o in self._older)
         found = _unpack(int(i), raw)
-        if found is None or not self._whole(*found): self._seen[i],self._complete = BAD_SLOT, False; return False
+        if found is None or not self._whole(*found):
+            self._seen[i] = BAD_SLOT
+            self._complete = False
+            return False
         self._found(i, *found[:3])
         return True
 
     def _found(self, i, offset, h, w):
         self._at[i] = offset, h, w           # first, for other threads
-        self._seen[i] = KEPT_SLOT if self._slots is not None and offset == self._slot(i) and (h, w) == self.shape[:2] else ELSEWHERE_SLOT
+        in_array = self._slots is not None and offset == self._slot(i) and (h, w) == self.shape[:2]
+        self._seen[i] = KEPT_SLOT if in_array else ELSEWHERE_SLOT
 
     def _slot(self, i): return self._first + int(i)*self._size
 
     def _whole(self, offset, h, w, crc):
-        "Say whether an entry's pixels lie in the file and have their checksum"
+        "Return whether an entry's pixels lie in the file and have their checksum"
+        if offset < self._first: return False
         end = offset + h*w*self.channels
-        if offset < self._first or end > len(found := self._reach(end)): return False
+        found = self._reach(end)
+        if end > len(found): return False
         return zlib.crc32(memoryview(found)[offset:end]) == crc
 
     def inherit(self,
         older # a `DiskStore` of the same kind of pixels
     )->int: # how many rows it may have
         "Take images of unchanged files from an older store, each when it is first asked for"
-        own,theirs = self._identities(), older._identities()
+        own = self._identities()
+        theirs = older._identities()
         order = np.argsort(theirs, kind="stable")
-        at = order[np.searchsorted(theirs, own, sorter=order).clip(max=max(0, len(theirs)-1))]
+        nearest = np.searchsorted(theirs, own, sorter=order).clip(max=max(0, len(theirs)-1))
+        at = order[nearest]
         at = np.where((theirs[at] == own) & (own != 0), at, -1)
         if (at >= 0).any(): self._older.append((older, at))
         return int((at >= 0).sum())
 
-    def _identities(self): return np.ndarray((self.n,), "<u8", self._map, _HEAD + self.n*_ENTRY.size)
+    def _identities(self):
+        after_table = _HEAD + self.n*_ENTRY.size
+        return np.ndarray((self.n,), "<u8", self._map, after_table)
 
     def _take_over(self, i, older, at):
         found = older.get(at[i]) if at[i] >= 0 else None
         if found is None or not self._writes: return False
-        try: self._write(i, found)
-        except OSError as e: return self._give_up(e)
-        return True
+        return self._try_write(i, found)
 
     def _here(self): return (self._offsets != 0) & (self._seen != BAD_SLOT)
 
     @property
     def nbytes(self)->int:
         "Count the bytes of the images in the file"
-        return int(self._hw[self._here()].astype(np.int64).prod(1).sum())*self.channels
+        pixels = self._hw[self._here()].astype(np.int64).prod(1)
+        return int(pixels.sum())*self.channels
 
     # ---- filling
 
@@ -230,18 +275,25 @@ class DiskStore(PixelStore):
         if self._seen[i] in (KEPT_SLOT, ELSEWHERE_SLOT): return True
         if self._seen[i] == UNKNOWN_SLOT and self._look(i): return True      # another process was first
         if not self._writes: return False
-        try: self._write(i, np.ascontiguousarray(image))
+        return self._try_write(i, image)
+
+    def _try_write(self, i, image):
+        "Write a row, or take no more once that fails; return whether it was written"
+        try:
+            self._write(i, np.ascontiguousarray(image))
         except OSError as e: return self._give_up(e)
         return True
 
     def _write(self, i, image):
-        h,w = image.shape[:2]
+        h, w = image.shape[:2]
         if self._pid != os.getpid(): self._start()       # a forked worker takes room of its own
         with self._lock:
             self._spend(image.nbytes)
-            offset = self._slot(i) if self._slots is not None and image.shape == self.shape else self._take(image.nbytes)
+            in_array = self._slots is not None and image.shape == self.shape
+            offset = self._slot(i) if in_array else self._take(image.nbytes)
         _write_at(self._fd, image, offset)
-        _write_at(self._fd, _pack(int(i), offset, h, w, zlib.crc32(image)), _HEAD + int(i)*_ENTRY.size)
+        entry = _pack(int(i), offset, h, w, zlib.crc32(image))
+        _write_at(self._fd, entry, _HEAD + int(i)*_ENTRY.size)
         self._found(i, offset, h, w)
 
     def _spend(self, n):
@@ -259,29 +311,42 @@ class DiskStore(PixelStore):
                 self._place = _pages(os.fstat(self._fd).st_size)
                 self._end = self._place + max(n, self._step)
                 os.ftruncate(self._fd, self._end)
-        place,self._place = self._place, self._place + -(-n//8)*8
+        place = self._place
+        self._place += -(-n//8)*8      # the next image starts at a multiple of 8 bytes
         return place
 
     def _give_up(self, error):
         "Take no more images, and say why once"
-        with self._lock: first,self._writes = self._writes, False
-        if first: warnings.warn(f"The pixel cache takes no more images ({error.strerror or error}): {len(self):,} of {self.n:,} are in it, and the rest is decoded every epoch")
+        with self._lock:
+            first = self._writes
+            self._writes = False
+        if first:
+            warnings.warn(f"The pixel cache takes no more images ({error.strerror or error}): "
+                          f"{len(self):,} of {self.n:,} are in it, and the rest is decoded every epoch")
         return False
 
     # ---- the end
 
     def close(self):
         "Let the file go; images that were given out stay valid"
-        fd,self._fd,self._writes = self._fd, None, False
+        fd = self._fd
+        self._fd = None
+        self._writes = False
         self._seen = np.full(self.n, BAD_SLOT, np.uint8)
         self._map = self._table = self._slots = None
-        for o,_ in self._older: o.close()
+        for o, _ in self._older:
+            o.close()
         self._older = []
-        self._offsets,self._hw = np.zeros(self.n, np.uint64), np.zeros((self.n, 2), np.uint32)
+        self._offsets = np.zeros(self.n, np.uint64)
+        self._hw = np.zeros((self.n, 2), np.uint32)
         if fd is not None: os.close(fd)
 
     def __del__(self, close=os.close):       # `os` may be gone when the interpreter ends
         if getattr(self, "_fd", None) is not None: close(self._fd)
 
     def __getstate__(self): return self._init, self._wanted
-    def __setstate__(self, state): self.__init__(*state[0]); self._wanted = state[1]
+
+    def __setstate__(self, state):
+        init, wanted = state
+        self.__init__(*init)
+        self._wanted = wanted

@@ -15,7 +15,7 @@ from ..core.files import file_sha256
 # %% ../../nbs/data/22_download.ipynb #e2d8a109
 @dataclass(frozen=True)
 class Archive:
-    "Say where an archive is and what it must be"
+    "Name where an archive is and what it must be"
     url:str        # http, https or file
     sha256:str     # of the archive
     licence:str
@@ -26,16 +26,22 @@ class Archive:
 def _progress(done, total, shown):
     "Print a line for each tenth of a download; return the tenths shown"
     now = int(10*done/total) if total else 0
-    if now > shown and os.environ.get("VISIONLAB_PROGRESS") != "off": print(f"  {10*now} % of {total/2**30:.2g} GB")
+    quiet = os.environ.get("VISIONLAB_PROGRESS") == "off"
+    if now > shown and not quiet: print(f"  {10*now} % of {total/2**30:.2g} GB")
     return max(now, shown)
 
 def _copy(source, file, limit, total):
     "Copy a stream to a file up to `limit` bytes; return the SHA-256"
-    digest,done,shown = hashlib.sha256(), 0, 0
+    digest = hashlib.sha256()
+    done = 0
+    shown = 0
     while chunk := source.read(2**20):
         done += len(chunk)
-        if done > limit: raise DataError(f"The download is larger than {limit/2**30:.3g} GB", "", "Raise the archive's gigabytes if that is expected")
-        digest.update(chunk); file.write(chunk)
+        if done > limit:
+            raise DataError(f"The download is larger than {limit/2**30:.3g} GB", "",
+                            "Raise the archive's gigabytes if that is expected")
+        digest.update(chunk)
+        file.write(chunk)
         shown = _progress(done, total, shown)
     return digest.hexdigest()
 
@@ -44,18 +50,24 @@ def fetch(
     folder # where it goes
 )->Path:
     "Download an archive and check it; one that is there and whole is used"
-    if archive.url.split(":")[0] not in ("http", "https", "file"): raise ConfigError(f"{archive.url!r} is not an http, https or file address")
+    if archive.url.split(":")[0] not in ("http", "https", "file"):
+        raise ConfigError(f"{archive.url!r} is not an http, https or file address")
     path = Path(folder)/archive.url.rsplit("/", 1)[-1]
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file() and file_sha256(path) == archive.sha256.lower(): return path
     part = path.with_name(path.name + ".part")
     try:
-        with urllib.request.urlopen(archive.url, timeout=60) as r, open(part, "wb") as f:
-            found = _copy(r, f, archive.gigabytes*2**30, int(r.headers.get("Content-Length") or 0))
-        if found != archive.sha256.lower(): raise DataError("The download is not the file it should be", archive.url, f"SHA-256 is {found}, expected {archive.sha256}; try again, or get it from {archive.homepage}")
+        with urllib.request.urlopen(archive.url, timeout=60) as answer, open(part, "wb") as file:
+            total = int(answer.headers.get("Content-Length") or 0)
+            found = _copy(answer, file, archive.gigabytes*2**30, total)
+        if found != archive.sha256.lower():
+            raise DataError("The download is not the file it should be", archive.url,
+                            f"SHA-256 is {found}, expected {archive.sha256}; "
+                            f"try again, or get it from {archive.homepage}")
         os.replace(part, path)
     except OSError as e:
-        raise DataError(f"The download failed: {e}", archive.url, f"Get it from {archive.homepage} and unpack it to {str(folder)!r}") from None
+        raise DataError(f"The download failed: {e}", archive.url,
+                        f"Get it from {archive.homepage} and unpack it to {str(folder)!r}") from None
     finally: part.unlink(missing_ok=True)
     return path
 
@@ -64,15 +76,18 @@ _MAX_FILES = 500_000
 
 def _members(archive):
     "List (size, function that unpacks it to a folder) of an open tar or zip file"
-    if isinstance(archive, tarfile.TarFile): return ((m.size, lambda to, m=m: archive.extract(m, to, filter="data")) for m in archive)
+    if isinstance(archive, tarfile.TarFile):
+        return ((m.size, lambda to, m=m: archive.extract(m, to, filter="data")) for m in archive)
     return ((m.file_size, lambda to, m=m: archive.extract(m, to)) for m in archive.infolist())
 
 def _unpack_to(archive, to, limit):
     "Unpack under limits of bytes and files"
     total = 0
-    for n,(size,extract) in enumerate(_members(archive)):
+    for n, (size, extract) in enumerate(_members(archive)):
         total += size
-        if total > limit or n >= _MAX_FILES: raise DataError(f"The archive unpacks to more than {limit/2**30:.3g} GB or {_MAX_FILES:,} files", str(archive), "Raise the archive's limit if that is expected")
+        if total > limit or n >= _MAX_FILES:
+            raise DataError(f"The archive unpacks to more than {limit/2**30:.3g} GB or {_MAX_FILES:,} files",
+                            str(archive), "Raise the archive's limit if that is expected")
         extract(to)
 
 def unpack(
@@ -81,13 +96,15 @@ def unpack(
     gigabytes:float=100.  # refuse to write more
 ):
     "Unpack an archive safely: nothing lands outside `folder`, and a broken archive leaves nothing behind"
-    path,folder = Path(path), Path(folder)
+    path, folder = Path(path), Path(folder)
     opened = zipfile.ZipFile if path.suffix == ".zip" else tarfile.open
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as tmp:
         try:
             with opened(path) as archive: _unpack_to(archive, tmp, gigabytes*2**30)
         except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as e:
-            raise DataError(f"The archive cannot be unpacked: {e}", path.name, "Delete it and download it again; an archive that reaches outside its folder is not to be trusted") from e
+            raise DataError(f"The archive cannot be unpacked: {e}", path.name,
+                            "Delete it and download it again; "
+                            "an archive that reaches outside its folder is not to be trusted") from e
         for entry in sorted(Path(tmp).iterdir()):
             if (folder/entry.name).exists(): continue      # what is there already is yours
             shutil.move(str(entry), folder/entry.name)
@@ -97,7 +114,8 @@ def download(
     folder # where the data goes
 ):
     "Show the licence, download, check and unpack; keep the data and not the archive"
-    print(f"Downloading {archive.url.rsplit('/', 1)[-1]}. Licence: {archive.licence}. See {archive.homepage}")
+    name = archive.url.rsplit("/", 1)[-1]
+    print(f"Downloading {name}. Licence: {archive.licence}. See {archive.homepage}")
     Path(folder).mkdir(parents=True, exist_ok=True)
     path = fetch(archive, folder)
     unpack(path, folder, archive.unpacked)

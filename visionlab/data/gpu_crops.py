@@ -15,10 +15,12 @@ def _triangle(x): return (1-x.abs()).clamp_min(0)
 def _cubic(x, a=-.5):
     "Weigh by Keys' cubic, with the constant that antialiased resizing uses"
     x = x.abs()
-    near,far = ((a+2)*x - (a+3))*x*x + 1, ((a*x - 5*a)*x + 8*a)*x - 4*a
-    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+    near = ((a+2)*x - (a+3))*x*x + 1
+    far = ((a*x - 5*a)*x + 8*a)*x - 4*a
+    beyond = torch.zeros_like(x)
+    return torch.where(x < 1, near, torch.where(x < 2, far, beyond))
 
-_KERNELS = {"bilinear":_triangle, "bicubic":_cubic}
+_KERNELS = {"bilinear": _triangle, "bicubic": _cubic}
 
 def resize_weights(
     start:torch.Tensor,  # (B,) where each crop begins, in stored pixels; may lie between two
@@ -31,9 +33,13 @@ def resize_weights(
     "Compute the weights that make a crop's pixels of the stored ones"
     scale = (length/wanted).view(-1, 1, 1)
     first = start.view(-1, 1, 1)
-    pixel,out = torch.arange(stored, device=start.device)+.5, torch.arange(wanted, device=start.device).view(1, -1, 1)+.5
-    w = _KERNELS[interpolation]((pixel - (first + out*scale))/(scale.clamp_min(1) if antialias else 1))
-    inside = (pixel > first) & (pixel < first + length.view(-1, 1, 1))
+    end = first + length.view(-1, 1, 1)
+    pixel = torch.arange(stored, device=start.device)+.5
+    out = torch.arange(wanted, device=start.device).view(1, -1, 1)+.5
+    centre = first + out*scale
+    reach = scale.clamp_min(1) if antialias else 1
+    w = _KERNELS[interpolation]((pixel - centre)/reach)
+    inside = (pixel > first) & (pixel < end)
     w = torch.where(inside, w, torch.zeros_like(w))
     return w/w.sum(-1, keepdim=True).clamp_min(1e-6)
 
@@ -45,27 +51,40 @@ def crop_resize(
     antialias:bool=True
 )->torch.Tensor: # (B, C, height, width) uint8, channels last in memory
     "Cut a box of each image and resize it"
-    b,s,t,c = images.shape
-    top,left,height,width = boxes.float().unbind(1)
+    b, s, t, c = images.shape
+    out_height, out_width = size
+    top, left, height, width = boxes.float().unbind(1)
     dtype = torch.float16 if images.device.type == "cuda" else torch.float32
-    rows,cols = (resize_weights(o, n, k, w, interpolation, antialias).to(dtype) for o,n,k,w in ((top, height, s, size[0]), (left, width, t, size[1])))
-    x = torch.bmm(rows, images.to(dtype).view(b, s, t*c)).view(b*size[0], t, c)
-    x = torch.bmm(cols[:,None].expand(b, size[0], *cols.shape[1:]).reshape(-1, size[1], t), x)
-    return x.round_().clamp_(0, 255).to(torch.uint8).view(b, *size, c).permute(0, 3, 1, 2)
+    rows = resize_weights(top, height, s, out_height, interpolation, antialias).to(dtype)
+    cols = resize_weights(left, width, t, out_width, interpolation, antialias).to(dtype)
+    x = images.to(dtype).view(b, s, t*c)
+    x = torch.bmm(rows, x).view(b*out_height, t, c)
+    cols = cols[:, None].expand(b, out_height, out_width, t).reshape(-1, out_width, t)      # one for each row
+    x = torch.bmm(cols, x)
+    x = x.round_().clamp_(0, 255).to(torch.uint8)
+    return x.view(b, out_height, out_width, c).permute(0, 3, 1, 2)
 
 # %% ../../nbs/data/08_gpu_crops.ipynb #b8a022e4
 class Resident:
-    "Hold pictures on a device and give random crops of them"
+    "Hold pictures on a device and return random crops of them"
     def __init__(self,
         pictures:torch.Tensor, # (n, S, T, C) uint8 on the device
         sizes                  # (n, 2) height and width of each before it was stored
-    ): self.pictures,self.sizes = pictures, np.asarray(sizes)
+    ):
+        self.pictures = pictures
+        self.sizes = np.asarray(sizes)
 
     def boxes(self, rows, frame:RandomResizedCrop, numbers)->torch.Tensor: # (B, 4) float32
         "Draw the boxes of some rows, in stored pixels"
-        found = np.array([frame.box(h, w, u) for (h,w),u in zip(self.sizes[rows].tolist(), numbers)], np.float32)
-        scale = np.array(self.pictures.shape[1:3], np.float32)/self.sizes[rows]
-        return torch.from_numpy(found*np.concatenate([scale, scale], 1))
+        sizes = self.sizes[rows]
+        boxes = [frame.box(h, w, u) for (h, w), u in zip(sizes.tolist(), numbers)]
+        scale = np.array(self.pictures.shape[1:3], np.float32)/sizes
+        return torch.from_numpy(np.array(boxes, np.float32)*np.concatenate([scale, scale], 1))
+
+    def _copy_in(self, x):
+        "Copy what the processor has just made to the device, without waiting"
+        if self.pictures.is_cuda: x = x.pin_memory()
+        return x.to(self.pictures.device, non_blocking=True)
 
     def __call__(self,
         rows,        # (B,) places in `pictures`
@@ -73,8 +92,7 @@ class Resident:
         size:tuple,  # (height, width)
         numbers      # (B, 22)
     )->torch.Tensor: # (B, C, height, width) uint8 on the device
-        "Give random crops of some pictures"
-        boxes,at = self.boxes(rows, frame, numbers), torch.from_numpy(rows)
-        if self.pictures.is_cuda: boxes,at = boxes.pin_memory(), at.pin_memory()
-        send = lambda o: o.to(self.pictures.device, non_blocking=True)
-        return crop_resize(self.pictures[send(at)], send(boxes), size, frame.interpolation, frame.antialias)
+        "Return random crops of some pictures"
+        boxes = self.boxes(rows, frame, numbers)
+        pictures = self.pictures[self._copy_in(torch.from_numpy(rows))]
+        return crop_resize(pictures, self._copy_in(boxes), size, frame.interpolation, frame.antialias)

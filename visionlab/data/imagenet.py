@@ -25,19 +25,23 @@ from .module import ImageDataModule
 
 # %% ../../nbs/data/15_imagenet.ipynb #27771bcb
 _KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
-VAL_LABELS = ("LOC_val_solution.csv", "ILSVRC2012_validation_ground_truth.txt", "imagenet_2012_validation_synset_labels.txt", "val_annotations.txt", "val_labels.txt", "val.txt")
+VAL_LABELS = ("LOC_val_solution.csv", "ILSVRC2012_validation_ground_truth.txt",
+              "imagenet_2012_validation_synset_labels.txt", "val_annotations.txt", "val_labels.txt", "val.txt")
 _SYNSET = re.compile(r"n\d{8}")
 
 def _images_root(root):
     "Find the folder that has train, in Kaggle's layout too"
     root = imagenet_root(root, IMAGENET_HOMES)
-    return next((root/o for o in ("", *_KAGGLE) if (root/o/"train").is_dir()), root)
+    folders = [root/o for o in ("", *_KAGGLE)]
+    return next((o for o in folders if (o/"train").is_dir()), root)
 
 def _labels_beside(root):
     "Find the file of validation classes in the root, beside it, above Kaggle's folders, or in a development kit"
-    above = [root, root/"val", root.parent, *(root.parents[i] for i in range(1, min(3, len(root.parents))) if root.as_posix().endswith("/Data/CLS-LOC"))]
-    kits = [kit/"data" for o in above[:3] for kit in sorted(o.glob("ILSVRC2012_devkit*"))]
-    return next((o/name for name in VAL_LABELS for o in [*above, *kits] if (o/name).is_file()), None)
+    above = [root, root/"val", root.parent]
+    if root.as_posix().endswith("/Data/CLS-LOC"): above += list(root.parents)[1:3]
+    kits = [kit/"data" for folder in above[:3] for kit in sorted(folder.glob("ILSVRC2012_devkit*"))]
+    files = (folder/name for name in VAL_LABELS for folder in (*above, *kits))
+    return next((o for o in files if o.is_file()), None)
 
 def _standard_synsets():
     import timm.data
@@ -45,9 +49,23 @@ def _standard_synsets():
 
 def _kit_synsets(path):
     "Read which synset each number of the development kit means"
-    if not path.is_file(): raise DataError("The numbers of the development kit need its meta.mat", str(path), "Put meta.mat beside the ground truth, as in ILSVRC2012_devkit_t12/data")
-    table = optional_import("scipy.io", "video").loadmat(path, squeeze_me=True)["synsets"]
+    if not path.is_file():
+        raise DataError("The numbers of the development kit need its meta.mat", str(path),
+                        "Put meta.mat beside the ground truth, as in ILSVRC2012_devkit_t12/data")
+    loadmat = optional_import("scipy.io", "video").loadmat
+    table = loadmat(path, squeeze_me=True)["synsets"]
     return dict(zip(map(int, table["ILSVRC2012_ID"]), map(str, table["WNID"])))
+
+def _class_field(fields, alone):
+    "Return the field of a line that is a class; an empty text where it is missing"
+    if alone: return fields[0]
+    return fields[1] if len(fields) > 1 else ""
+
+def _number_synsets(path, rows, alone):
+    "Return what the numbers of a list mean, as {number: synset}; None for a list of synsets"
+    values = [_class_field(fields, alone) for _, fields in rows if alone or len(fields) > 1]
+    if not all(o.isdigit() for o in values): return None
+    return _kit_synsets(path.parent/"meta.mat") if alone else dict(enumerate(_standard_synsets()))
 
 def read_val_labels(
     path # LOC_val_solution.csv, the development kit's ground truth, or a list of either kind
@@ -55,18 +73,21 @@ def read_val_labels(
     "Read which class each validation image has"
     path = existing_file(path)
     text = sheet_text(path, None)
-    rows = [(line, [o for f in fields for o in f.split()]) for line,fields in sheet_records(tidy_quotes(text, ","), ",")]
+    rows = [(line, " ".join(fields).split()) for line, fields in sheet_records(tidy_quotes(text, ","), ",")]
     if rows and rows[0][1][:1] == ["ImageId"]: rows = rows[1:]
     if not rows: raise DataError(f"{path.name} is empty", str(path), "It should have a line for each validation image")
-    alone = all(len(o) == 1 for _,o in rows)
-    numbers = all(o[-1 if alone else 1].isdigit() for _,o in rows if len(o) > 1 or alone)
-    synsets = None if not numbers else _kit_synsets(path.parent/"meta.mat") if alone else dict(enumerate(_standard_synsets()))
+    alone = all(len(fields) == 1 for _, fields in rows)
+    synsets = _number_synsets(path, rows, alone)
     found = {}
-    for n,(line,fields) in enumerate(rows, 1):
-        value = fields[0] if alone else fields[1] if len(fields) > 1 else ""
-        synset = synsets.get(int(value)) if synsets else value if _SYNSET.fullmatch(value) else None
-        if synset is None: raise DataError(f"{path.name}:{line} names no class: {' '.join(fields)[:80]!r}", f"{path}:{line}", "Each line is NAME SYNSET, NAME NUMBER, or a synset or number alone")
-        found[n if alone else os.path.splitext(os.path.basename(fields[0]))[0]] = synset
+    for n, (line, fields) in enumerate(rows, 1):
+        value = _class_field(fields, alone)
+        if synsets: synset = synsets.get(int(value))
+        else: synset = value if _SYNSET.fullmatch(value) else None
+        if synset is None:
+            raise DataError(f"{path.name}:{line} names no class: {' '.join(fields)[:80]!r}", f"{path}:{line}",
+                            "Each line is NAME SYNSET, NAME NUMBER, or a synset or number alone")
+        image = n if alone else os.path.splitext(os.path.basename(fields[0]))[0]
+        found[image] = synset
     return found
 
 # %% ../../nbs/data/15_imagenet.ipynb #488746d3
@@ -76,77 +97,102 @@ def _synset_of(path, labels):
     "Find a loose image's synset: by its name, or by the number at the name's end"
     stem = os.path.splitext(os.path.basename(path))[0]
     number = re.search(r"(\d+)$", stem)
-    return labels.get(stem) or (labels.get(int(number[1])) if number else None)
+    by_number = labels.get(int(number[1])) if number else None
+    return labels.get(stem) or by_number
 
 def place_loose(
     catalog:Catalog, # of synset folders, whose validation images may lie loose
     val_labels=None  # file of their classes; default: looked for
 )->Catalog:
-    "Give validation images that lie loose their classes"
-    loose = catalog.skipped[(catalog.skipped["split"] == "val") & (catalog.skipped["reason"] == _LOOSE)]
+    "Return validation images that lie loose their classes"
+    skipped = catalog.skipped
+    loose = skipped[(skipped["split"] == "val") & (skipped["reason"] == _LOOSE)]
     if not len(loose) or "val" in catalog.splits:
-        if val_labels is not None: raise ConfigError("val_labels is given, and no validation image lies loose", catalog.source, "Leave it out")
-        return catalog
+        if val_labels is None: return catalog
+        raise ConfigError("val_labels is given, and no validation image lies loose", catalog.source, "Leave it out")
     root = Path(catalog.root)
-    path = Path(val_labels) if val_labels is not None else _labels_beside(root)
-    if path is None:
-        raise DataError(f"{plural(len(loose), 'validation image')} {'lies' if len(loose) == 1 else 'lie'} loose in val, and no file says their classes", f"{root}: looked for {', '.join(VAL_LABELS[:3])}",
-                        "Put Kaggle's LOC_val_solution.csv, or the development kit's ILSVRC2012_validation_ground_truth.txt with meta.mat, beside val; or name the file with val_labels=; or sort the images into val/<synset>/")
+    path = _labels_beside(root) if val_labels is None else Path(val_labels)
+    if path is None: raise _no_labels(root, len(loose))
     return _placed(catalog, loose, path)
+
+def _no_labels(root, n):
+    "Return the error for loose validation images whose classes nobody knows"
+    lie = "lies" if n == 1 else "lie"
+    return DataError(f"{plural(n, 'validation image')} {lie} loose in val, and no file says their classes",
+                     f"{root}: looked for {', '.join(VAL_LABELS[:3])}",
+                     "Put Kaggle's LOC_val_solution.csv, or the development kit's "
+                     "ILSVRC2012_validation_ground_truth.txt with meta.mat, beside val; or name the file with "
+                     "val_labels=; or sort the images into val/<synset>/")
 
 def _placed(catalog, loose, path):
     "Move loose images into the table; those of classes that train lacks stay skipped"
-    labels,name = read_val_labels(path), dict(zip(catalog.info["synsets"], catalog.classes))
-    synsets = [_synset_of(o, labels) for o in loose["path"]]
-    if missing := [o for o,s in zip(loose["path"], synsets) if s is None]:
-        raise DataError(f"{plural(len(missing), 'validation image')} of {len(loose):,} have no class in {Path(path).name}", listed(missing), "Use the file that came with these images", missing=missing)
-    rows = pd.DataFrame([(o, name[s], "val") for o,s in zip(loose["path"], synsets) if s in name], columns=["path", "label", "split"])
-    if not len(rows): raise DataError("No validation image is of a class in train", str(path), f"Train has {listed(catalog.info['synsets'], 5)}")
-    other = [(o, "val", "class not in train") for o,s in zip(loose["path"], synsets) if s not in name]
-    at = Path(os.path.abspath(path))
-    rest = [o for o in catalog.skipped.drop(index=loose.index).to_numpy().tolist() if Path(catalog.root)/o[0] not in (at, *at.parents)]      # the file itself has served
-    skipped = skipped_table([*rest, *other])
-    frame = pd.concat([catalog.frame, rows.astype(catalog.frame.dtypes[["path", "label", "split"]].to_dict())], ignore_index=True)
+    labels = read_val_labels(path)
+    name = dict(zip(catalog.info["synsets"], catalog.classes))
+    found = [(o, _synset_of(o, labels)) for o in loose["path"]]
+    missing = [o for o, synset in found if synset is None]
+    if missing:
+        raise DataError(f"{plural(len(missing), 'validation image')} of {len(loose):,} have no class in "
+                        f"{Path(path).name}", listed(missing), "Use the file that came with these images",
+                        missing=missing)
+    columns = ["path", "label", "split"]
+    rows = pd.DataFrame([(o, name[synset], "val") for o, synset in found if synset in name], columns=columns)
+    if not len(rows):
+        raise DataError("No validation image is of a class in train", str(path),
+                        f"Train has {listed(catalog.info['synsets'], 5)}")
+    other = [(o, "val", "class not in train") for o, synset in found if synset not in name]
+    skipped = skipped_table([*_other_skips(catalog, loose, path), *other])
+    frame = pd.concat([catalog.frame, rows.astype(catalog.frame.dtypes[columns].to_dict())], ignore_index=True)
     return replace(catalog, frame=frame, skipped=skipped, info=catalog.info | dict(val_labels=Path(path).name))
+
+def _other_skips(catalog, loose, path):
+    "List what stays skipped beside the loose images; the file of their classes has served"
+    at = Path(os.path.abspath(path))
+    served = (at, *at.parents)
+    rest = catalog.skipped.drop(index=loose.index).to_numpy().tolist()
+    return [o for o in rest if Path(catalog.root)/o[0] not in served]
 
 def imagenet_catalog(
     root=None,      # as for `Catalog.from_imagenet`, or the folder that Kaggle's archive makes
     val_labels=None # file of the classes of loose validation images; default: looked for
 )->Catalog:
     "Read ImageNet in any of its layouts"
-    return place_loose(Catalog.from_imagenet(_images_root(root), allow_single=True), val_labels)
+    catalog = Catalog.from_imagenet(_images_root(root), allow_single=True)
+    return place_loose(catalog, val_labels)
 
 # %% ../../nbs/data/15_imagenet.ipynb #74ec6125
 class ImageNetDataModule(ImageDataModule):
     "Serve ImageNet, or any tree of synset folders, with the usual crops"
     def __init__(self,
-        data_root=None,      # folder with train/<synset>/ and val/<synset>/, or Kaggle's; default: IMAGENET_ROOT, VISIONLAB_IMAGENET, or a usual place
+        data_root=None,      # folder with train/<synset>/, or Kaggle's; default: IMAGENET_ROOT or a usual place
         batch_size:int=256,  # for each GPU
         num_workers=8,       # for each GPU; "auto" follows the processors
         image_size=224,      # pixels, or (height, width)
         eval_transforms=None, # default: the shorter side to 256/224 of the size, then the centre
         augmentation_preset:str="light", # random crops and flips, nothing else
-        val_labels=None,     # file that says the classes of validation images without folders; default: looked for under its usual names
+        val_labels=None,     # file of the classes of loose validation images; default: looked for under its usual names
         **settings           # as for `ImageDataModule`
     ):
-        centre = Pipeline(Resize("crop", .875, "bilinear"), (), image_size, IMAGENET_MEAN, IMAGENET_STD, "resize 256, centre 224")
+        centre = Pipeline(Resize("crop", .875, "bilinear"), (), image_size, IMAGENET_MEAN, IMAGENET_STD,
+                          "resize 256, centre 224")
         data = data_root if isinstance(data_root, Catalog) else imagenet_catalog(data_root, val_labels)
-        super().__init__(data, batch_size=batch_size, num_workers=num_workers, image_size=image_size, eval_transforms=eval_transforms or centre,
-                         augmentation_preset=augmentation_preset, **settings)
+        super().__init__(data, batch_size=batch_size, num_workers=num_workers, image_size=image_size,
+                         eval_transforms=eval_transforms or centre, augmentation_preset=augmentation_preset, **settings)
 
 # %% ../../nbs/data/15_imagenet.ipynb #1cbd9da6
 class ImageRows:
-    "Give the images of one split, decoded and unchanged, with their class numbers"
+    "Hold the images of one split, decoded and unchanged, with their class numbers"
     def __init__(self, dm, split):
         self.catalog = dm.setup().catalog.subset(split)
-        self.images,self.targets = Images(self.catalog, dm.in_chans), self.catalog.targets()
+        self.images = Images(self.catalog, dm.in_chans)
+        self.targets = self.catalog.targets()
 
     def __len__(self): return len(self.catalog)
 
     def __getitem__(self, i:int)->ImageItem:
         if not -len(self) <= i < len(self): raise IndexError(i)
         row = int(self.catalog.frame.index[i])
-        return ImageItem(self.images[row], self.targets[i].tolist(), path=self.catalog.frame["path"].iloc[i], index=row)
+        path = self.catalog.frame["path"].iloc[i]
+        return ImageItem(self.images[row], self.targets[i].tolist(), path=path, index=row)
 
 @patch(as_prop=True)
 def train_dataset(self:ImageDataModule)->ImageRows: return ImageRows(self, "train")
@@ -156,17 +202,25 @@ def val_dataset(self:ImageDataModule)->ImageRows: return ImageRows(self, "val")
 def test_dataset(self:ImageDataModule)->ImageRows: return ImageRows(self, "test")
 
 # %% ../../nbs/data/15_imagenet.ipynb #f7f8a597
-_PATHS = ("data_dir", "data_root", "root", "val_labels", "train_csv", "val_csv", "test_csv", "image_dir", "samples", "gt_dir")
+_PATHS = ("data_dir", "data_root", "root", "val_labels", "train_csv", "val_csv", "test_csv", "image_dir", "samples",
+          "gt_dir")
+
+def _own_arguments(cls):
+    "List the named arguments of a class's own constructor"
+    if cls is object or "__init__" not in vars(cls): return []
+    parameters = inspect.signature(cls.__init__).parameters
+    return [name for name, o in parameters.items() if o.kind is not o.VAR_KEYWORD]
 
 def _option_names(cls):
     "List the arguments a data module takes, those of its base classes included"
-    names = [n for c in cls.__mro__ if "__init__" in vars(c) and c is not object for n,o in inspect.signature(c.__init__).parameters.items() if o.kind is not o.VAR_KEYWORD]
-    own = [o for o in ("data_root", "root", "normal_dir") if o in names]         # who says where its data are does not read others
-    hidden = {"self"} | ({"data_dir", "dataset_name", "catalog"} if own else set())
+    names = [name for base in cls.__mro__ for name in _own_arguments(base)]
+    tells_place = any(o in names for o in ("data_root", "root", "normal_dir"))
+    hidden = {"self"}
+    if tells_place: hidden |= {"data_dir", "dataset_name", "catalog"}         # a place of its own goes before others
     return [o for o in dict.fromkeys(names) if o not in hidden]
 
 def _settled(value, base):
-    "Write a path relative to the settings' folder; a name that is no path there stays a name"
+    "Write a path relative to the settings' folder; a name that is not a path there stays a name"
     if not isinstance(value, str) or os.path.isabs(os.path.expanduser(value)): return value
     return str(base/value) if (base/value).exists() else value
 
@@ -176,11 +230,12 @@ def from_config(cls:ImageDataModule,
     **overrides # settings that go before those
 )->ImageDataModule:
     "Make a data module from settings"
-    found,base = read_settings(config)
+    found, base = read_settings(config)
     if list(found) == ["data"] and isinstance(found["data"], dict): found = found["data"]
     for name in [*found, *overrides]: one_of(name, _option_names(cls), "setting")
     if "normal_dir" in found and "root" not in found: found["root"] = "."        # what its folders are relative to
-    return cls(**{k:_settled(v, base) if k in _PATHS else v for k,v in found.items()} | overrides)
+    settings = {k:_settled(v, base) if k in _PATHS else v for k, v in found.items()}
+    return cls(**settings | overrides)
 
 @patch(cls_method=True)
 def from_yaml(cls:ImageDataModule,

@@ -22,40 +22,58 @@ def luminance(
     pixels # (..., 3) uint8
 )->np.ndarray: # (..., 1) uint8
     "Turn colour into grey as Pillow does, to the bit"
-    r,g,b = (pixels[...,i].astype(np.uint32) for i in range(3))
-    return ((r*19595 + g*38470 + b*7471 + 0x8000) >> 16).astype(np.uint8)[...,None]
+    red, green, blue = (pixels[..., i].astype(np.uint32) for i in range(3))
+    grey = (red*19595 + green*38470 + blue*7471 + 0x8000) >> 16
+    return grey.astype(np.uint8)[..., None]
 
 class Images:
-    "Give the decoded pixels of a catalog's rows; its `info` holds `max_pixels`, the largest that is decoded, and a `value_range`"
+    "Return the decoded pixels of a catalog's rows; its `info` may hold `max_pixels`, the largest, and `value_range`"
     def __init__(self,
         catalog:Catalog,
         channels:int=3,  # 3, 1 for grey, or all that the images have
         keep=False,      # True keeps decoded images; a number first shrinks the shorter side to it
         store=None       # where they are kept, of `cache`; default: in memory
     ):
+        self.channels = channels
+        self.keep = keep
+        self.reader = catalog.reader
         in_files = catalog.pixels is None and catalog.reader is None
         self.files = catalog.sources if in_files else None       # no object a row: a worker has nothing to copy
-        grey = catalog.pixels is not None and channels == 1 and catalog.pixels.shape[-1] == 3      # as a file's colours become grey
-        self.pixels = luminance(catalog.pixels) if grey else catalog.pixels
-        self.reader,self.channels,self.keep,self.store = catalog.reader, channels, keep, store
-        if keep and store is None and self.pixels is None: self.store = MemoryStore(int(catalog.frame.index.max())+1 if len(catalog) else 0, channels)
-        self.max_pixels,self.value_range = catalog.info.get("max_pixels", MAX_PIXELS), check_range(catalog.info.get("value_range"))
+        self.pixels = self._pixels_of(catalog)
+        self.store = store
+        if keep and store is None and self.pixels is None: self.store = self._new_store(catalog)
+        self.max_pixels = catalog.info.get("max_pixels", MAX_PIXELS)
+        self.value_range = check_range(catalog.info.get("value_range"))
         self.notes = None       # of `watched`: row id → what `Values` noted
 
+    def _pixels_of(self, catalog):
+        "Return the images in memory, in grey if that is wanted of colours, as a file's colours become grey; or None"
+        pixels = catalog.pixels
+        if pixels is None: return None
+        return luminance(pixels) if self.channels == 1 and pixels.shape[-1] == 3 else pixels
+
+    def _new_store(self, catalog):
+        "Make a store in memory with a place for each row number"
+        n = int(catalog.frame.index.max())+1 if len(catalog) else 0
+        return MemoryStore(n, self.channels)
+
     def watched(self)->"Images":
-        "Begin to note which images are not stored in 8 bits; without a range those are noted, and neither decoded nor kept"
+        "Begin to note which images are not stored in 8 bits; without a range those are neither decoded nor kept"
         self.notes = {}
         return self
 
     def __getitem__(self, i:int)->np.ndarray: # (H, W, channels) uint8
         if self.pixels is not None: return self._channels(self.pixels[i])
-        image = self.store.get(i) if self.store is not None else None
-        if image is None:
-            image = self._read(i)
-            if self.store is not None and (self.value_range is not None or not (self.notes and i in self.notes)): self.store.put(i, image)
+        if self.store is None: return self._read(i)
+        image = self.store.get(i)
+        if image is not None: return image
+        image = self._read(i)
+        noted = self.notes and i in self.notes
+        if self.value_range is not None or not noted: self.store.put(i, image)
         return image
 
-    def _channels(self, x): return x if x.shape[-1] == self.channels else np.repeat(x[...,:1], self.channels, -1)
+    def _channels(self, x):
+        return x if x.shape[-1] == self.channels else np.repeat(x[..., :1], self.channels, -1)
 
     def _read(self, i):
         image = self._decode(self._encoded(i), i)
@@ -65,8 +83,10 @@ class Images:
         "Decode encoded bytes or an array to the channels wanted"
         name = self.name(i)
         noted = None if self.notes is None else Values(self.value_range)
-        mode,limit = pixel_mode(self.channels), dict(max_pixels=self.max_pixels, value_range=noted or self.value_range)
-        image = decode(source, mode, name, **limit) if isinstance(source, bytes) else load_image(source, mode, **limit)
+        mode = pixel_mode(self.channels)
+        limit = dict(max_pixels=self.max_pixels, value_range=noted or self.value_range)
+        if isinstance(source, bytes): image = decode(source, mode, name, **limit)
+        else: image = load_image(source, mode, **limit)
         if noted is not None and noted.note: self.notes[i] = noted.note
         return check_channels(image, self.channels, name)
 
@@ -76,21 +96,26 @@ class Images:
         size:tuple,  # (height, width) wanted
         u            # the frame's numbers
     )->np.ndarray: # (height, width, channels) uint8
-        "Give a row's pixels framed, decoding no more than that needs"
+        "Return a row's pixels framed, decoding no more than that needs"
         if self.pixels is not None or self.keep or not hasattr(frame, "box"): return frame(self[i], size, u)
         source = self._encoded(i)
-        if isinstance(source, bytes) and (header := jpeg_header(source)) and header.height*header.width <= (self.max_pixels or np.inf):
-            part = decode_region(source, header, frame.box(header.height, header.width, u), self.channels)      # never shrunk: kept pixels would give other crops
-            if part is not None: return frame.resized(part, size)
-        return frame(self._decode(source, i), size, u)
+        part = self._part(source, frame, u)
+        return frame(self._decode(source, i), size, u) if part is None else frame.resized(part, size)
+
+    def _part(self, source, frame, u):
+        "Decode the part of a JPEG that a frame cuts out; None where the whole image is needed"
+        header = jpeg_header(source) if isinstance(source, bytes) else None
+        if not header or header.height*header.width > (self.max_pixels or np.inf): return None
+        # Never shrunk: kept pixels would give other crops.
+        return decode_region(source, header, frame.box(header.height, header.width, u), self.channels)
 
     def _encoded(self, i):
-        "Give row `i` as encoded bytes, or as whatever the catalog's reader returns"
+        "Return row `i` as encoded bytes, or as whatever the catalog's reader returns"
         source = self.files[i] if self.reader is None else self.reader[i]
         return read_bytes(source) if isinstance(source, (str, os.PathLike)) else source
 
     def name(self, i)->str:
-        "Say where row `i` comes from, for messages"
+        "Return where row `i` comes from, for messages"
         if self.files is not None: return str(self.files[i])
         return self.reader.name(i) if hasattr(self.reader, "name") else f"row {i}"
 

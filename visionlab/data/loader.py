@@ -33,8 +33,11 @@ from .gpu_crops import Resident
 @lru_cache(None)
 def thread_pool(n, pid):
     "Start `n` threads once for this process"
-    ready,before = threading.Barrier(n+1), torch.get_num_threads()
-    def start(): torch.set_num_threads(1); ready.wait()
+    ready = threading.Barrier(n+1)
+    before = torch.get_num_threads()
+    def start():
+        torch.set_num_threads(1)
+        ready.wait()
     pool = ThreadPoolExecutor(n, "visionlab-loader", start)
     for _ in range(n): pool.submit(int)
     ready.wait()
@@ -47,28 +50,37 @@ class Lender:
     def __init__(self,
         most:int,        # how many are remembered
         dtype=np.float32
-    ): self.most,self.dtype,self.arrays = most, dtype, []
+    ):
+        self.most = most
+        self.dtype = dtype
+        self.arrays = []      # (memory, weak reference to what was lent of it)
 
     def __call__(self, *shape)->torch.Tensor: # uninitialised
         "Lend a tensor of this shape"
-        for k,(array,loan) in enumerate(self.arrays):
-            if loan() is None and array.shape[1:] == shape[1:] and len(array) >= shape[0]: return self._lend(array, shape[0], k)
-        self.arrays = ([o for o in self.arrays if o[1]() is not None] + [None])[-self.most:]
+        for k, (array, loan) in enumerate(self.arrays):
+            fits = array.shape[1:] == shape[1:] and len(array) >= shape[0]
+            if loan() is None and fits: return self._lend(array, shape[0], k)
+        in_use = [o for o in self.arrays if o[1]() is not None]
+        self.arrays = (in_use + [None])[-self.most:]
         return self._lend(np.empty(shape, self.dtype), shape[0], -1)
 
     def _lend(self, array, n, k):
-        loan = array[:n]                                # a tensor made from it, and every view of that tensor, keeps this object alive
+        loan = array[:n]       # a tensor made from it, and every view of that tensor, keeps this object alive
         self.arrays[k] = array, weakref.ref(loan)
-        with torch.inference_mode(False): return torch.from_numpy(loan)      # threads write to it, whatever mode the caller is in
+        # Threads write to it, whatever mode the caller is in.
+        with torch.inference_mode(False): return torch.from_numpy(loan)
 
 # %% ../../nbs/data/09_loader.ipynb #ee2741ee
 _CHUNK = 8          # images in one thread's task
 
 def _on_side_stream(made, device):
     "Copy and augment one batch ahead on a stream of its own, while the model works on the one before"
-    stream,held = torch.cuda.Stream(device), None
+    stream = torch.cuda.Stream(device)
+    held = None
     for make in made:
-        with torch.cuda.stream(stream): batch,done = make(), stream.record_event()
+        with torch.cuda.stream(stream):
+            batch = make()
+            done = stream.record_event()
         if held is not None: yield _handed_over(*held, device)
         held = batch, done
     if held is not None: yield _handed_over(*held, device)
@@ -83,13 +95,17 @@ def _handed_over(batch, done, device):
 
 def _cancel(waiting):
     "Call off what threads have not begun"
-    for *_,tasks in waiting:
+    for *_, tasks in waiting:
         for t in tasks: t.cancel()
 
 class Loader:
     "Iterate over batches of a catalog, ready for the model"
-    pictures_alone = True             # False where masks or depth go the same way, in a batch that is finished as a whole
-    rank,world,whole = 0, 1, None     # this process among those that share each batch; how many images the batch has for all of them
+    pictures_alone = True    # False where masks or depth go the same way, in a batch that is finished as a whole
+    rank = 0                 # this process among those that share each batch
+    world = 1                # how many those are
+    whole = None             # how many images the batch has for all of them
+    last_epoch = None        # number of the last epoch there will be, if that is known
+    _begun = None            # (what it is for, batches of the next epoch that threads are working on)
 
     def __init__(self,
         catalog:Catalog,      # the rows of one split
@@ -107,19 +123,34 @@ class Loader:
         timeout:float=0,      # seconds to wait for one batch; 0 waits as long as it takes
         as_bytes:bool=False,  # deliver framed uint8 images, without the operations on batches and the normalisation
         keep_frames:int=0,    # bytes: images that are framed without chance are framed once, and kept up to here
-        on_device=False       # hold the training pictures on the device: True whole, if they have one size; or a number of pixels a side, which they are reduced or enlarged to
+        on_device=False       # hold the training pictures on the device: True whole, if of one size; or pixels a side
     ):
-        self.ahead,self.pin,self.persistent,self.timeout,self.as_bytes = ahead, pin, persistent, timeout or None, as_bytes
-        self.catalog,self.pipeline,self.batch_size,self.shuffle,self.seed = catalog, pipeline, batch_size, shuffle, seed
-        self.workers,self.epoch,self._processes = workers, 0, None
-        self.ids,self.paths = catalog.frame.index.to_numpy(), catalog.frame["path"].array
-        self.y,self.labelled = catalog.targets(), bool(len(catalog)) and catalog.frame["label"].notna().any()
+        self.catalog = catalog
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.workers = workers
+        self.ahead = ahead
+        self.pin = pin
+        self.persistent = persistent
+        self.timeout = timeout or None
+        self.as_bytes = as_bytes
+        self.epoch = 0
+        self.ids = catalog.frame.index.to_numpy()
+        self.paths = catalog.frame["path"].array
+        self.y = catalog.targets()
+        self.labelled = bool(len(catalog)) and catalog.frame["label"].notna().any()
         self.weights = balanced_weights(self.y) if balanced else None
         self.images = images if images is not None else Images(catalog, len(pipeline.mean))
+        self._processes = None
         self._trial = None
-        self.pipeline = pipeline = self._judged(pipeline)
-        self.finish = BatchAugment(pipeline, seed)
-        self._lend,self._lend_bytes,self._custom_road,self._on_device = Lender(ahead+3), Lender(ahead+3, np.uint8), None, on_device
+        self._custom_road = None
+        self._on_device = on_device
+        self.pipeline = pipeline
+        self.pipeline = self._judged(pipeline)
+        self.finish = BatchAugment(self.pipeline, seed)
+        self._lend = Lender(ahead+3)
+        self._lend_bytes = Lender(ahead+3, np.uint8)
         self._frames = self._keep_frames(keep_frames)
         self.to(device)
 
@@ -128,61 +159,74 @@ class Loader:
         frame = pipeline.frame
         if not isinstance(frame, Custom) or frame.numbers or frame.normalises or not len(self.ids): return pipeline
         self._trial = try_transform(self._samples(), self.ids, self.workers, self.timeout)
-        return pipeline.edit(frame=replace(frame, numbers=self._trial.numbers)) if self._trial.numbers else pipeline
+        numbers = self._trial.numbers
+        return pipeline.edit(frame=replace(frame, numbers=numbers)) if numbers else pipeline
 
     def to(self, device)->"Loader":
         "Choose where batches are augmented and delivered"
         self.device = torch.device(device)
         if self.device != getattr(self, "_made_for", None):
-            self._resident,self._pictures,self._made_for = self._make_resident(), None, self.device
+            self._resident = self._make_resident()
+            self._pictures = None
+            self._made_for = self.device
             if self._resident is None and len(self.ids): self._pictures = self._make_pictures()
         self._targets = torch.from_numpy(self.y).to(self.device) if self.labelled else None
         return self
 
     def _keep_frames(self, limit):
         "Make room for framed images where each comes out the same every time"
-        known = self.images.pixels is not None or isinstance(self.pipeline.frame, Custom) or self.pipeline.frame.n_random or not len(self.ids)
-        return None if known or not limit or not self.pictures_alone else MemoryStore(int(self.ids.max())+1, self.images.channels, self.pipeline.size, limit).want(self.ids)
+        if not limit or not self.pictures_alone or not len(self.ids) or self.images.pixels is not None: return None
+        if isinstance(self.pipeline.frame, Custom) or self.pipeline.frame.n_random: return None
+        store = MemoryStore(int(self.ids.max())+1, self.images.channels, self.pipeline.size, limit)
+        return store.want(self.ids)
 
     @property
     def _as_is(self)->bool:
-        "Say whether pictures of the model's size go in as they are"
+        "Return whether pictures of the model's size go in as they are"
         frame = self.pipeline.frame
         return isinstance(frame, Resize) and frame.kept == 1 and not self.finish.per_image
 
     def _make_resident(self):
         "Hold all pixels on the device when they have the model's size already"
         pixels = self.images.pixels
-        return torch.from_numpy(pixels).to(self.device) if pixels is not None and self._as_is and pixels.shape[1:3] == self.pipeline.size else None
+        if pixels is None or not self._as_is or pixels.shape[1:3] != self.pipeline.size: return None
+        return torch.from_numpy(pixels).to(self.device)
 
     def _make_pictures(self):
         "Decode the pictures once and hold them on the device, for crops that are cut there"
-        if not self._on_device or not hasattr(self.pipeline.frame, "box") or self.finish.per_image or not self.pictures_alone: return None
-        shape = self.images[self.ids[0]].shape[:2] if self._on_device is True else (self._on_device,)*2
-        pictures,sizes = torch.empty(len(self.ids), *shape, self.images.channels, dtype=torch.uint8, device=self.device), np.empty((len(self.ids), 2), np.int64)
+        croppable = hasattr(self.pipeline.frame, "box") and not self.finish.per_image
+        if not self._on_device or not croppable or not self.pictures_alone: return None
         whole = self._on_device is True
+        shape = self.images[self.ids[0]].shape[:2] if whole else (self._on_device,)*2
+        n = len(self.ids)
+        pictures = torch.empty(n, *shape, self.images.channels, dtype=torch.uint8, device=self.device)
+        sizes = np.empty((n, 2), np.int64)
         def load(k):
             image = self.images[self.ids[k]]
             sizes[k] = image.shape[:2]
             return None if whole and image.shape[:2] != shape else resize(image, shape)
         pool = thread_pool(max(1, self.workers), os.getpid())
-        for a in range(0, len(self.ids), 256):
-            part = list(pool.map(load, range(a, min(a+256, len(self.ids)))))
+        for start in range(0, n, 256):
+            part = list(pool.map(load, range(start, min(start+256, n))))
             if any(o is None for o in part): return self._not_of_one_size()
-            pictures[a:a+len(part)] = torch.from_numpy(np.stack(part)).to(self.device)
+            pictures[start:start+len(part)] = torch.from_numpy(np.stack(part)).to(self.device)
         return Resident(pictures, sizes)
 
     def _not_of_one_size(self):
-        "Say that pictures cannot be held on the device as they are"
-        warnings.warn("The pictures have several sizes, and brought to one they would train on other pixels: they are decoded every epoch. cache='ram' or cache='disk' keeps them whole")
+        "Warn that pictures cannot be held on the device as they are"
+        warnings.warn(
+            "The pictures have several sizes, and brought to one they would train on other pixels: "
+            "they are decoded every epoch. cache='ram' or cache='disk' keeps them whole")
 
     @property
     def tier(self)->str:
         "Name where pixels come from: resident, ram, files or processes"
-        if isinstance(self.pipeline.frame, Custom): return self._custom_road or "processes" if self.workers else "inline"
+        if isinstance(self.pipeline.frame, Custom):
+            return self._custom_road or "processes" if self.workers else "inline"
         if self._resident is not None or self._pictures is not None: return "resident"
         if self.images.store is not None: return "disk" if isinstance(self.images.store, DiskStore) else "ram"
-        return "ram" if self.images.pixels is not None or self._frames is not None and self._frames.complete else "files"
+        all_framed = self._frames is not None and self._frames.complete
+        return "ram" if self.images.pixels is not None or all_framed else "files"
 
     def plan(self, epoch:int)->list:
         "List the batches of an epoch, as positions in the catalog"
@@ -194,7 +238,11 @@ class Loader:
     def part(self, rank:int, world:int)->"Loader":
         "Copy for one process among `world`: it takes every `world`-th image of each batch, from `rank` on"
         new = copy(self)
-        new.rank,new.world,new._processes,new._begun,new._lend = rank, world, None, None, Lender(self.ahead+3)
+        new.rank = rank
+        new.world = world
+        new._processes = None
+        new._begun = None
+        new._lend = Lender(self.ahead+3)
         return new
 
     @property
@@ -203,17 +251,19 @@ class Loader:
         return self.world*(2 if self._training else 1)
 
     def _draws(self, plan):
-        "Give each position an id to draw by: its own, another each further time it comes in an epoch"
+        "Return an id to draw by for each position: its own, another each further time it comes in an epoch"
         if self.weights is None: return [self.ids[o] for o in plan]
         order = np.concatenate(plan)
         by = np.argsort(order, kind="stable")
         first = np.r_[0, np.flatnonzero(np.diff(order[by]))+1]
+        times = np.diff(np.r_[first, len(order)])
         nth = np.empty(len(order), np.int64)
-        nth[by] = np.arange(len(order)) - np.repeat(first, np.diff(np.r_[first, len(order)]))
-        return np.split(self.ids[order] + (nth << 40), np.cumsum([len(o) for o in plan])[:-1])
+        nth[by] = np.arange(len(order)) - np.repeat(first, times)
+        ends = np.cumsum([len(o) for o in plan])[:-1]
+        return np.split(self.ids[order] + (nth << 40), ends)
 
     def __len__(self):
-        n,tail = divmod(len(self.ids), self.batch_size)
+        n, tail = divmod(len(self.ids), self.batch_size)
         return n + (tail >= self._least if n else tail > 0)
 
     @property
@@ -231,64 +281,93 @@ class Loader:
     def _work(self, epoch):
         "List (positions, ids to draw by, epoch) of each batch"
         plan = self.plan(epoch)
-        return [(p, d, epoch) for p,d in zip(plan, self._draws(plan))] if plan else []
+        if not plan: return []
+        return [(rows, draws, epoch) for rows, draws in zip(plan, self._draws(plan))]
 
     def _own(self, work):
         "Take this process's images of each batch, and note how many there are for all"
-        mine = [(p[self.rank::self.world], d[self.rank::self.world], epoch) for p,d,epoch in work]
-        if work and not len(mine[0][0]) and self._training: raise DataError(f"{len(work[0][0])} training images cannot be shared by {self.world} processes", "", "Use fewer processes")
-        kept = [k for k,o in enumerate(mine) if len(o[0])]
+        mine = [(rows[self.rank::self.world], draws[self.rank::self.world], epoch) for rows, draws, epoch in work]
+        if work and not len(mine[0][0]) and self._training:
+            message = f"{len(work[0][0])} training images cannot be shared by {self.world} processes"
+            raise DataError(message, "", "Use fewer processes")
+        kept = [k for k, o in enumerate(mine) if len(o[0])]
         return [mine[k] for k in kept], [len(work[k][0]) for k in kept]
 
     def _made(self, epoch, work, whole=()):
         "Make batches"
-        made = (lambda o=o, x=x: self._batch(o[0], o[1], x, epoch) for o,x in zip(work, self._raw(work)))
-        batches = _on_side_stream(made, self.device) if self.device.type == "cuda" else (f() for f in made)
+        made = (lambda o=o, x=x: self._batch(o[0], o[1], x, epoch) for o, x in zip(work, self._raw(work)))
+        if self.device.type == "cuda": batches = _on_side_stream(made, self.device)
+        else: batches = (make() for make in made)
         return self._counted(whole, batches) if whole else batches
 
     def _counted(self, whole, batches):
-        for self.whole,batch in zip(whole, batches): yield batch
+        "Set `whole` to the size of each batch for all processes as it is delivered"
+        for n, batch in zip(whole, batches):
+            self.whole = n
+            yield batch
 
     def _raw(self, work):
-        "Choose the road the pixels take"
+        "Choose where the pixels of each batch come from"
         if isinstance(self.pipeline.frame, Custom): return self._custom(work)
-        if self._resident is not None: return (self._resident_rows(o[0]) for o in work)
-        if self._pictures is not None: return (self._pictures(o[0], self.pipeline.frame, self.pipeline.size, self._numbers(*o[1:])) for o in work)
-        if (store := self._ready) is not None: return (torch.from_numpy(store.batch(self.ids[o[0]])).permute(0, 3, 1, 2) for o in work)
+        if self._resident is not None: return (self._resident_rows(rows) for rows, *_ in work)
+        if self._pictures is not None: return (self._cut_on_device(*o) for o in work)
+        store = self._ready
+        if store is not None: return (self._stored_rows(store, rows) for rows, *_ in work)
         return self._in_threads(work) if self.workers else (self._fill(*o) for o in work)
+
+    def _cut_on_device(self, rows, draws, epoch):
+        "Cut the crops of a batch out of the pictures that the device holds"
+        frame = self.pipeline.frame
+        return self._pictures(rows, frame, self.pipeline.size, self._numbers(draws, epoch))
+
+    def _stored_rows(self, store, rows):
+        "Take a batch out of a store that has framed pictures"
+        return torch.from_numpy(store.batch(self.ids[rows])).permute(0, 3, 1, 2)
 
     @property
     def _ready(self):
-        "Give the store whose pictures go in as whole batches, when it has all of them"
+        "Return the store whose pictures go in as whole batches, when it has all of them"
         if self._finished_early or not self.pictures_alone: return None
         kept = self.images.store if self._as_is else None
-        stores = [o for o in (self._frames, kept) if o is not None and o.shape is not None and o.shape[:2] == self.pipeline.size]
+        def fits(o): return o is not None and o.shape is not None and o.shape[:2] == self.pipeline.size
+        stores = [o for o in (self._frames, kept) if fits(o)]
         return next((o for o in stores if o.has(self.ids).all()), None)
 
     @property
     def _finished_early(self)->bool:
-        "Say whether images leave the threads augmented and normalised"
-        h,w = self.pipeline.size
-        return self.pictures_alone and self.device.type == "cpu" and not self.as_bytes and h*w*self.images.channels >= LARGE and self._resident is None and self._pictures is None and not isinstance(self.pipeline.frame, Custom)
+        "Return whether images leave the threads augmented and normalised"
+        if not self.pictures_alone or self.device.type != "cpu" or self.as_bytes: return False
+        height, width = self.pipeline.size
+        if height*width*self.images.channels < LARGE: return False
+        on_device = self._resident is not None or self._pictures is not None
+        return not on_device and not isinstance(self.pipeline.frame, Custom)
 
     def _batch(self, rows, draws, x, epoch):
+        "Make the batch of some rows: pixels, targets, paths and numbers"
         if not self._finished_early: x = self._finish(x.to(self.device, non_blocking=True), draws, epoch)
-        y = None if self._targets is None else self._targets[torch.from_numpy(rows).to(self.device, non_blocking=True)]
+        y = None
+        if self._targets is not None: y = self._targets[torch.from_numpy(rows).to(self.device, non_blocking=True)]
         return ImageBatch(image=x, target=y, path=self.paths[rows].tolist(), index=torch.from_numpy(self.ids[rows]))
 
     def _finish(self, x, draws, epoch):
-        "Run what is left to do on the whole batch: all of it for a transform of the user's own, else what the device does"
-        return x if self.as_bytes else self.finish(x, draws, epoch) if isinstance(self.pipeline.frame, Custom) else self.finish.device(x, draws, epoch)
+        "Run what is left to do on the whole batch: all of it for a user's transform, else what the device does"
+        if self.as_bytes: return x
+        if isinstance(self.pipeline.frame, Custom): return self.finish(x, draws, epoch)
+        return self.finish.device(x, draws, epoch)
 
     def _resident_rows(self, rows):
+        "Take a batch out of the pixels that the device holds"
         x = self._resident[torch.from_numpy(self.ids[rows]).to(self.device)].permute(0, 3, 1, 2)
-        return x if x.shape[1] == self.images.channels else x[:,:1].expand(-1, self.images.channels, -1, -1)
+        channels = self.images.channels
+        return x if x.shape[1] == channels else x[:, :1].expand(-1, channels, -1, -1)
 
     def _empty(self, n):
+        "Make room for the bytes of `n` images"
         pin = self.device.type == "cuda" if self.pin is None else self.pin
-        if not (pin and torch.cuda.is_available()): return self._lend_bytes(n, *self.pipeline.size, self.images.channels)
-        with torch.inference_mode(False):      # torch keeps page-locked memory, and lends it again after its copy
-            return torch.empty(n, *self.pipeline.size, self.images.channels, dtype=torch.uint8, pin_memory=True)
+        shape = n, *self.pipeline.size, self.images.channels
+        if not (pin and torch.cuda.is_available()): return self._lend_bytes(*shape)
+        # torch keeps page-locked memory, and lends it again after its copy
+        with torch.inference_mode(False): return torch.empty(*shape, dtype=torch.uint8, pin_memory=True)
 
     def _room(self, n):
         "Make room for `n` images: the batch they will be, and the places to write them to"
@@ -300,38 +379,47 @@ class Loader:
 
     def _frame_into(self, out, first, rows, draws, u, epoch):
         "Frame some images into their places in a batch, from place `first` on"
-        if self._finished_early: return self._frame_and_finish(out[first:first+len(rows)], rows, draws, u, epoch)
-        for k,i,v in zip(range(first, first+len(rows)), self.ids[rows], u): self._put(out, k, i, v)
+        places = slice(first, first+len(rows))
+        if self._finished_early: return self._frame_and_finish(out[places], rows, draws, u, epoch)
+        for k, (i, v) in enumerate(zip(self.ids[rows], u), first): self._put(out, k, i, v)
         if self.finish.per_image:
-            done = self.finish.worker(torch.from_numpy(out[first:first+len(rows)]).permute(0, 3, 1, 2), draws, epoch)
-            out[first:first+len(rows)] = done.permute(0, 2, 3, 1).numpy()
+            done = self.finish.worker(torch.from_numpy(out[places]).permute(0, 3, 1, 2), draws, epoch)
+            out[places] = done.permute(0, 2, 3, 1).numpy()
 
     def _frame_and_finish(self, out, rows, draws, u, epoch):
         "Frame, augment and normalise some images while they are in the processor's cache"
         frames = np.empty((len(rows), *self.pipeline.size, self.images.channels), np.uint8)
-        for k,(i,v) in enumerate(zip(self.ids[rows], u)): self._put(frames, k, i, v)
+        for k, (i, v) in enumerate(zip(self.ids[rows], u)): self._put(frames, k, i, v)
         x = self.finish.worker(torch.from_numpy(frames).permute(0, 3, 1, 2), draws, epoch)
         self.finish.device(x, draws, epoch, out=out)
 
     def _put(self, out, k, i, u):
+        "Write image `i`, framed, to place `k`"
         kept = self._frames.get(i) if self._frames is not None else None
-        out[k] = self.images.framed(i, self.pipeline.frame, self.pipeline.size, u) if kept is None else kept
-        if kept is None and self._frames is not None: self._frames.put(i, out[k])
+        if kept is not None:
+            out[k] = kept
+            return
+        out[k] = self.images.framed(i, self.pipeline.frame, self.pipeline.size, u)
+        if self._frames is not None: self._frames.put(i, out[k])
 
     def _numbers(self, draws, epoch): return uniforms(self.seed, epoch, draws, self.pipeline.frame.n_random, "frame")
 
     def _fill(self, rows, draws, epoch):
-        x,out = self._room(len(rows))
+        "Frame a batch in this thread"
+        x, out = self._room(len(rows))
         self._frame_into(out, 0, rows, draws, self._numbers(draws, epoch), epoch)
         return x
 
     def _submit(self, pool, rows, draws, epoch):
         "Hand a batch to the threads in chunks"
-        (x,out),u = self._room(len(rows)), self._numbers(draws, epoch)
+        x, out = self._room(len(rows))
+        u = self._numbers(draws, epoch)
         parts = [slice(i, i+_CHUNK) for i in range(0, len(rows), _CHUNK)]
-        return x, rows, [pool.submit(self._frame_into, out, o.start, rows[o], draws[o], u[o], epoch) for o in parts]
+        tasks = [pool.submit(self._frame_into, out, o.start, rows[o], draws[o], u[o], epoch) for o in parts]
+        return x, rows, tasks
 
     def _in_threads(self, work):
+        "Frame batches in threads, `ahead` of them at a time"
         pool = thread_pool(self.workers, os.getpid())
         waiting = self._begun_before(work)
         todo = iter(work[len(waiting):] if waiting else work)
@@ -343,50 +431,64 @@ class Loader:
             while waiting: yield self._wait(waiting.popleft())
         finally: _cancel(waiting)
 
-    _begun = None       # (what it is for, batches of the next epoch that threads are working on)
-
-    def _what(self, epoch): return epoch, id(self.pipeline), id(self.images), self.batch_size, self.device, self.as_bytes, self._finished_early
+    def _what(self, epoch):
+        "Return whatever must be the same for batches that were begun to be of use"
+        shape = self.batch_size, self.device, self.as_bytes, self._finished_early
+        return epoch, id(self.pipeline), id(self.images), *shape
 
     def _begin_next(self, pool, work):
         "Start on the next epoch's first batches while this one's last are learned from"
-        if not isinstance(work, list) or not self._training or not work or work[-1][2] == self.last_epoch: return
-        epoch = work[-1][2]+1
-        first = self._work(epoch)[:self.ahead+1]
-        if self.world > 1: first,_ = self._own(first)
-        self._begun = self._what(epoch), deque(self._submit(pool, *o) for o in first)
+        if not isinstance(work, list) or not work or not self._training: return
+        epoch = work[-1][2]
+        if epoch == self.last_epoch: return
+        first = self._work(epoch+1)[:self.ahead+1]
+        if self.world > 1: first, _ = self._own(first)
+        self._begun = self._what(epoch+1), deque(self._submit(pool, *o) for o in first)
 
-    last_epoch = None   # number of the last epoch there will be, if that is known
+    def _take_begun(self):
+        "Return what was begun of the next epoch and what it is for, and forget it"
+        begun = self._begun or (None, deque())
+        self._begun = None
+        return begun
 
     def call_off(self):
         "Call off what was begun of the next epoch, and wait until no thread works on it"
-        (_,waiting),self._begun = self._begun or (None, ()), None
+        _, waiting = self._take_begun()
         _cancel(waiting)
-        wait([t for *_,tasks in waiting for t in tasks])
+        wait([t for *_, tasks in waiting for t in tasks])
 
     def _begun_before(self, work):
         "Take over the batches that were begun for this epoch"
-        what,waiting = self._begun or (None, deque())
-        self._begun = None
-        if isinstance(work, list) and work and what == self._what(work[0][2]) and all(np.array_equal(a[1], b[0]) for a,b in zip(waiting, work)): return waiting
+        what, waiting = self._take_begun()
+        if isinstance(work, list) and work and what == self._what(work[0][2]):
+            same = all(np.array_equal(begun[1], o[0]) for begun, o in zip(waiting, work))
+            if same: return waiting
         _cancel(waiting)
         return deque()
 
     def _wait(self, batch):
         "Wait for a batch's images, not longer than `timeout`"
-        x,rows,tasks = batch
+        x, rows, tasks = batch
         end = self.timeout and time.monotonic()+self.timeout
-        for k,t in enumerate(tasks):
+        for k, t in enumerate(tasks):
             try: t.result(end and max(0, end-time.monotonic()))
             except TooLate as e: raise self._too_late(rows[k*_CHUNK:(k+1)*_CHUNK]) from e
         return x
 
     def _too_late(self, rows):
+        "Make the error about images that did not come in time"
         names = [self.images.name(i) for i in self.ids[rows[:3]]]
-        return DataError(f"No batch came within {self.timeout:g} s", ", ".join(names), "Look at the disk or network these files are on, or raise timeout=; 0 waits as long as it takes")
+        return DataError(
+            f"No batch came within {self.timeout:g} s", ", ".join(names),
+            "Look at the disk or network these files are on, or raise timeout=; 0 waits as long as it takes")
 
     def _samples(self): return OwnSamples(self.images, self.pipeline, self.seed)
+
     def _names(self, rows): return LazyNamesOfBatch(self.images, self.ids[rows])
-    def _requests(self, rows, draws, epoch): return list(zip(self.ids[rows].tolist(), draws.tolist(), [epoch]*len(rows)))
+
+    def _requests(self, rows, draws, epoch):
+        "List what `_Samples` is asked for: (row, id to draw by, epoch)"
+        return list(zip(self.ids[rows].tolist(), draws.tolist(), [epoch]*len(rows)))
 
     def _custom(self, work):
         "Run a transform of the user's own inline, in threads or in processes"
@@ -394,9 +496,12 @@ class Loader:
         if self._custom_road is None:
             trial = self._trial or try_transform(self._samples(), self.ids, self.workers, self.timeout)
             self._custom_road = choose_road(self._samples(), self.ids, trial)
-        return {"threads":self._custom_in_threads, "processes":self._in_processes, "inline":self._inline_custom}[self._custom_road](work)
+        if self._custom_road == "threads": return self._custom_in_threads(work)
+        if self._custom_road == "processes": return self._in_processes(work)
+        return self._inline_custom(work)
 
     def _inline_custom(self, work):
+        "Run a transform of the user's own in this thread"
         samples = self._samples()
         for o in work:
             with kept_randomness(*self.pipeline.frame.generators): got = [samples[r] for r in self._requests(*o)]
@@ -408,10 +513,11 @@ class Loader:
         def one(request):
             if not hasattr(own, "samples"): own.samples = self._samples().copied()
             return own.samples[request]
-        pool,waiting = thread_pool(self.workers, os.getpid()), deque()
         def gather(rows, tasks):
             try: return stack_samples([t.result(self.timeout) for t in tasks], self._names(rows))
             except TooLate as e: raise self._too_late(rows) from e
+        pool = thread_pool(self.workers, os.getpid())
+        waiting = deque()
         try:
             for o in work:
                 waiting.append((o[0], [pool.submit(one, r) for r in self._requests(*o)]))
@@ -420,14 +526,26 @@ class Loader:
         finally: _cancel(waiting)
 
     def _in_processes(self, work):
+        "Run a transform of the user's own in worker processes"
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This DataLoader will create")     # more workers than processors: slow, but asked for
+            warnings.filterwarnings("ignore", "This DataLoader will create")     # more than processors: asked for
             if self._processes is None: self._processes = self._start_processes()
             self._processes.batch_sampler.batches = [self._requests(*o) for o in work]
-            return map(stack_samples, explain_worker(begin_workers(self._processes), self.timeout), [self._names(o[0]) for o in work])
+            batches = explain_worker(begin_workers(self._processes), self.timeout)
+            return map(stack_samples, batches, [self._names(o[0]) for o in work])
 
     def _start_processes(self):
-        return torch.utils.data.DataLoader(self._samples(), batch_sampler=BatchPlan(), num_workers=self.workers, persistent_workers=self.persistent, collate_fn=identity_collate,
-                                           multiprocessing_context=worker_context(), prefetch_factor=max(1, self.ahead), timeout=self.timeout or 0)
+        "Make the worker processes, which start with the first epoch"
+        return torch.utils.data.DataLoader(
+            self._samples(),
+            batch_sampler=BatchPlan(),
+            num_workers=self.workers,
+            persistent_workers=self.persistent,
+            collate_fn=identity_collate,
+            multiprocessing_context=worker_context(),
+            prefetch_factor=max(1, self.ahead),
+            timeout=self.timeout or 0)
 
-    def __repr__(self): return f"Loader: {len(self.ids):,} images in {len(self)} batches of {self.batch_size}, pixels from {self.tier}, {self.workers} workers, on {self.device}"
+    def __repr__(self):
+        batches = f"{len(self.ids):,} images in {len(self)} batches of {self.batch_size}"
+        return f"Loader: {batches}, pixels from {self.tier}, {self.workers} workers, on {self.device}"

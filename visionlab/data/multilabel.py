@@ -14,15 +14,29 @@ from .module import ImageDataModule
 # %% ../../nbs/data/14_multilabel.ipynb #6438e389
 def _other_than_a_table(source):
     "Open a catalog or LightlyTrain's dictionary (or its YAML file); None for a table"
-    lightly = isinstance(source, dict) or (isinstance(source, (str, os.PathLike)) and os.fspath(source).lower().endswith((".yaml", ".yml")))
-    catalog = Catalog.from_lightly(source, task="multilabel") if lightly else source if isinstance(source, Catalog) else None
+    if _is_lightly(source): catalog = Catalog.from_lightly(source, task="multilabel")
+    else: catalog = source if isinstance(source, Catalog) else None
     if catalog is None or catalog.task == "multilabel": return catalog
-    raise ConfigError("These images have one class each", catalog.source, "Use ImageDataModule; for several to an image give tables, not class folders")
+    raise ConfigError("These images have one class each", catalog.source,
+                      "Use ImageDataModule; for several to an image give tables, not class folders")
+
+def _is_lightly(source):
+    "Return whether a source is LightlyTrain's dictionary of tables, or its YAML file"
+    if isinstance(source, dict): return True
+    return isinstance(source, (str, os.PathLike)) and os.fspath(source).lower().endswith((".yaml", ".yml"))
+
+def _from_table(table, label_columns):
+    "Return the arguments that name a table, and how it is read"
+    return dict(train_csv=table), dict(task="multilabel", label_columns=label_columns)
+
+def _from_catalog(catalog, label_columns):
+    "Return the arguments that name a catalog, and what there is to read with it"
+    return dict(data_dir=catalog), dict(label_columns=label_columns) if label_columns else {}
 
 class MultiLabelImageDataModule(ImageDataModule):
     "Serve images that have any number of classes, from a table"
     def __init__(self,
-        train_csv,                  # table of paths, with a column of 0 and 1 for each class (or, with `label_column`, a cell of names); LightlyTrain's dictionary of tables; or a `Catalog`
+        train_csv,                  # table of paths and classes; LightlyTrain's dictionary of tables; or a `Catalog`
         image_dir=None,             # folder the paths are relative to; default: the table's own
         val_csv=None,               # table of the validation images; default: a part of the training images
         test_csv=None,              # table of the test images
@@ -35,21 +49,26 @@ class MultiLabelImageDataModule(ImageDataModule):
         train_transforms=None,      # your own pipeline or callable instead of a preset
         eval_transforms=None,       # likewise for validation, test and prediction
         augmentation_preset:str=None, # default: "default"
-        transform_backend:str="torchvision", # whose laws the presets follow
+        transform_backend:str="torchvision", # whose definitions the presets follow
         pin_memory:bool=None,       # batches in page-locked memory; default: when they go to CUDA
         persistent_workers:bool=True, # keep the worker processes of a transform of your own between epochs
         prefetch_factor:int=None,   # batches prepared beforehand; default 3
-        csv_options:dict=None,      # whatever else `Catalog.from_csv` takes, such as label_delimiter or on_bad (for rows)
-        **options                   # whatever else `ImageDataModule` takes, such as balanced_sampling, label_column or seed
+        csv_options:dict=None,      # whatever else `Catalog.from_csv` takes, such as label_delimiter or on_bad
+        **options                   # whatever else `ImageDataModule` takes, such as balanced_sampling or label_column
     ):
         catalog = _other_than_a_table(train_csv)
-        given,read = (dict(train_csv=train_csv), dict(task="multilabel", label_columns=label_columns)) if catalog is None else (dict(data_dir=catalog), {k:v for k,v in dict(label_columns=label_columns).items() if v})
-        super().__init__(**given, image_dir=image_dir, val_csv=val_csv, test_csv=test_csv, image_column=image_column, image_size=image_size, batch_size=batch_size,
-                         num_workers=num_workers, val_split=val_split, train_transforms=train_transforms, eval_transforms=eval_transforms, augmentation_preset=augmentation_preset,
-                         transform_backend=transform_backend, pin_memory=pin_memory, persistent_workers=persistent_workers, prefetch_factor=prefetch_factor,
-                         csv_options=read | (csv_options or {}), **options)
+        if catalog is None: given, read = _from_table(train_csv, label_columns)
+        else: given, read = _from_catalog(catalog, label_columns)
+        super().__init__(
+            **given, image_dir=image_dir, val_csv=val_csv, test_csv=test_csv, image_column=image_column,
+            image_size=image_size, batch_size=batch_size, num_workers=num_workers, val_split=val_split,
+            train_transforms=train_transforms, eval_transforms=eval_transforms,
+            augmentation_preset=augmentation_preset, transform_backend=transform_backend,
+            pin_memory=pin_memory, persistent_workers=persistent_workers, prefetch_factor=prefetch_factor,
+            csv_options=read | (csv_options or {}), **options)
 
     @property
     def num_labels(self)->int: return self.num_classes
+
     @property
     def label_names(self)->list: return self.classes

@@ -21,10 +21,11 @@ _VAL_NAMES = ("validation", "val")
 
 def _split_trees(scan, folder, inside="", expected=_MVTEC):
     "List (folder, kind, split) of train, test and validation"
-    if not (folder/"train"/GOOD/inside).is_dir(): raise layout_error(folder, f"'train/{GOOD}{'/' + inside if inside else ''}'", expected)
+    more = f"/{inside}" if inside else ""
+    if not (folder/"train"/GOOD/inside).is_dir(): raise layout_error(folder, f"'train/{GOOD}{more}'", expected)
     tree = []
-    for name,split in (("train", "train"), ("test", "test"), *((o, "val") for o in _VAL_NAMES)):
-        tree += [(f"{name}/{kind}" + (f"/{inside}" if inside else ""), kind, split) for kind in folder_names(scan, name, split)]
+    for name, split in (("train", "train"), ("test", "test"), *((o, "val") for o in _VAL_NAMES)):
+        tree += [(f"{name}/{kind}{more}", kind, split) for kind in folder_names(scan, name, split)]
     return tree
 
 def mvtec_catalog(
@@ -36,12 +37,18 @@ def mvtec_catalog(
     scan = FolderScan(folder, False)
     scan.read(_split_trees(scan, folder))
     kinds = folder_names(scan, "ground_truth")
-    return scanned_catalog(scan, f"MVTec AD layout, {folder.name}", partner_files(scan, [(o, f"ground_truth/{o}") for o in kinds], "_mask") if kinds else None)
+    masks = partner_files(scan, [(kind, f"ground_truth/{kind}") for kind in kinds], "_mask") if kinds else None
+    return scanned_catalog(scan, f"MVTec AD layout, {folder.name}", masks)
 
 # %% ../../nbs/data/23_mvtec.ipynb #d1e7600f
-MVTEC_AD = Archive("https://www.mydrive.ch/shares/38536/3830184030e49fe74747669442f0f282/download/420938113-1629952094/mvtec_anomaly_detection.tar.xz",
-                   "cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d", "CC BY-NC-SA 4.0 (not for commercial use), © MVTec Software GmbH",
-                   "https://www.mvtec.com/company/research/datasets/mvtec-ad", 8., 20.)
+MVTEC_AD = Archive(
+    "https://www.mydrive.ch/shares/38536/3830184030e49fe74747669442f0f282/download/420938113-1629952094/"
+    "mvtec_anomaly_detection.tar.xz",
+    "cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d",
+    "CC BY-NC-SA 4.0 (not for commercial use), © MVTec Software GmbH",
+    "https://www.mvtec.com/company/research/datasets/mvtec-ad",
+    8.,
+    20.)
 
 # %% ../../nbs/data/23_mvtec.ipynb #a7319b62
 class MVTecAD(AnomalyDataModule):
@@ -60,17 +67,23 @@ class MVTecAD(AnomalyDataModule):
     ):
         if download: self._download(Path(root), category)
         catalog = self._read(root, category)
-        super().__init__(replace(catalog, info=catalog.info | self._origin()), image_size, train_batch_size, eval_batch_size, num_workers, **options)
+        catalog = replace(catalog, info=catalog.info | self._origin())
+        super().__init__(catalog, image_size, train_batch_size, eval_batch_size, num_workers, **options)
 
     def _read(self, root, category): return mvtec_catalog(root, category)
-    def _origin(self): return dict(layout_of=self.archive.homepage, licence=f"of the original: {self.archive.licence}") if self.archive else {}
+
+    def _origin(self):
+        "Return what the catalog notes about where the data came from"
+        if not self.archive: return {}
+        return dict(layout_of=self.archive.homepage, licence=f"of the original: {self.archive.licence}")
 
     def _download(self, root, category):
         "Fetch the archive unless the category is there"
         if not (root/(category or "")/"train").is_dir(): download(self.archive, root)
 
 # %% ../../nbs/data/23_mvtec.ipynb #7c4ec916
-_MVTEC_3D = "train/good/{rgb,xyz}, validation/good/{rgb,xyz}, test/<kind>/{rgb,xyz,gt}: rgb/000.png, xyz/000.tiff, gt/000.png"
+_MVTEC_3D = ("train/good/{rgb,xyz}, validation/good/{rgb,xyz}, test/<kind>/{rgb,xyz,gt}: "
+             "rgb/000.png, xyz/000.tiff, gt/000.png")
 MVTEC_3D_LICENCE = "CC BY-NC-SA 4.0 (not for commercial use), © MVTec Software GmbH"
 
 def mvtec3d_catalog(root, category="bagel")->Catalog:
@@ -79,19 +92,34 @@ def mvtec3d_catalog(root, category="bagel")->Catalog:
     scan = FolderScan(folder, False)
     tree = _split_trees(scan, folder, "rgb", _MVTEC_3D)
     scan.read(tree)
-    beside = lambda part: [(f"{split}/{kind}", f"{rel.removesuffix('rgb')}{part}") for rel,kind,split in tree]
-    masks = partner_files(scan, beside("gt"))
-    return scanned_catalog(scan, f"MVTec 3D-AD layout, {folder.name}", masks, partner_files(scan, beside("xyz")))
+    masks = partner_files(scan, _beside_rgb(tree, "gt"))
+    depths = partner_files(scan, _beside_rgb(tree, "xyz"))
+    return scanned_catalog(scan, f"MVTec 3D-AD layout, {folder.name}", masks, depths)
+
+def _beside_rgb(tree, part):
+    "List (split and kind, folder) of the masks or the depth images"
+    return [(f"{split}/{kind}", f"{rel.removesuffix('rgb')}{part}") for rel, kind, split in tree]
 
 class MVTec3D(MVTecAD):
     "Serve one category of MVTec 3D-AD: colour and depth"
     archive = None      # its publisher gives no SHA-256
 
-    def __init__(self, root="./datasets/MVTec3D", category="bagel", image_size=(256, 256), train_batch_size:int=32, eval_batch_size:int=32, num_workers="auto", **options):
+    def __init__(self,
+        root="./datasets/MVTec3D",
+        category="bagel",
+        image_size=(256, 256),
+        train_batch_size:int=32,
+        eval_batch_size:int=32,
+        num_workers="auto",
+        **options
+    ):
         super().__init__(root, category, image_size, train_batch_size, eval_batch_size, num_workers, **options)
 
     def _read(self, root, category): return mvtec3d_catalog(root, category)
     def _origin(self): return dict(licence=f"of the original: {MVTEC_3D_LICENCE}")
+
     def _download(self, root, category):
-        raise ConfigError("MVTec 3D-AD is not downloaded: there is no checksum to trust", "https://www.mvtec.com/company/research/datasets/mvtec-3d-ad",
-                          f"Accept the licence there ({MVTEC_3D_LICENCE}), unpack the archive to {str(root)!r}, or subclass with an `archive`")
+        raise ConfigError("MVTec 3D-AD is not downloaded: there is no checksum to trust",
+                          "https://www.mvtec.com/company/research/datasets/mvtec-3d-ad",
+                          f"Accept the licence there ({MVTEC_3D_LICENCE}), unpack the archive to {str(root)!r}, "
+                          "or subclass with an `archive`")

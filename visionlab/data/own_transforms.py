@@ -20,28 +20,40 @@ from ..transforms.custom import kept_randomness, kind_of_numbers, seed_all
 # %% ../../nbs/data/07_own_transforms.ipynb #e40db60c
 class OwnSamples(torch.utils.data.Dataset):
     "Frame single images with a user's transform, for this process or a worker"
-    def __init__(self, images, pipeline, seed): self.images,self.pipeline,self.seed = images, pipeline, seed
+    in_thread = False      # beside other threads the global generators must be left alone
+
+    def __init__(self, images, pipeline, seed):
+        self.images = images
+        self.pipeline = pipeline
+        self.seed = seed
+
     def __getitem__(self, at):
-        row,ident,epoch = at
+        row, ident, epoch = at
         try: return self._frame(row, key("custom", self.seed, epoch, ident))
         except Exception as e: return e       # carried to the main process whole, with the file's name
 
     def _frame(self, row, seed):
-        image,tfm = self._pixels(row), self.pipeline.frame
+        "Run the transform on one image, or raise with the image's name"
+        image = self._pixels(row)
+        tfm = self.pipeline.frame
         tfm.seed(seed, everything=not self.in_thread)
         try: x = self._apply(tfm, image)
         except VisionlabError: raise
         except Exception as e:
-            raise DataError(f"Your transform failed: {type(e).__name__}: {e}", self.images.name(row),
-                            "It gets a PIL image (albumentations: an array) and should return an image or a tensor") from e
+            raise DataError(
+                f"Your transform failed: {type(e).__name__}: {e}", self.images.name(row),
+                "It gets a PIL image (albumentations: an array) and should return an image or a tensor") from e
         if not _is_finite(x):
-            raise DataError("Your transform returned pixels that are not finite numbers", self.images.name(row),
-                            "Look for a division by 0, a logarithm of 0, or a standard deviation of 0 in it")
+            raise DataError(
+                "Your transform returned pixels that are not finite numbers", self.images.name(row),
+                "Look for a division by 0, a logarithm of 0, or a standard deviation of 0 in it")
         return x
 
-    def _pixels(self, row): return self.images[row] if self.images.store is None else self.images[row].copy()      # kept pixels must not be changed
+    def _pixels(self, row):
+        "Return one image; kept pixels are copied, as they must not be changed"
+        return self.images[row] if self.images.store is None else self.images[row].copy()
+
     def _apply(self, tfm, image): return tfm(image, self.pipeline.size)
-    in_thread = False      # beside other threads the global generators must be left alone
 
     def copied(self):
         "Copy for one thread, with a transform of its own"
@@ -51,7 +63,10 @@ class OwnSamples(torch.utils.data.Dataset):
 
 class LazyNamesOfBatch:
     "Name the images of a batch when somebody asks"
-    def __init__(self, images, ids): self.images,self.ids = images, ids
+    def __init__(self, images, ids):
+        self.images = images
+        self.ids = ids
+
     def __getitem__(self, k): return self.images.name(self.ids[k])
 
 def _is_finite(x):
@@ -60,15 +75,17 @@ def _is_finite(x):
     return not image.is_floating_point() or math.isfinite(image.sum(dtype=torch.float64).item())
 
 def stack_samples(samples, names=None):
-    "Stack samples into a batch, or raise what a worker met; `names` says where they come from"
+    "Stack samples into a batch, or raise what a worker met; `names` knows where they come from"
     for o in samples:
         if isinstance(o, Exception): raise o
-    if isinstance(samples[0], dict): return {k:stack_samples([o[k] for o in samples], names) for k in samples[0]}
+    if isinstance(samples[0], dict): return {k: stack_samples([o[k] for o in samples], names) for k in samples[0]}
     shapes = {}
-    for k,o in enumerate(samples): shapes.setdefault(tuple(o.shape), k)         # the first of each size
+    for k, o in enumerate(samples): shapes.setdefault(tuple(o.shape), k)         # the first of each size
     if len(shapes) > 1:
-        where = ", ".join(f"{shape} of {names[k]}" for shape,k in list(shapes.items())[:6]) if names else ""
-        raise DataError(f"Your transform returned different sizes: {sorted(shapes)}", where, "End it with a resize or a crop to one size")
+        first = list(shapes.items())[:6]
+        where = ", ".join(f"{shape} of {names[k]}" for shape, k in first) if names else ""
+        message = f"Your transform returned different sizes: {sorted(shapes)}"
+        raise DataError(message, where, "End it with a resize or a crop to one size")
     return torch.stack(samples)
 
 def identity_collate(samples): return samples
@@ -86,8 +103,9 @@ def worker_context():
     return "fork" if hasattr(os, "fork") and os.uname().sysname == "Linux" and chosen in (None, "fork") else None
 
 def _shared(samples, copied):
-    "Say whether a copy of a transform still draws from a generator of the first, such as one that a function refers to"
-    return bool({id(o) for o in samples.pipeline.frame.generators} & {id(o) for o in copied.pipeline.frame.generators})
+    "Return whether a copy of a transform still draws from a generator of the first, as one that a function refers to"
+    ours = {id(o) for o in samples.pipeline.frame.generators}
+    return any(id(o) in ours for o in copied.pipeline.frame.generators)
 
 @dataclass
 class Trial:
@@ -110,28 +128,28 @@ def try_transform(
     timeout:float=None  # seconds; None waits as long as it takes
 )->Trial:
     "Run a user's transform on three images at most, and leave the random generators as they were"
+    found = []
+    def try_it(): found.append(_tried(samples, ids, workers))
     with kept_randomness(*samples.pipeline.frame.generators):
         if timeout is None: return _tried(samples, ids, workers)
-        found,thread = [], threading.Thread(target=lambda: found.append(_tried(samples, ids, workers)), daemon=True)
+        thread = threading.Thread(target=try_it, daemon=True)
         thread.start()
         thread.join(timeout)
     if found: return found[0]
     where = ", ".join(samples.images.name(i) for i in ids[:3].tolist())
-    raise DataError(f"Your transform was not done with three images within {timeout:g} s", where, "Make it faster, or raise timeout=; 0 waits as long as it takes")
+    raise DataError(
+        f"Your transform was not done with three images within {timeout:g} s", where,
+        "Make it faster, or raise timeout=; 0 waits as long as it takes")
 
 def _tried(samples, ids, workers):
-    first,*others = [(i, i, 0) for i in ids[:3].tolist()]
-    start,used,slept = time.perf_counter(), time.thread_time(), _times_slept()
-    outputs = [samples[first]]
-    busy = (time.thread_time() - used)/max(time.perf_counter() - start, 1e-9)       # the share of a processor that one call takes
-    waits = busy < .3 and (slept is None or _times_slept() > slept)                 # by itself, not because other programs were let go first
-    after = random.getstate(), np.random.get_state()[2], torch.default_generator.get_state()
-    seed_all(key("custom", samples.seed, first[2], first[1]))
-    draws = (random.getstate(), np.random.get_state()[2]) != after[:2] or not torch.equal(torch.default_generator.get_state(), after[2])
+    "Run a transform on the first image, then on two more side by side if that may help"
+    first, *others = [(i, i, 0) for i in ids[:3].tolist()]
+    output, waits = _tried_alone(samples, first)
+    draws = _drew_globally(key("custom", samples.seed, first[2], first[1]))
     copies = _copies(samples, len(others)) if workers and not draws else []
-    if len(copies) < 2: return Trial([*outputs, *(samples[o] for o in others)], draws, False)
-    both,together = _side_by_side(copies, others)
-    return Trial([*outputs, *both], draws, together > 1.3 or waits and together < .6)
+    if len(copies) < 2: return Trial([output, *(samples[o] for o in others)], draws, False)
+    both, together = _side_by_side(copies, others)
+    return Trial([output, *both], draws, together > 1.3 or waits and together < .6)
 
 def _times_slept():
     "Count how often this thread has gone to sleep by itself; None where the system does not tell"
@@ -145,13 +163,34 @@ def _copies(samples, n):
     except Exception: return []       # what cannot be copied stays one of a kind
     return [] if any(_shared(samples, o) for o in copies) else copies
 
+def _tried_alone(samples, request):
+    "Run a transform on one image: what it returns, and whether it mostly waits"
+    start = time.perf_counter()
+    used = time.thread_time()
+    slept = _times_slept()
+    output = samples[request]
+    busy = (time.thread_time() - used)/max(time.perf_counter() - start, 1e-9)       # its share of a processor
+    by_itself = slept is None or _times_slept() > slept       # not because other programs were let go first
+    return output, busy < .3 and by_itself
+
+def _drew_globally(seed):
+    "Return whether the generators that all threads share are no longer as `seed` leaves them"
+    state = random.getstate()
+    place = np.random.get_state()[2]
+    torch_state = torch.default_generator.get_state()
+    seed_all(seed)
+    if random.getstate() != state or np.random.get_state()[2] != place: return True
+    return not torch.equal(torch.default_generator.get_state(), torch_state)
+
 def _side_by_side(copies, requests):
     "Run two requests in two threads: what they return, and how many processors were at work"
-    begin,times = threading.Barrier(2), [None, None]
+    begin = threading.Barrier(2)
     outputs = [None, None]
+    times = [None, None]      # (start, end, processor time) of each
     def run(k):
         begin.wait()
-        start,used = time.perf_counter(), time.thread_time()
+        start = time.perf_counter()
+        used = time.thread_time()
         outputs[k] = copies[k][requests[k]]
         times[k] = start, time.perf_counter(), time.thread_time() - used
     threads = [threading.Thread(target=run, args=(k,)) for k in range(2)]
@@ -168,7 +207,9 @@ def choose_road(
     trial = trial or try_transform(samples, ids, 2)
     if trial.gains and not trial.draws_globally: return "threads"
     if worker_context() == "fork" or _pickles(samples): return "processes"
-    warnings.warn("Your transform runs in the main process: what is defined in a notebook cell cannot be sent to worker processes on this system. Put it into a module of its own, or use operations of visionlab")
+    warnings.warn(
+        "Your transform runs in the main process: what is defined in a notebook cell cannot be sent to worker "
+        "processes on this system. Put it into a module of its own, or use operations of visionlab")
     return "inline"
 
 def _pickles(samples):
@@ -182,11 +223,17 @@ def begin_workers(dl):
     except (BrokenPipeError, EOFError) as e: raise unguarded_error() from e       # one ended while it read the script
 
 def explain_worker(batches, timeout):
-    "Say what a worker's death or silence means"
+    "Explain what a worker's death or silence means"
     try: yield from batches
     except RuntimeError as e:
         if UNGUARDED in [o.exitcode for o in getattr(batches, "_workers", ())]: raise unguarded_error() from e
-        if "timed out" in str(e): raise DataError(f"No batch came from the worker processes within {timeout:g} s", "", "Raise timeout=, or find what your transform waits for with num_workers=0") from e
-        if "exited unexpectedly" not in str(e) and "is killed by signal" not in str(e): raise
-        raise DataError("A worker process ended before its batch was done", first_line(e),
-                        "The system may have run out of memory: use fewer num_workers, a smaller batch_size or prefetch_factor; num_workers=0 shows an error of the transform itself") from e
+        message = str(e)
+        if "timed out" in message:
+            raise DataError(
+                f"No batch came from the worker processes within {timeout:g} s", "",
+                "Raise timeout=, or find what your transform waits for with num_workers=0") from e
+        if "exited unexpectedly" not in message and "is killed by signal" not in message: raise
+        raise DataError(
+            "A worker process ended before its batch was done", first_line(e),
+            "The system may have run out of memory: use fewer num_workers, a smaller batch_size or prefetch_factor; "
+            "num_workers=0 shows an error of the transform itself") from e

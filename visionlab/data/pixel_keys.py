@@ -23,26 +23,33 @@ def _decoders():
     def one(name):
         try: return f"{name} {version(name)}"
         except PackageNotFoundError: return ""
-    return " ".join([f"{_PIXELS}", *filter(None, map(one, ("simplejpeg", "pillow", "pydicom", "tifffile")))])
+    found = map(one, ("simplejpeg", "pillow", "pydicom", "tifffile"))
+    return " ".join([f"{_PIXELS}", *filter(None, found)])
 
 def _stamp(path):
     "Hash a file's path, size and time"
-    try: s = os.stat(path); known = s.st_size, s.st_mtime_ns
-    except OSError: known = -1, 0
+    try:
+        s = os.stat(path)
+        known = s.st_size, s.st_mtime_ns
+    except OSError:
+        known = -1, 0
     return hashlib.blake2b(os.fsencode(path) + b"\0%d %d" % known, digest_size=8).digest()
 
 def _stamps(sources, ids):
     "Hash many files; in threads, because a network disk answers slowly"
     parts = [ids[i:i+4096] for i in range(0, len(ids), 4096)]
-    with ThreadPoolExecutor(min(8, 2*usable_cpus())) as pool: return b"".join(pool.map(lambda part: b"".join([_stamp(sources[i]) for i in part]), parts))
+    def of_part(part): return b"".join([_stamp(sources[i]) for i in part])
+    with ThreadPoolExecutor(min(8, 2*usable_cpus())) as pool:
+        return b"".join(pool.map(of_part, parts))
 
 def _reader_stamps(reader, ids):
     "Hash what a reader says of itself together with each row's number"
-    if not (known := getattr(reader, "identity", None)): return None
+    known = getattr(reader, "identity", None)
+    if not known: return None
     known = hashlib.blake2b(json.dumps(known).encode()).digest()
     return b"".join([hashlib.blake2b(b"%d" % i, digest_size=8, key=known).digest() for i in ids])
 
-def row_identities(catalog)->np.ndarray: # (highest row number + 1,) uint64, 0 where there is no row; None if a reader cannot tell
+def row_identities(catalog)->np.ndarray: # (highest row number + 1,) uint64, 0 for no row; None if a reader cannot tell
     "Hash the path, size and time of every row's file"
     ids = catalog.frame.index.tolist()
     found = _stamps(catalog.sources, ids) if catalog.reader is None else _reader_stamps(catalog.reader, ids)
@@ -51,11 +58,16 @@ def row_identities(catalog)->np.ndarray: # (highest row number + 1,) uint64, 0 w
     out[ids] = np.frombuffer(found, "<u8") | np.uint64(1)
     return out
 
-def hash_parts(*parts): return hashlib.sha256(b"".join(hashlib.sha256(o).digest() for o in parts)).hexdigest()[:32]
+def hash_parts(*parts):
+    each = b"".join(hashlib.sha256(o).digest() for o in parts)
+    return hashlib.sha256(each).hexdigest()[:32]
 
 def pixel_kind(channels, keep, value_range=None):
-    "Write down what pixels are like, apart from the files they come from; a value range only where there is one"
-    return json.dumps([STORE_FORMAT, _decoders(), channels, keep if keep is True else [keep, torch.__version__], *([list(value_range)] if value_range else [])])
+    "Write down what pixels are like, whichever files they come from; a value range only where there is one"
+    size = keep if keep is True else [keep, torch.__version__]      # torch reduces the images
+    known = [STORE_FORMAT, _decoders(), channels, size]
+    if value_range: known.append(list(value_range))
+    return json.dumps(known)
 
 def cache_key(
     catalog,    # whose images
@@ -64,4 +76,6 @@ def cache_key(
 )->str: # None if the files' state cannot be told
     "Name the decoded images of a catalog"
     rows = row_identities(catalog)
-    return None if rows is None else hash_parts(pixel_kind(channels, keep, catalog.info.get("value_range")).encode(), rows.tobytes())
+    if rows is None: return None
+    kind = pixel_kind(channels, keep, catalog.info.get("value_range"))
+    return hash_parts(kind.encode(), rows.tobytes())

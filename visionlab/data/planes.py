@@ -23,23 +23,30 @@ from .own_transforms import OwnSamples
 from .loader import Loader
 
 # %% ../../nbs/data/20_planes.ipynb #18ba56cb
+def _blob(rng, h, w):
+    "Draw a field that is highest in one ragged blob"
+    noise = torch.from_numpy(rng.random((1, 1, *rng.integers(4, 9, 2)), dtype=np.float32))
+    rows, cols = np.ogrid[-1:1:h*1j, -1:1:w*1j]
+    top, left = rng.uniform(-.7, .7, 2)
+    noise = F.interpolate(noise, (h, w), mode="bicubic")[0, 0].numpy()
+    return noise + 2*np.exp(-((rows-top)**2 + (cols-left)**2)*8)
+
 def plant(
     image:np.ndarray, # (H, W, C) uint8
     seed:int,         # fixes place, shape and colour
     area:tuple=(.01, .08) # smallest and largest share of the image
 )->tuple: # the damaged image, and the mask (H, W) bool
     "Paint a defect on an image"
-    (h,w,c),rng = image.shape, np.random.default_rng(seed)
-    noise = torch.from_numpy(rng.random((1, 1, *rng.integers(4, 9, 2)), dtype=np.float32))
-    rows,cols = np.ogrid[-1:1:h*1j, -1:1:w*1j]
-    top,left = rng.uniform(-.7, .7, 2)
-    noise = F.interpolate(noise, (h, w), mode="bicubic")[0,0].numpy() + 2*np.exp(-((rows-top)**2 + (cols-left)**2)*8)      # one blob, ragged
-    mask = noise > np.quantile(noise, 1-rng.uniform(*area))
-    other = np.roll(image, (int(h*rng.uniform(.25, .75)), int(w*rng.uniform(.25, .75))), (0, 1)).astype(np.float32)
+    h, w, c = image.shape
+    rng = np.random.default_rng(seed)
+    field = _blob(rng, h, w)
+    mask = field > np.quantile(field, 1-rng.uniform(*area))
+    shift = int(h*rng.uniform(.25, .75)), int(w*rng.uniform(.25, .75))
+    other = np.roll(image, shift, (0, 1)).astype(np.float32)
     other = 255-other if rng.random() < .5 else other*rng.uniform(.4, .7)
     share = rng.uniform(.6, 1.)
-    mixed = image*(1-share) + other[...,rng.permutation(c)]*share
-    return np.where(mask[...,None], mixed, image).astype(np.uint8), mask
+    mixed = image*(1-share) + other[..., rng.permutation(c)]*share
+    return np.where(mask[..., None], mixed, image).astype(np.uint8), mask
 
 # %% ../../nbs/data/20_planes.ipynb #8a5d674d
 def need_cv2(): return optional_import("cv2", "video")
@@ -49,12 +56,18 @@ def _tiff_size(data):
     try:
         file = io.BytesIO(data)
         tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
-        file.seek(tags.next); tags.load(file)
+        file.seek(tags.next)
+        tags.load(file)
         return int(tags[257]), int(tags[256])
-    except Exception: return None      # whatever a damaged header provokes, the file is no depth image
+    except Exception: return None      # whatever a damaged header provokes, the file is not a depth image
 
-def _depth_error(path, reason, why, fix="Copy it again; depth is a TIFF or PNG with one channel, or a TIFF with x, y, z"):
-    return ImageReadError(f"Cannot read {os.path.basename(path)} as depth: {why}", str(path), fix, path=str(path), reason=reason)
+_DEPTH_KINDS = "Copy it again; depth is a TIFF or PNG with one channel, or a TIFF with x, y, z"
+
+def _depth_error(path, reason, why, fix=_DEPTH_KINDS):
+    message = f"Cannot read {os.path.basename(path)} as depth: {why}"
+    return ImageReadError(message, str(path), fix, path=str(path), reason=reason)
+
+def _is_tiff(data): return data[:2] in (b"II", b"MM")
 
 def load_depth(
     path,                       # TIFF of one or three channels (floats or integers), or a grey PNG
@@ -63,24 +76,28 @@ def load_depth(
 )->np.ndarray: # (H, W) float32, in the file's own units
     "Read a depth image"
     data = read_bytes(path)
-    size = _tiff_size(data) if data[:2] in (b"II", b"MM") else read_size(path)
+    size = _tiff_size(data) if _is_tiff(data) else read_size(path)
     if size is None or not all(size): raise _depth_error(path, "corrupt", "its header makes no sense")
-    if math.prod(size) > max_pixels: raise _depth_error(path, "too_large", f"{size[1]:,} × {size[0]:,} pixels", "Shrink it, or raise max_pixels")
+    if math.prod(size) > max_pixels:
+        height, width = size
+        raise _depth_error(path, "too_large", f"{width:,} × {height:,} pixels", "Shrink it, or raise max_pixels")
     cv2 = need_cv2()
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None: raise _depth_error(path, "corrupt", "its data is damaged or of an unknown kind")
-    if image.ndim == 3 and image.shape[2] == 3: image = image[...,2-channel]      # OpenCV turns the order of channels around
+    if image.ndim == 3 and image.shape[2] == 3:
+        image = image[..., 2-channel]      # OpenCV turns the order of channels around
     if image.ndim != 2: raise _depth_error(path, "unsupported_mode", f"its shape is {image.shape}")
     return image.astype(np.float32)
 
 def depth_size(path):
     "Read (height, width) of a depth image from its header"
     data = read_bytes(path)
-    return (_tiff_size(data) if data[:2] in (b"II", b"MM") else None) or read_size(path)
+    size = _tiff_size(data) if _is_tiff(data) else None
+    return size or read_size(path)
 
 # %% ../../nbs/data/20_planes.ipynb #5590ee2d
 class Planes(Images):
-    "Give the pixels of a row with its mask and its depth"
+    "Read the pixels of a row with its mask and its depth"
     mask_channels = 1
 
     def __init__(self,
@@ -92,14 +109,17 @@ class Planes(Images):
     ):
         super().__init__(catalog, channels, keep, store)
         rows = catalog.frame
-        self.seed,self.names = seed, dict(zip(rows.index, rows["path"]))
+        self.seed = seed
+        self.names = dict(zip(rows.index, rows["path"]))
         self.painted = set(rows.index[rows["synthetic"].astype(bool)])
-        self.masks,self.depths = (self._paths(catalog, o) for o in ("mask", "depth"))
-        self.has_masks,self.has_depth = bool(self.masks or self.painted), bool(self.depths)
+        self.masks = self._paths(catalog, "mask")
+        self.depths = self._paths(catalog, "depth")
+        self.has_masks = bool(self.masks or self.painted)
+        self.has_depth = bool(self.depths)
 
     def _paths(self, catalog, column):
         paths = catalog.frame[column].dropna()
-        return {i:os.path.join(catalog.root or "", o) for i,o in paths.items()}
+        return {i:os.path.join(catalog.root or "", o) for i, o in paths.items()}
 
     def _plant(self, i, image): return plant(image, key("plant", self.seed, self.names[i]))
 
@@ -108,61 +128,82 @@ class Planes(Images):
         return self._plant(i, image)[0] if i in self.painted else image
 
     def mask(self, i:int, image)->np.ndarray: # (H, W, 1) uint8, 1 where it is anomalous
-        "Give a row's mask at the size of its image; zeros for a normal one"
-        if i in self.painted: return self._plant(i, image)[1].astype(np.uint8)[...,None]
+        "Return a row's mask at the size of its image; zeros for a normal one"
+        if i in self.painted:
+            _, mask = self._plant(i, image)
+            return mask.astype(np.uint8)[..., None]
         if i not in self.masks: return np.zeros((*image.shape[:2], 1), np.uint8)
-        mask = (decode(read_bytes(self.masks[i]), "L", self.masks[i]) > 0).astype(np.uint8)
+        file = self.masks[i]
+        mask = (decode(read_bytes(file), "L", file) > 0).astype(np.uint8)
         return resize(mask, image.shape[:2], "nearest")
 
     def depth(self, i:int, image)->np.ndarray: # (H, W, 1) float32
-        "Give a row's depth at the size of its image"
-        return resize(load_depth(self.depths[i])[...,None], image.shape[:2])
+        "Return a row's depth at the size of its image"
+        depth = load_depth(self.depths[i])[..., None]
+        return resize(depth, image.shape[:2])
 
     def planes(self, i:int)->dict:
-        "Give everything that belongs to a row"
+        "Return everything that belongs to a row"
         found = super().__getitem__(i)
         image = self._plant(i, found)[0] if i in self.painted else found
-        return dict(image=image) | (dict(mask=self.mask(i, found)) if self.has_masks else {}) | (dict(depth=self.depth(i, image)) if self.has_depth else {})
+        planes = dict(image=image)
+        if self.has_masks: planes["mask"] = self.mask(i, found)
+        if self.has_depth: planes["depth"] = self.depth(i, image)
+        return planes
 
 # %% ../../nbs/data/20_planes.ipynb #e940470c
 def _chw(x): return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, -3)))
 
-def _is_v2(t): return any(type(o).__module__.startswith("torchvision.transforms.v2") for o in flat_transforms(t))
+def _is_v2(t):
+    return any(type(o).__module__.startswith("torchvision.transforms.v2") for o in flat_transforms(t))
 
 def _by_v2(transform, planes):
     "Run a torchvision v2 transform on all planes at once"
     from torchvision import tv_tensors
     kinds = dict(image=tv_tensors.Image, mask=tv_tensors.Mask, depth=tv_tensors.Mask)
-    wrap = lambda name, x: (tv_tensors.Video if x.ndim == 4 else kinds[name])(_chw(x))      # an image of four dimensions is a clip
-    return {k:torch.as_tensor(v).as_subclass(torch.Tensor) for k,v in transform({k:wrap(k, v) for k,v in planes.items()}).items()}
+    def wrap(name, x):
+        is_clip = x.ndim == 4
+        return (tv_tensors.Video if is_clip else kinds[name])(_chw(x))
+    out = transform({name:wrap(name, x) for name, x in planes.items()})
+    return {name:torch.as_tensor(x).as_subclass(torch.Tensor) for name, x in out.items()}
+
+def _as_chw(x):
+    "Turn a plane into a tensor with channels first"
+    if isinstance(x, torch.Tensor): return x
+    return _chw(x if x.ndim > 2 else x[..., None])
 
 def _by_albumentations(transform, planes):
     "Run an albumentations transform on all planes at once; clips are its `images`"
     others = [k for k in planes if k != "image"]
     name = "images" if planes["image"].ndim == 4 else "image"
-    out = transform(**{name:planes["image"]}, **(dict(masks=[planes[k] for k in others]) if others else {}))
-    last = lambda x: x if isinstance(x, torch.Tensor) else _chw(x if x.ndim > 2 else x[...,None])
-    return dict(image=last(out[name])) | {k:last(v) for k,v in zip(others, out.get("masks", []))}
+    given = {name:planes["image"]}
+    if others: given["masks"] = [planes[k] for k in others]
+    out = transform(**given)
+    return dict(image=_as_chw(out[name])) | {k:_as_chw(v) for k, v in zip(others, out.get("masks", []))}
 
 def _together(transform, planes):
     "Run a user's transform on an image and what belongs to it"
     if is_albumentations(transform): return _by_albumentations(transform, planes)
     if _is_v2(transform): return _by_v2(transform, planes)
-    raise ConfigError(f"{type(transform).__name__} changes one image, and cannot move {' and '.join(k for k in planes if k != 'image') or 'the frames of a clip'} with it", "",
+    beside = " and ".join(k for k in planes if k != "image") or "the frames of a clip"
+    raise ConfigError(f"{type(transform).__name__} changes one image, and cannot move {beside} with it", "",
                       "Give a torchvision.transforms.v2 transform, an albumentations Compose, or a Pipeline")
 
 class PlaneSamples(OwnSamples):
     "Frame rows with a user's transform"
     def _pixels(self, row): return self.images.planes(row)
+
     def _apply(self, tfm, planes):
-        if len(planes) == 1 and planes["image"].ndim == 3: return dict(image=tfm(planes["image"], self.pipeline.size))
+        alone = len(planes) == 1 and planes["image"].ndim == 3
+        if alone: return dict(image=tfm(planes["image"], self.pipeline.size))
         return _together(tfm.transform, planes)
 
 # %% ../../nbs/data/20_planes.ipynb #c7470aee
 def _frame_for(frame, interpolation):
     "Make the frame of masks or depth out of that of the images"
     if isinstance(frame, Custom): return frame
-    return replace(frame, interpolation=interpolation, **(dict(fill=0) if isinstance(frame, Resize) else {}))
+    if isinstance(frame, Resize): return replace(frame, interpolation=interpolation, fill=0)
+    return replace(frame, interpolation=interpolation)
 
 class PairedLoader(Loader):
     "Iterate over batches whose masks and depth went the way of their images"
@@ -175,25 +216,35 @@ class PairedLoader(Loader):
         self._frames = dict(image=frame, mask=_frame_for(frame, "nearest"), depth=_frame_for(frame, "bilinear"))
 
     def _room(self, n):
-        x,out = super()._room(n)
-        h,w = self.pipeline.size
-        more = (dict(mask=torch.empty(n, h, w, self.images.mask_channels, dtype=torch.uint8)) if self.images.has_masks else {}) | (dict(depth=torch.empty(n, h, w, 1)) if self.images.has_depth else {})
-        return dict(image=x) | {k:v.permute(0, 3, 1, 2) for k,v in more.items()}, dict(image=out) | {k:v.numpy() for k,v in more.items()}
+        x, out = super()._room(n)
+        h, w = self.pipeline.size
+        more = {}
+        if self.images.has_masks: more["mask"] = torch.empty(n, h, w, self.images.mask_channels, dtype=torch.uint8)
+        if self.images.has_depth: more["depth"] = torch.empty(n, h, w, 1)
+        tensors = {k:v.permute(0, 3, 1, 2) for k, v in more.items()}
+        arrays = {k:v.numpy() for k, v in more.items()}
+        return dict(image=x) | tensors, dict(image=out) | arrays
 
     def _frame_into(self, out, first, rows, draws, u, epoch):
-        for k,i,v in zip(range(first, first+len(rows)), self.ids[rows], u): self._put(out, k, i, v)
+        for k, i, v in zip(range(first, first+len(rows)), self.ids[rows], u): self._put(out, k, i, v)
 
     def _finish(self, x, draws, epoch): return x if self.as_bytes else self.finish(x, draws, epoch)
 
     def _put(self, out, k, i, u):
-        for name,plane in self.images.planes(i).items(): out[name][k] = self._frames[name](plane, self.pipeline.size, u)
+        size = self.pipeline.size
+        for name, plane in self.images.planes(i).items(): out[name][k] = self._frames[name](plane, size, u)
 
     def _samples(self): return PlaneSamples(self.images, self.pipeline, self.seed)
 
     def _batch(self, rows, draws, x, epoch):
         batch = super()._batch(rows, draws, x["image"], epoch)
-        moved = {k:self.finish.move(v.to(self.device, non_blocking=True), draws, epoch) for k,v in x.items() if k != "image"}
-        if "mask" in moved: moved["mask"] = (moved["mask"][:,0] if self.images.mask_channels == 1 else moved["mask"]) > 0
+        moved = {}
+        for name, plane in x.items():
+            if name == "image": continue
+            moved[name] = self.finish.move(plane.to(self.device, non_blocking=True), draws, epoch)
+        if "mask" in moved:
+            mask = moved["mask"]
+            moved["mask"] = (mask[:, 0] if self.images.mask_channels == 1 else mask) > 0
         return replace(batch, **moved)
 
     def batches(self, epoch:int, start:int=0):
@@ -203,10 +254,14 @@ class PairedLoader(Loader):
 def _chance(t):
     "Name the parts of a transform that draw"
     if isinstance(t, Pipeline): return ["a random pipeline"] if t.random else []
-    return [type(o).__name__ for o in flat_transforms(t) if any(w in type(o).__name__ for w in ("Random", "Jitter"))]
+    names = [type(o).__name__ for o in flat_transforms(t)]
+    return [name for name in names if "Random" in name or "Jitter" in name]
 
 def same_transform_for_both(given, transform):
-    "Use one transform for training and evaluation, and say so if it draws"
+    "Use one transform for training and evaluation, and warn if it draws"
     if transform is None: return given
-    if found := _chance(transform): warnings.warn(f"transform= is used for validation and test too, and {found[0]} draws: give train_transforms= to augment in training only", stacklevel=5)
+    drawing = _chance(transform)
+    if drawing:
+        warnings.warn(f"transform= is used for validation and test too, and {drawing[0]} draws: give train_transforms= "
+                      "to augment in training only", stacklevel=5)
     return dict(train_transforms=transform, eval_transforms=transform) | given

@@ -16,7 +16,8 @@ def epoch_order(
     weights=None     # (n,) how often each should be drawn; None takes each once
 )->np.ndarray: # positions in 0…n-1
     "Shuffle, or draw by weight with replacement"
-    u = uniforms(seed, epoch, ids if weights is None else range(len(ids)), 1, "order")[:,0]
+    drawn = ids if weights is None else range(len(ids))
+    u = uniforms(seed, epoch, drawn, 1, "order")[:, 0]
     if weights is None: return np.argsort(u, kind="stable")
     share = np.cumsum(np.asarray(weights, dtype=np.float64))
     return np.searchsorted(share, u*share[-1], side="right").clip(max=len(ids)-1)
@@ -32,13 +33,16 @@ def cut(
     return parts
 
 def _rarest_weights(targets):
-    "Weight rows by the rarest class they have; those that have none are a class of their own, those without a label are not drawn"
+    "Weight rows by the rarest class they have; none of them is a class of its own, and no label is not drawn"
     known = ~np.isnan(targets).any(1)
-    has = np.c_[targets == 1, known & (targets != 1).all(1)]
-    return np.where(has, 1/np.maximum(has.sum(0), 1), 0.).max(1)
+    none_of_them = known & (targets != 1).all(1)
+    has = np.c_[targets == 1, none_of_them]
+    weight = 1/np.maximum(has.sum(0), 1)
+    return np.where(has, weight, 0.).max(1)
 
 def balanced_weights(targets)->np.ndarray:
     "Weight rows so that every class is drawn equally often; with several classes to an image, by the rarest of them"
     if targets.ndim == 2: return _rarest_weights(targets)
     counts = np.bincount(targets[targets >= 0])
-    return np.where(targets >= 0, 1/np.maximum(counts[targets], 1), 0.)
+    weights = 1/np.maximum(counts[targets], 1)
+    return np.where(targets >= 0, weights, 0.)

@@ -23,29 +23,39 @@ _MAX_LABEL = 2**20
 _READ_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error)
 _COLUMNS = ("path", "member", "label", "offset", "size")
 
-def _compression(path): return "gzip" if path.endswith((".gz", ".tgz")) else "bz2" if path.endswith(".bz2") else "xz" if path.endswith(".xz") else None
+def _compression(path):
+    "Name how a shard is compressed; None if it is not"
+    if path.endswith((".gz", ".tgz")): return "gzip"
+    if path.endswith(".bz2"): return "bz2"
+    return "xz" if path.endswith(".xz") else None
 
 def _open_shard(url):
     "Open a shard for reading from its beginning, decompressed"
-    fs,path = file_system_of(url)
+    fs, path = file_system_of(url)
     return fs.open(path, "rb", compression=_compression(path))
 
 class _Counted:
     "Count the bytes read from a file and keep its last block"
-    def __init__(self, file): self.file,self.n,self.tail = file, 0, b""
+    def __init__(self, file):
+        self.file = file
+        self.n = 0
+        self.tail = b""
+
     def read(self, n):
         data = self.file.read(n)
         self.n += len(data)
         self.tail = (self.tail + data)[-512:] if len(data) < 512 else data[-512:]
         return data
+
     def drain(self):
         while self.read(2**20): pass
 
 def _name_parts(name):
     "Split a member's name into the sample's key and the extension, at the first dot of the last part"
-    folder,_,base = name.rpartition("/")
-    stem,_,ext = base.partition(".")
-    return f"{folder}/{stem}" if folder else stem, f".{ext.lower()}"
+    folder, _, base = name.rpartition("/")
+    stem, _, ext = base.partition(".")
+    key = f"{folder}/{stem}" if folder else stem
+    return key, f".{ext.lower()}"
 
 def _label_in(ext, data):
     "Read the class from a sample's .json, .cls or .txt, as text"
@@ -53,32 +63,48 @@ def _label_in(ext, data):
     if ext != ".json": return text or None
     try: label = json.loads(text).get("label")
     except (ValueError, AttributeError): return None
-    return str(label).strip() or None if isinstance(label, (int, str)) and not isinstance(label, bool) else None
+    if isinstance(label, bool) or not isinstance(label, (int, str)): return None
+    return str(label).strip() or None
 
 class _Scan:
     "Collect the samples of a shard"
-    def __init__(self): self.rows,self.problems,self.key,self.labels,self.image = {o:[] for o in _COLUMNS}, [], None, {}, None
+    def __init__(self):
+        self.rows = {o:[] for o in _COLUMNS}
+        self.problems = []        # (key, reason)
+        self._begin_sample()
+
+    def _begin_sample(self, key=None):
+        "Begin a sample"
+        self.key = key
+        self.labels = {}          # {extension: label}
+        self.image = None         # (name, offset, size)
 
     def member(self, tar, m):
-        "Take one member"
-        key,ext = _name_parts(m.name)
+        "Note one member"
+        key, ext = _name_parts(m.name)
         if not m.isreg() or m.issparse() or key.rpartition("/")[2] == "": return
-        if key != self.key: self.end(); self.key = key
+        if key != self.key:
+            self.end()
+            self.key = key
         if ext in IMAGE_EXTENSIONS: self.image = self.image or (m.name, m.offset_data, m.size)
-        elif ext == ".json" or ext in _LABEL_FILES: self.labels[ext] = _label_in(ext, tar.extractfile(m).read()) if m.size <= _MAX_LABEL else None
+        elif ext == ".json" or ext in _LABEL_FILES:
+            small = m.size <= _MAX_LABEL
+            self.labels[ext] = _label_in(ext, tar.extractfile(m).read()) if small else None
 
     def end(self):
         "Finish a sample"
-        label = next((v for o in (".json", *_LABEL_FILES) if (v := self.labels.get(o)) is not None), None)
+        labels = [self.labels.get(ext) for ext in (".json", *_LABEL_FILES)]
+        label = next((o for o in labels if o is not None), None)
         if self.image:
-            for k,v in zip(_COLUMNS, (self.key, self.image[0], label, *self.image[1:])): self.rows[k].append(v)
+            name, offset, size = self.image
+            for column, value in zip(_COLUMNS, (self.key, name, label, offset, size)): self.rows[column].append(value)
         elif self.key is not None: self.problems.append((self.key, "no image in the sample"))
-        self.key,self.labels,self.image = None, {}, None
+        self._begin_sample()
 
 def _scan_shard(url):
     "Go through a shard once; return its rows and what is wrong with it"
     scan = _Scan()
-    fs,path = file_system_of(url)
+    fs, path = file_system_of(url)
     seek = is_local_system(fs) and not _compression(path)
     with _open_shard(url) as raw:
         file = _Counted(raw)
@@ -91,21 +117,27 @@ def _scan_shard(url):
             whole = file.tail.strip(b"\0") == b"" and file.n > 0
         except _READ_ERRORS: whole = False
     scan.end()
-    return dict(rows=scan.rows, problems=scan.problems + ([] if whole else [(None, "truncated")]))
+    problems = scan.problems if whole else [*scan.problems, (None, "truncated")]
+    return dict(rows=scan.rows, problems=problems)
 
 def _to_end(raw, file, seek):
     "Read the last block of a shard, which is empty in a whole one"
-    if seek: file.n = raw.seek(0, 2); raw.seek(max(0, file.n-512))
+    if seek:
+        file.n = raw.seek(0, 2)
+        raw.seek(max(0, file.n-512))
     n = file.n
     file.drain()
     if seek: file.n = n
 
 # %% ../../nbs/data/17_shard_reading.ipynb #ea5bbf8c
+_CHANGE_TIMES = ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated", "created")
+
 def shard_stamp(url):
     "Return what tells that a shard has changed: address, size and time or tag"
-    fs,path = file_system_of(url)
+    fs, path = file_system_of(url)
     facts = fs.info(path)
-    return [url, facts.get("size"), str(next((facts[k] for k in ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated", "created") if facts.get(k)), ""))]
+    changes = [facts[k] for k in _CHANGE_TIMES if facts.get(k)]
+    return [url, facts.get("size"), str(changes[0] if changes else "")]
 
 def _tag(url)->int:
     "Tell by a number whether a shard has changed: its size and time or tag, or its beginning where it has neither"
@@ -114,8 +146,9 @@ def _tag(url)->int:
     return int.from_bytes(hashlib.blake2b(f"{size} {tag}".encode() if tag else fs.cat_file(path, 0, 2**16), digest_size=8).digest(), "little", signed=True)
 
 def _remembered(url):
-    "Read what is in a shard from the cache, or go through it and remember"
-    note = cache_dir()/"shards"/f"{hashlib.sha256(json.dumps(['text', *shard_stamp(url)]).encode()).hexdigest()[:32]}.json"      # labels are kept as text
+    "Read what is in a shard from the cache, or go through it and write it there"
+    key = json.dumps(["text", *shard_stamp(url)])      # labels are kept as text
+    note = cache_dir()/"shards"/f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     try: return json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError): pass
     found = _scan_shard(url)
@@ -123,30 +156,51 @@ def _remembered(url):
     except OSError: pass      # a cache that cannot be written costs time, not correctness
     return found
 
+def _name_of(number, classes):
+    "Return the class of a number in the index, None for -1; of a list of numbers the classes"
+    if isinstance(number, list): return tuple(classes[o] for o in number)
+    return classes[number] if number >= 0 else None
+
 def _indexed(url, entry, classes):
     "Return the rows of a shard from its entry in the index"
     size = shard_stamp(url)[1]
-    if size > entry["bytes"]: raise DataError(f"{os.path.basename(url)} is not the shard its index describes", f"{url}: {size:,} bytes instead of {entry['bytes']:,}", f"Write the shards again, or delete {INDEX}")
+    if size > entry["bytes"]:
+        raise DataError(f"{os.path.basename(url)} is not the shard its index describes",
+                        f"{url}: {size:,} bytes instead of {entry['bytes']:,}",
+                        f"Write the shards again, or delete {INDEX}")
     rows = entry["rows"]
-    names = [tuple(classes[o] for o in n) if isinstance(n, list) else classes[n] if n >= 0 else None for n in rows["label"]]
-    whole = [at+n <= size for at,n in zip(rows["offset"], rows["size"])]
+    names = [_name_of(number, classes) for number in rows["label"]]
+    whole = [at+n <= size for at, n in zip(rows["offset"], rows["size"])]
     problems = [(o, "truncated") for o in compress(rows["member"], map(not_, whole))]
-    return dict(rows={k:list(compress(v, whole)) for k,v in (rows | dict(label=names)).items()}, problems=problems, split=entry["split"])
+    kept = {k:list(compress(v, whole)) for k, v in (rows | dict(label=names)).items()}
+    return dict(rows=kept, problems=problems, split=entry["split"])
 
 def shard_contents(url, index):
     "Return what is in a shard: from the index if it is there, else by going through it"
-    if not (index and (entry := index["by_name"].get(os.path.basename(url)))): return _remembered(url)
+    name = os.path.basename(url)
+    entry = index["by_name"].get(name) if index else None
+    if not entry: return _remembered(url)
     try: return _indexed(url, entry, index["classes"])
     except DataError: raise
-    except (KeyError, IndexError, TypeError, ValueError) as e: raise bad_index(url.rpartition("/")[0], f"contradicts itself about {os.path.basename(url)}") from e
+    except (KeyError, IndexError, TypeError, ValueError) as e:
+        raise bad_index(url.rpartition("/")[0], f"contradicts itself about {name}") from e
+
+def _local_path(url):
+    "Return the path of a shard on this machine; None for one far away"
+    fs, path = file_system_of(url)
+    return path if is_local_system(fs) else None
 
 # %% ../../nbs/data/17_shard_reading.ipynb #78eaa9bd
 class ShardReader:
-    "Give the encoded bytes of a row from the shard it is in"
+    "Return the encoded bytes of a row from the shard it is in"
     def __init__(self, urls, frame): # `frame`: shard, offset, size, member for each row's number
-        self.urls,self.members = list(urls), PathArray._from_sequence(frame["member"])      # no object a row
-        self.rows,self.shard,self.offset,self.size = RowNumbers(frame.index), *(frame[o].to_numpy(np.int64) for o in ("shard", "offset", "size"))
-        self._local = [file_system_of(o)[1] if is_local_system(file_system_of(o)[0]) else None for o in self.urls]
+        self.urls = list(urls)
+        self.members = PathArray._from_sequence(frame["member"])      # no object a row
+        self.rows = RowNumbers(frame.index)
+        self.shard = frame["shard"].to_numpy(np.int64)
+        self.offset = frame["offset"].to_numpy(np.int64)
+        self.size = frame["size"].to_numpy(np.int64)
+        self._local = list(map(_local_path, self.urls))
 
     @property
     def identity(self)->list: return [shard_stamp(o) for o in self.urls]
@@ -156,7 +210,7 @@ class ShardReader:
 
     @property
     def seekable(self)->bool:
-        "Say whether any image can be had at once: all shards are on this machine, and not compressed"
+        "Return whether any image can be read at once: all shards are on this machine, and not compressed"
         return all(self._local) and not self.compressed
 
     def name(self, i)->str:
@@ -178,20 +232,26 @@ class ShardReader:
 
     def __getitem__(self, i)->bytes:
         at = self.rows[i]
-        with reading_image(self.name(i)): return self._whole(self._range(self.shard[at], int(self.offset[at]), int(self.size[at])), at)
+        shard, offset, size = self.shard[at], int(self.offset[at]), int(self.size[at])
+        with reading_image(self.name(i)): return self._whole(self._range(shard, offset, size), at)
 
     def _whole(self, data, at):
-        if len(data) < self.size[at]: raise RefusedImage("truncated", f"{len(data):,} of {self.size[at]:,} bytes", f"Copy {self.urls[self.shard[at]]} again: its end is missing")
-        return data
+        "Return the bytes of a row, or raise if some are missing"
+        if len(data) >= self.size[at]: return data
+        raise RefusedImage("truncated", f"{len(data):,} of {self.size[at]:,} bytes",
+                       f"Copy {self.urls[self.shard[at]]} again: its end is missing")
 
     def _range(self, shard, offset, size):
         "Read part of a shard"
-        if self._local[shard] and not _compression(self.urls[shard]):
-            with open(self._local[shard], "rb") as f:
+        url, local = self.urls[shard], self._local[shard]
+        if local and not _compression(url):
+            with open(local, "rb") as f:
                 f.seek(offset)
                 return f.read(size)
-        if self.compressed: raise RefusedImage("unsupported_format", f"{self.urls[shard]} is compressed", "Decompress the shards, or read them in order: ShardedDataModule(…, stream=True)")
-        fs,path = file_system_of(self.urls[shard])
+        if self.compressed:
+            raise RefusedImage("unsupported_format", f"{url} is compressed",
+                           "Decompress the shards, or read them in order: ShardedDataModule(…, stream=True)")
+        fs, path = file_system_of(url)
         return fs.cat_file(path, offset, offset+size)
 
     def reading_order(self, ids, shards=None)->np.ndarray: # positions in `ids`
@@ -203,14 +263,17 @@ class ShardReader:
 
     def in_order(self, ids):
         "Yield (id, encoded bytes) of rows given in reading order, opening each shard once"
-        at,file,shard = 0, None, None
+        at = 0
+        file = None
+        shard = None
         try:
             for i in ids:
                 row = self.rows[i]
                 with reading_image(self.name(i)):
                     if self.shard[row] != shard:
                         if file: file.close()
-                        shard,at = self.shard[row], 0
+                        shard = self.shard[row]
+                        at = 0
                         file = _open_shard(self.urls[shard])
                     _go_to(file, at, int(self.offset[row]))
                     data = self._whole(file.read(int(self.size[row])), row)
@@ -222,8 +285,13 @@ class ShardReader:
 _NEAR = 2**20
 
 def _go_to(file, at, to):
-    "Move forward in a file; short ways are read, and all of it where the file cannot seek"
+    "Move forward in a file; over short ways by reading, and over all where the file cannot seek"
     if to-at > _NEAR:
-        try: file.seek(to); return
+        try:
+            file.seek(to)
+            return
         except (OSError, ValueError): pass
-    while at < to and (data := file.read(min(_NEAR, to-at))): at += len(data)
+    while at < to:
+        data = file.read(min(_NEAR, to-at))
+        if not data: return
+        at += len(data)

@@ -36,7 +36,7 @@ def _listing(urls):
     "List (shard, split or None) of a pattern, or of a pattern for each split"
     if not isinstance(urls, dict): return [(o, None) for o in list_shards(urls)]
     for split in urls: one_of(split, SPLITS, "split")
-    return [(o, split) for split,u in urls.items() for o in list_shards(u)]
+    return [(o, split) for split, u in urls.items() for o in list_shards(u)]
 
 def _split_by_name(url): return SPLIT_OF.get(re.match(r"[a-zA-Z]*", os.path.basename(url))[0].lower())
 
@@ -45,159 +45,236 @@ _POSITIONS = 20 # bits for the place in a shard, in the number of a row that has
 def _shard_frame(n, url, split, found):
     "Make the table of one shard"
     rows = found["rows"]
-    frame = pd.DataFrame({k: pd.Series(v, dtype=object if k in ("path", "member", "label") else np.int64) for k,v in rows.items()})
+    texts = ("path", "member", "label")
+    columns = {k:pd.Series(v, dtype=object if k in texts else np.int64) for k, v in rows.items()}
+    frame = pd.DataFrame(columns)
     if "id" not in frame: frame["id"] = -1
-    if (frame["id"] < 0).all(): frame["path"] = [f"{os.path.splitext(os.path.basename(url))[0]}/{o}" for o in frame["member"]]
-    return frame.assign(shard=n, place=np.arange(len(frame)) + (n << _POSITIONS), split=split)
+    if (frame["id"] < 0).all():
+        stem = os.path.splitext(os.path.basename(url))[0]
+        frame["path"] = [f"{stem}/{o}" for o in frame["member"]]
+    place = np.arange(len(frame)) + (n << _POSITIONS)
+    return frame.assign(shard=n, place=place, split=split)
 
 def _row_numbers(frame):
     "Keep the numbers that rows brought with them, and their order, if each is there once"
     own = frame["id"]
-    return frame.set_axis((own if (own >= 0).all() and own.is_unique else frame["place"]).to_numpy(), axis=0).sort_index()
+    has_own = (own >= 0).all() and own.is_unique
+    numbers = own if has_own else frame["place"]
+    return frame.set_axis(numbers.to_numpy(), axis=0).sort_index()
 
 _WHOLE = re.compile(r"[+-]?\d+")
 
 def _translated(labels, names, ids):
-    "Turn texts into class names: numbers by the ids given, or by the places of names that are no numbers; else by name. Return them and what is wrong with each"
-    known,by = {o for o in labels if o is not None}, dict(zip(names, names))
-    whole = all(map(_WHOLE.fullmatch, known))
-    number = {int(i):n for i,n in zip(ids or range(len(names)), names) if isinstance(i, int) or _WHOLE.fullmatch(i)}
-    by_id = set(map(int, known)) <= set(number) if whole and ids else whole and not any(map(_WHOLE.fullmatch, names))
-    if whole and (by_id or ids and not known <= set(by)): by = {o:number[int(o)] for o in known if int(o) in number}
-    return [by.get(o) for o in labels], ["missing label" if o is None else None if o in by else f"label '{safe_name(o)}' is not a class" for o in labels]
+    "Turn texts into class names: whole numbers by the ids given, or by place; else by name. Return them, and problems"
+    known = {o for o in labels if o is not None}
+    by = dict(zip(names, names))
+    if _are_numbers(known, names, ids):
+        number = {int(i):name for i, name in zip(ids or range(len(names)), names) if _is_number(i)}
+        by = {o:number[int(o)] for o in known if int(o) in number}
+    return [by.get(o) for o in labels], [_label_problem(o, by) for o in labels]
+
+def _is_number(o): return isinstance(o, int) or bool(_WHOLE.fullmatch(o))
+
+def _are_numbers(known, names, ids):
+    "Return whether labels are to be read as ids, or as places of names of which none is a number"
+    if not all(map(_WHOLE.fullmatch, known)): return False
+    if not ids: return not any(map(_WHOLE.fullmatch, names))
+    number = {int(i) for i in ids if _is_number(i)}
+    return set(map(int, known)) <= number or not known <= set(names)
+
+def _label_problem(label, by):
+    if label is None: return "missing label"
+    return None if label in by else f"label '{safe_name(label)}' is not a class"
 
 def _spellings(labels):
     "List numbers that are written in several ways, as ['01', '1']"
     found = {}
-    for o in sorted({o for o in labels if isinstance(o, str) and _WHOLE.fullmatch(o)}): found.setdefault(int(o), []).append(o)
+    whole = {o for o in labels if isinstance(o, str) and _WHOLE.fullmatch(o)}
+    for o in sorted(whole): found.setdefault(int(o), []).append(o)
     return [o for o in found.values() if len(o) > 1]
 
 def _read_texts(labels, names, ids):
     "Read the labels of samples: (class names, what is wrong with each, notes)"
     twice = [" and ".join(map(repr, o)) for o in _spellings(labels)]
-    if names is None: return labels, ["missing label" if o is None else None for o in labels], [f"{o} are classes of their own; did you mean one? classes={{id: name}} makes them one" for o in twice]
-    found,wrong = _translated(labels, names, ids)
-    return found, wrong, [f"{o} are one class, by the ids given" for o in twice if not {*names} & {*labels}]
+    if names is None:
+        missing = ["missing label" if o is None else None for o in labels]
+        hint = "are classes of their own; did you mean one? classes={id: name} makes them one"
+        return labels, missing, [f"{o} {hint}" for o in twice]
+    found, wrong = _translated(labels, names, ids)
+    by_id = not {*names} & {*labels}
+    return found, wrong, [f"{o} are one class, by the ids given" for o in twice if by_id]
 
 _NO_LABEL = "; images without labels are given as {'predict': …}"
 
 def _settle(frame, problems, on_bad):
     "Raise for what cannot be used, or list it"
-    if problems and on_bad == "error":
-        hint = _NO_LABEL if any(r == "missing label" for *_,r in problems) else ""
-        raise DataError(f"{plural(len(problems), 'sample')} of {len(frame)+len(problems):,} cannot be used", "; ".join(f"{safe_name(p, 80)}: {r}" for p,_,r in problems[:5]) + (f"; {len(problems)-5:,} more" if len(problems) > 5 else ""),
-                        f"Mend the shards, or pass on_bad='skip' (to ShardedDataModule on_bad_rows='skip') to leave these out and list them in .skipped{hint}", problems=problems)
-    return skipped_table(problems)
+    if not problems or on_bad != "error": return skipped_table(problems)
+    n = len(problems)
+    shown = "; ".join(f"{safe_name(path, 80)}: {reason}" for path, _, reason in problems[:5])
+    more = f"; {n-5:,} more" if n > 5 else ""
+    hint = _NO_LABEL if any(reason == "missing label" for *_, reason in problems) else ""
+    raise DataError(f"{plural(n, 'sample')} of {len(frame)+n:,} cannot be used", shown + more,
+                    f"Mend the shards, or pass on_bad='skip' (to ShardedDataModule on_bad_rows='skip') "
+                    f"to leave these out and list them in .skipped{hint}", problems=problems)
 
 def _known_classes(indexes):
     "Return the classes of the indexes, if they agree"
     known = {tuple(o["classes"]) for o in indexes if o}
-    return list(known.pop()) if len(known) == 1 and all(indexes) else None
+    if len(known) != 1 or not all(indexes): return None
+    return list(known.pop())
 
 def _known_task(indexes, urls):
-    "Say whether images have several classes: what the indexes say, who may not contradict each other"
+    "Return the task that the indexes name; they may not contradict each other"
     tasks = {o["task"] for o in indexes if o} or {"multiclass"}
-    if len(tasks) > 1 or not tasks <= set(TASKS): raise DataError(f"Shards of different tasks: {listed(sorted(tasks))}", listed(urls), "Read one kind at a time")
+    if len(tasks) > 1 or not tasks <= set(TASKS):
+        raise DataError(f"Shards of different tasks: {listed(sorted(tasks))}", listed(urls),
+                        "Read one kind at a time")
     return tasks.pop()
 
 # %% ../../nbs/data/18_shards.ipynb #9c73d8fb
 def _same_shards(shards, found):
-    "Yield (shard, its split, shard, its split) where two splits have one file: the same address, or the same size, contents and bytes"
+    "Yield (shard, its split, shard, its split) where two splits have one file: one address, or the same contents"
     by = {}
-    for (url,split),o in zip(shards, found): by.setdefault(json.dumps([shard_stamp(url)[1], o["rows"]["member"], o["rows"]["offset"]]), []).append((url, split))
-    for same in (o for o in by.values() if len({split for _,split in o}) > 1):
+    for (url, split), o in zip(shards, found):
+        key = json.dumps([shard_stamp(url)[1], o["rows"]["member"], o["rows"]["offset"]])
+        by.setdefault(key, []).append((url, split))
+    for same in by.values():
+        if len({split for _, split in same}) < 2: continue
+        one_address = len({url for url, _ in same}) == 1
         first = {}
-        for url,split in same:
-            other,whose = first.setdefault(url if len({o for o,_ in same}) == 1 else _content_of(url), (url, split))
+        for url, split in same:
+            other, whose = first.setdefault(url if one_address else _content_of(url), (url, split))
             if whose != split: yield other, whose, url, split
 
 def _content_of(url):
     "Hash a shard; of one that is far away, its beginning"
-    fs,path = file_system_of(url)
-    return file_sha256(url) if is_local_system(fs) else hashlib.sha256(fs.cat_file(path, 0, 2**20)).hexdigest()
+    fs, path = file_system_of(url)
+    if is_local_system(fs): return file_sha256(url)
+    return hashlib.sha256(fs.cat_file(path, 0, 2**20)).hexdigest()
 
 def _check_apart(shards, found):
     "Refuse shards that serve two splits"
-    if len({split for _,split in shards}) < 2 or not (same := list(_same_shards(shards, found))): return
-    a,s,b,t = same[0]
-    raise DataError(f"{plural(len(same), 'shard')} would serve as {s} and as {t}: {os.path.basename(a) if a == b else f'{a} and {b} are one'}", a,
-                    "Give each split shards of its own, or leave val out: validation images are then taken from train", shards=same)
+    if len({split for _, split in shards}) < 2: return
+    same = list(_same_shards(shards, found))
+    if not same: return
+    a, split, b, other = same[0]
+    which = os.path.basename(a) if a == b else f"{a} and {b} are one"
+    raise DataError(f"{plural(len(same), 'shard')} would serve as {split} and as {other}: {which}", a,
+                    "Give each split shards of its own, or leave val out: validation images are then taken from train",
+                    shards=same)
 
 def _repeated_samples(frame, reader, most=200):
-    "Note how many samples of other splits have the key, the size and (as far as can be looked up quickly) the bytes of a training sample"
+    "Note how many samples of other splits have the key, the size and (where quickly read) the bytes of one of train"
     if frame["split"].nunique() < 2: return []
-    rows = [(i, (m.rpartition("/")[2], n), s) for i,m,n,s in zip(frame.index, frame["member"], frame["size"].tolist(), frame["split"])]
-    train = {k:i for i,k,s in rows if s == "train"}
-    pairs = [(i, train[k], s) for i,k,s in rows if s != "train" and k in train]
+    keys = [(member.rpartition("/")[2], n) for member, n in zip(frame["member"], frame["size"].tolist())]
+    rows = list(zip(frame.index, keys, frame["split"]))
+    train = {key:i for i, key, split in rows if split == "train"}
+    pairs = [(i, train[key], split) for i, key, split in rows if split != "train" and key in train]
     if reader.seekable: pairs = [o for o in pairs[:most] if reader[o[0]] == reader[o[1]]] + pairs[most:]
-    n = Counter(s for *_,s in pairs)
-    return [f"{plural(k, 'sample')} of {s} {'is' if k == 1 else 'are'} in train too, going by key and size; the first is {reader.name(pairs[0][0])}. catalog.leaks() compares all bytes" for s,k in n.items()]
+    counts = Counter(split for *_, split in pairs)
+    return [_repeated_note(n, split, reader.name(pairs[0][0])) for split, n in counts.items()]
+
+def _repeated_note(n, split, first):
+    are = "is" if n == 1 else "are"
+    return (f"{plural(n, 'sample')} of {split} {are} in train too, going by key and size; the first is {first}. "
+            "catalog.leaks() compares all bytes")
 
 # %% ../../nbs/data/18_shards.ipynb #67aeb259
 @patch(cls_method=True)
 def from_shards(cls:Catalog,
-    urls,                    # a path or URL with {000..009}, {a,b} or *; a folder; a list of them; or {"train": …, "val": …}
+    urls,                    # a path or URL with {000..009}, {a,b} or *, a folder, a list, or {"train": …, "val": …}
     classes=None,            # names in the order of the outputs, or {id: name}; default: the index's, else all, sorted
     on_bad:str="error",      # samples that cannot be used: "error", or "skip" to list them in `skipped`
     allow_single:bool=False  # accept one class
 )->Catalog:
     "Read the tables of tar shards in the WebDataset convention; images stay where they are"
-    one_of(on_bad, ("error", "skip"), "on_bad"); names,ids = class_names_and_ids(classes)
+    one_of(on_bad, ("error", "skip"), "on_bad")
+    names, ids = class_names_and_ids(classes)
     shards = _listing(urls)
-    folders = list(dict.fromkeys(o.rpartition("/")[0] for o,_ in shards))
+    folders = list(dict.fromkeys(url.rpartition("/")[0] for url, _ in shards))
     indexes = {o:read_shard_index(o) for o in folders}
-    found = [shard_contents(o, indexes[o.rpartition("/")[0]]) for o,_ in shards]
-    shards = [(o, split or f.get("split") or _split_by_name(o) or "train") for (o,split),f in zip(shards, found)]
+    found = [shard_contents(url, indexes[url.rpartition("/")[0]]) for url, _ in shards]
+    shards = [(url, _split_for(url, split, o)) for (url, split), o in zip(shards, found)]
     _check_apart(shards, found)
-    frame = pd.concat([_shard_frame(n, url, split, o) for n,((url,split),o) in enumerate(zip(shards, found))], ignore_index=True)
-    problems = [(f"{os.path.basename(url)}/{p or ''}".rstrip("/"), split, r) for (url,split),o in zip(shards, found) for p,r in o["problems"]]
-    return _shard_catalog(cls, [o for o,_ in shards], _row_numbers(frame), problems, list(indexes.values()), names, ids, on_bad, allow_single)
+    frame, problems = _joined_shards(shards, found)
+    return _shard_catalog(cls, [url for url, _ in shards], _row_numbers(frame), problems, list(indexes.values()),
+                          names, ids, on_bad, allow_single)
+
+def _split_for(url, given, found):
+    "Choose a shard's split: as given, as its index has it, or by its name"
+    return given or found.get("split") or _split_by_name(url) or "train"
+
+def _joined_shards(shards, found):
+    "Join the tables of shards, and list what is wrong with them: (place, split, reason)"
+    frames = []
+    problems = []
+    for n, ((url, split), contents) in enumerate(zip(shards, found)):
+        frames.append(_shard_frame(n, url, split, contents))
+        for member, reason in contents["problems"]:
+            place = f"{os.path.basename(url)}/{member or ''}".rstrip("/")
+            problems.append((place, split, reason))
+    return pd.concat(frames, ignore_index=True), problems
 
 def _sample_labels(frame, task, names, ids):
     "Read the labels of all samples; those of visionlab's own shards may have none"
     if task == "multilabel": return frame["label"].tolist(), [None]*len(frame), []
-    labels,bad,notes = _read_texts(frame["label"].tolist(), names, ids)
-    allowed = (frame["split"] == "predict") | (frame["id"] >= 0)
-    return labels, [None if b == "missing label" and a else b for b,a in zip(bad, allowed)], notes
+    labels, bad, notes = _read_texts(frame["label"].tolist(), names, ids)
+    may_lack = (frame["split"] == "predict") | (frame["id"] >= 0)
+    return labels, [None if b == "missing label" and fine else b for b, fine in zip(bad, may_lack)], notes
+
+def _number_ids(names):
+    "Return the numbers that class names are, as 0, 1 and 10; None if one is anything else"
+    if not all(re.fullmatch(r"0|[1-9]\d*", o) for o in names): return None
+    return [int(o) for o in names]
 
 def _shard_catalog(cls, urls, frame, problems, indexes, names, ids, on_bad, allow_single):
     "Settle the labels and make the catalog"
-    own,task = _known_classes(indexes), _known_task(indexes, urls)
+    own = _known_classes(indexes)
+    task = _known_task(indexes, urls)
     names = names or own
-    labels,bad,notes = _sample_labels(frame, task, names, ids)
+    labels, bad, notes = _sample_labels(frame, task, names, ids)
     reader = ShardReader(urls, frame)
-    problems = problems + [(reader.name(i), s, b) for i,s,b in zip(frame.index, frame["split"], bad) if b]
+    problems = problems + [(reader.name(i), s, b) for i, s, b in zip(frame.index, frame["split"], bad) if b]
     rows = frame.assign(label=object_column(labels, frame.index))[[b is None for b in bad]]
     skipped = _settle(rows, problems, on_bad)
-    if not len(rows): raise EmptyDatasetError("There is no image in the shards", listed(urls), "Images end in .jpg, .jpeg, .png or .webp, and their classes in .cls, .txt or .json")
+    if not len(rows):
+        raise EmptyDatasetError("There is no image in the shards", listed(urls),
+                                "Images end in .jpg, .jpeg, .png or .webp, and their classes in .cls, .txt or .json")
     found = names or sorted_classes(label_names(rows["label"]))
-    numbers = [int(o) for o in found] if not names and all(re.fullmatch(r"0|[1-9]\d*", o) for o in found) else None
-    info = (indexes[0]["info"] if own else {}) | without_empty(class_ids=ids or numbers, notes=notes + _repeated_samples(rows, reader)) | dict(shards=urls)
-    cat = cls(rows[["path", "label", "split"]], found, source=f"{plural(len(urls), 'shard')} in {os.path.basename(os.path.dirname(urls[0])) or urls[0]}", skipped=skipped, info=info, reader=reader, task=task)
+    class_ids = ids or (None if names else _number_ids(found))
+    facts = without_empty(class_ids=class_ids, notes=notes + _repeated_samples(rows, reader))
+    info = (indexes[0]["info"] if own else {}) | facts | dict(shards=urls)
+    folder = os.path.basename(os.path.dirname(urls[0])) or urls[0]
+    cat = cls(rows[["path", "label", "split"]], found, source=f"{plural(len(urls), 'shard')} in {folder}",
+              skipped=skipped, info=info, reader=reader, task=task)
     refuse_unknown_classes(cat, "Add shards to train, or name the classes with classes=[…]")
     if task == "multiclass": refuse_single_class(cat, allow_single)
     return cat
 
 def shard_reader_again(urls, root=None):
     "Make the reader of a saved catalog; `Catalog.load` calls this"
-    moved = [o if root is None else f"{os.fspath(root).rstrip('/')}/{os.path.basename(o)}" for o in urls]
+    moved = urls
+    if root is not None: moved = [f"{os.fspath(root).rstrip('/')}/{os.path.basename(o)}" for o in urls]
     return Catalog.from_shards(moved, on_bad="skip", allow_single=True).reader
 
 # %% ../../nbs/data/18_shards.ipynb #38b89ddb
 def _buffered(n, size, seed, epoch):
     "Shuffle 0…n-1 through a buffer: each that comes in pushes a random one out"
-    u = uniforms(seed, epoch, range(n), 1, "buffer")[:,0]
+    u = uniforms(seed, epoch, range(n), 1, "buffer")[:, 0]
     held = list(range(min(size, n)))
     out = []
     for i in range(len(held), n):
         j = int(u[i]*len(held))
-        out.append(held[j]); held[j] = i
-    return np.array(out + [held[k] for k in np.argsort(u[:len(held)], kind="stable")], np.int64)
+        out.append(held[j])
+        held[j] = i
+    rest = [held[k] for k in np.argsort(u[:len(held)], kind="stable")]
+    return np.array(out + rest, np.int64)
 
 class _Ahead:
     "Run an iterator in a thread, some items ahead"
     def __init__(self, items, n):
-        self.queue,self.stopped = Queue(n), threading.Event()
+        self.queue = Queue(n)
+        self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._run, args=(items,), daemon=True, name="visionlab-shards")
         self.thread.start()
 
@@ -210,13 +287,15 @@ class _Ahead:
 
     def _put(self, item):
         while not self.stopped.is_set():
-            try: self.queue.put(item, timeout=.1); return True
+            try:
+                self.queue.put(item, timeout=.1)
+                return True
             except Full: pass
         return False
 
     def get(self):
         "Wait for the next item, or raise what the thread met"
-        item,error = self.queue.get()
+        item, error = self.queue.get()
         if error: raise error
         return item
 
@@ -227,7 +306,11 @@ class _Ahead:
 
 class _Held(Images):
     "Decode the images whose bytes are at hand"
-    def __init__(self, images): self.__dict__.update(images.__dict__); self.bytes,self.keep = {}, False
+    def __init__(self, images):
+        self.__dict__.update(images.__dict__)
+        self.bytes = {}
+        self.keep = False
+
     def _encoded(self, i): return self.bytes.pop(i)
 
 # %% ../../nbs/data/18_shards.ipynb #c30c9073
@@ -243,8 +326,12 @@ class StreamLoader(Loader):
         **kwargs           # as for `Loader`
     ):
         super().__init__(catalog, pipeline, *args, **kwargs)
-        if self.weights is not None: raise ConfigError("Shards that are read in order cannot be drawn class by class", catalog.source, "Copy them to this machine, or pass balanced_sampling=False")
-        self.buffer,self.rank,self.world = buffer, rank, world
+        if self.weights is not None:
+            raise ConfigError("Shards that are read in order cannot be drawn class by class", catalog.source,
+                              "Copy them to this machine, or pass balanced_sampling=False")
+        self.buffer = buffer
+        self.rank = rank
+        self.world = world
 
     @property
     def tier(self)->str: return "stream"
@@ -252,17 +339,21 @@ class StreamLoader(Loader):
     def _reading(self, epoch):
         "List positions in the order in which they are read"
         reader = self.catalog.reader
-        return reader.reading_order(self.ids, np.argsort(uniforms(self.seed, epoch, range(len(reader.urls)), 1, "shards")[:,0]) if self.shuffle else None)
+        if not self.shuffle: return reader.reading_order(self.ids, None)
+        chances = uniforms(self.seed, epoch, range(len(reader.urls)), 1, "shards")[:, 0]
+        return reader.reading_order(self.ids, np.argsort(chances))
 
     def plan(self, epoch:int)->list:
         "List the batches of an epoch for this process, as positions in the catalog"
         order = self._reading(epoch)
         if self.shuffle: order = order[_buffered(len(order), self.buffer, self.seed, epoch)]
-        return [o[self.rank::self.world] for o in cut(order, self.batch_size*self.world, self._least)]
+        batches = cut(order, self.batch_size*self.world, self._least)
+        return [rows[self.rank::self.world] for rows in batches]
 
-    def __len__(self): 
-        whole,tail = divmod(len(self.ids), self.batch_size*self.world)
-        return whole + (tail >= self._least if whole else tail > 0)
+    def __len__(self):
+        whole, tail = divmod(len(self.ids), self.batch_size*self.world)
+        least = self._least if whole else 1
+        return whole + (tail >= least)
 
     def batches(self, epoch:int, start:int=0):
         "Iterate over an epoch's batches from batch `start` on; shards that are behind it are not opened"
@@ -271,23 +362,26 @@ class StreamLoader(Loader):
         wanted = np.zeros(len(self.ids), bool)
         wanted[np.concatenate([o[0] for o in work])] = True
         order = self._reading(epoch)
-        ahead = _Ahead(self.catalog.reader.in_order(self.ids[order[wanted[order]]].tolist()), 2*self.batch_size)
+        ids = self.ids[order[wanted[order]]].tolist()
+        ahead = _Ahead(self.catalog.reader.in_order(ids), 2*self.batch_size)
         one = copy(self)
         one.images = _Held(self.images)
+        fed = _fed(work, ahead, one.images.bytes)
         try:
-            for (rows,draws,_),x in zip(work, one._raw(_fed(work, ahead, one.images.bytes))): yield self._batch(rows, draws, x, epoch)
+            for (rows, draws, _), x in zip(work, one._raw(fed)): yield self._batch(rows, draws, x, epoch)
         finally: ahead.close()
 
     def _raw(self, work):
-        "Choose the road the pixels take; a transform of your own runs in this process"
-        return self._inline_custom(work) if isinstance(self.pipeline.frame, Custom) else super()._raw(work)
+        "Choose how the pixels are made; a transform of your own runs in this process"
+        if isinstance(self.pipeline.frame, Custom): return self._inline_custom(work)
+        return super()._raw(work)
 
 def _fed(work, ahead, held):
     "Pass each batch on when all its bytes are held"
-    for rows,ids,epoch in work:
+    for rows, ids, epoch in work:
         missing = {i for i in ids.tolist() if i not in held}
         while missing:
-            i,data = ahead.get()
+            i, data = ahead.get()
             held[i] = data
             missing.discard(i)
         yield rows, ids, epoch
@@ -295,42 +389,60 @@ def _fed(work, ahead, held):
 # %% ../../nbs/data/18_shards.ipynb #e57fea9c
 def _decode_in_order(images, ids, workers, many=64):
     "Decode every image once, reading shards from beginning to end; list (id, reason) of those that fail"
-    reader,held = images.reader, _Held(images)
-    ahead = _Ahead(reader.in_order([ids[o] for o in reader.reading_order(ids)]), 2*many)
+    reader = images.reader
+    held = _Held(images)
+    in_order = [ids[o] for o in reader.reading_order(ids)]
+    ahead = _Ahead(reader.in_order(in_order), 2*many)
+
     def bad(at):
-        held.bytes[at[0]] = at[1]
-        try: held[at[0]]
-        except ImageReadError as e: return at[0], e.reason
+        i, data = at
+        held.bytes[i] = data
+        try: held[i]
+        except ImageReadError as e: return i, e.reason
+
+    failed = []
     try:
         with ThreadPoolExecutor(max(1, workers)) as pool:
-            return [o for start in range(0, len(ids), many) for o in pool.map(bad, [ahead.get() for _ in ids[start:start+many]]) if o]
+            for start in range(0, len(ids), many):
+                some = [ahead.get() for _ in ids[start:start+many]]
+                failed += [o for o in pool.map(bad, some) if o]
+        return failed
     finally: ahead.close()
 
 def _own_catalog(catalog, given, classes):
-    "Take a catalog of shards as it is; refuse what would be passed over"
-    if more := [k for k in ("val", "test") if k in given] + ["classes"]*(classes is not None): raise ConfigError(f"The catalog has its splits and classes; {listed(more)} cannot be given beside it", catalog.source, "Give Catalog.from_shards({'train': …, 'val': …}, classes)")
-    if not isinstance(catalog.reader, ShardReader): raise ConfigError("The catalog is not one of shards", catalog.source, "Use ImageDataModule, or write_shards first")
+    "Return a catalog of shards as it is; refuse what would be passed over"
+    more = [k for k in ("val", "test") if k in given]
+    if classes is not None: more.append("classes")
+    if more:
+        raise ConfigError(f"The catalog has its splits and classes; {listed(more)} cannot be given beside it",
+                          catalog.source, "Give Catalog.from_shards({'train': …, 'val': …}, classes)")
+    if not isinstance(catalog.reader, ShardReader):
+        raise ConfigError("The catalog is not one of shards", catalog.source,
+                          "Use ImageDataModule, or write_shards first")
     return catalog
 
 class ShardedDataModule(ImageDataModule):
     "Serve tar shards: their classes, their splits, and loaders for each"
     def __init__(self,
-        train,                # shards to train on: a path or URL with {000..009}, {a,b} or *, or a list of them; a folder that has all splits; or a catalog of shards
-        val=None,             # shards to validate on; default: those the names or the index tell, else part of train
+        train,                # shards to train on, as in `from_shards`; a folder of all splits; or a catalog
+        val=None,             # shards to validate on; default: those the names or the index name, else part of train
         test=None,            # shards to test on
         classes=None,         # names in the order of the outputs, or {id: name}
-        stream="auto",        # read shards from beginning to end; default: when they are not on this machine, or are compressed
+        stream="auto",        # read shards from beginning to end; default: when far away, or compressed
         shuffle_buffer:int=2000, # images that wait to be mixed in a stream
         on_bad:str="skip",    # images that cannot be decoded: "skip" lists and leaves them out, "error" raises
         on_bad_rows:str="error", # samples without an image or a label that is a class, and shards cut short: likewise
         **options             # as for `ImageDataModule`
     ):
-        given = {k:v for k,v in dict(train=train, val=val, test=test).items() if v is not None}
-        catalog = _own_catalog(train, given, classes) if isinstance(train, Catalog) else Catalog.from_shards(given if len(given) > 1 else train, classes, on_bad_rows)
+        given = {k:v for k, v in dict(train=train, val=val, test=test).items() if v is not None}
+        if isinstance(train, Catalog): catalog = _own_catalog(train, given, classes)
+        else: catalog = Catalog.from_shards(given if len(given) > 1 else train, classes, on_bad_rows)
         super().__init__(catalog, on_bad=on_bad, **options)
         self.stream = not catalog.reader.seekable if stream == "auto" else bool(stream)
         self.shuffle_buffer = shuffle_buffer
-        if self.stream: self._loader_class,self.cache = self._stream_loader, None
+        if self.stream:
+            self._loader_class = self._stream_loader
+            self.cache = None
 
     def _stream_loader(self, *args, shuffle=False, **kwargs):
         "Make a loader of a stream; processes share the training batches, and each evaluates all"
@@ -343,5 +455,7 @@ class ShardedDataModule(ImageDataModule):
 
     def setup(self, stage=None):
         super().setup(stage)
-        if self.stream: self.cache_plan = replace(self.cache_plan, reason=f"stream: shards are read in order and mixed in a buffer of {self.shuffle_buffer:,}")
+        if not self.stream: return self
+        how = f"stream: shards are read in order and mixed in a buffer of {self.shuffle_buffer:,}"
+        self.cache_plan = replace(self.cache_plan, reason=how)
         return self

@@ -16,18 +16,23 @@ try: import fcntl
 except ImportError: fcntl = None      # Windows, which itself refuses to delete a file in use
 
 # %% ../../nbs/data/00_store.ipynb #39158b3e
-UNKNOWN_SLOT,KEPT_SLOT,ELSEWHERE_SLOT,BAD_SLOT = range(4)      # where an image is: not looked for yet, in the array, on its own, or not to be trusted
+# where the image of a row is
+UNKNOWN_SLOT = 0       # not looked for yet
+KEPT_SLOT = 1          # in the array
+ELSEWHERE_SLOT = 2     # on its own
+BAD_SLOT = 3           # not to be trusted
 
 GROWTH_STEP = 2**25      # bytes by which a store grows
 
 def _frozen(x):
     "View an array so that nobody can write through it"
-    x = x.view(); x.flags.writeable = False
+    x = x.view()
+    x.flags.writeable = False
     return x
 
 @lru_cache(None)
 def _read_only_is_fine():
-    "Let torch say now, unheard, what it says once in a process: that a tensor of a read-only array must not be written to"
+    "Use up, unheard, torch's one warning a process: that a tensor of a read-only array must not be written to"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.from_numpy(_frozen(np.zeros(1, np.uint8)))
@@ -36,18 +41,30 @@ class PixelStore:
     "What both stores share: where each row's image is, and the array of those of one size"
     def __init__(self, n, channels, shape):
         _read_only_is_fine()
-        self.n,self.channels,self.shape = n, channels, (*shape, channels) if shape else None
-        self._seen,self._slots,self._wanted,self._complete = np.zeros(n, np.uint8), None, None, False
+        self.n = n
+        self.channels = channels
+        self.shape = (*shape, channels) if shape else None
+        self._seen = np.zeros(n, np.uint8)
+        self._slots = None
+        self._wanted = None
+        self._complete = False
         self._start()
 
-    def _start(self): self._lock,self._pid = threading.Lock(), os.getpid()
+    def _start(self):
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
 
     def get(self, i:int)->np.ndarray: # (H, W, C) uint8, not to be written to; None if it is not here
-        "Give the pixels of row `i` without copying them"
+        "Return the pixels of row `i` without copying them"
         at = self._seen[i]
         if at == KEPT_SLOT: return self._slots[i]
         if at == ELSEWHERE_SLOT: return self._elsewhere(i)
-        return self.get(i) if at == UNKNOWN_SLOT and self._look(i) else None
+        if at == UNKNOWN_SLOT and self._look(i): return self.get(i)
+        return None
+
+    def _comes_to_array(self, i):
+        "Look for row `i`, not looked for before; return whether it is in the array"
+        return self._seen[i] == UNKNOWN_SLOT and self._look(i) and self._seen[i] == KEPT_SLOT
 
     def batch(self,
         ids,     # row numbers
@@ -56,55 +73,64 @@ class PixelStore:
         "Gather the images of many rows at once, when all are of one size"
         if self._slots is None: return None
         ids = np.asarray(ids)
-        if not (at := self._seen[ids] == KEPT_SLOT).all():
-            for i in ids[~at].tolist():
-                if self._seen[i] != UNKNOWN_SLOT or not self._look(i) or self._seen[i] != KEPT_SLOT: return None
+        there = self._seen[ids] == KEPT_SLOT
+        if not all(self._comes_to_array(i) for i in ids[~there].tolist()): return None
         return np.take(self._slots, ids, axis=0, out=out, mode="clip")
 
-    def block(self)->np.ndarray: # (n, H, W, C) uint8, row `i` at place `i`; None unless every wanted row is here and of one size
-        "Give all images as one array, each checked first"
+    def block(self)->np.ndarray: # (n, H, W, C) uint8, row `i` at place `i`; None unless all wanted are here in one size
+        "Return all images as one array, each checked first"
         if self._slots is None or not self.complete: return None
         rows = np.arange(self.n) if self._wanted is None else self._wanted
-        for i in rows[self._seen[rows] == UNKNOWN_SLOT].tolist(): self._look(i)
+        for i in rows[self._seen[rows] == UNKNOWN_SLOT].tolist():
+            self._look(i)
         return self._slots if (self._seen[rows] == KEPT_SLOT).all() else None
 
     def want(self,
         ids # the rows that are to come, such as those that can be read at all; default: all
     ):
-        "Say which rows make the store complete"
-        self._wanted,self._complete = None if ids is None else np.asarray(ids, np.int64), False
+        "Set which rows make the store complete"
+        self._wanted = None if ids is None else np.asarray(ids, np.int64)
+        self._complete = False
         return self
 
     def _refuse(self, i, image):
         "Raise on what cannot be row `i` of this store"
         if not 0 <= i < self.n: raise IndexError(f"row {i} of {self.n}")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.channels or not image.size:
-            raise ConfigError(f"A cache of uint8 images (H, W, {self.channels}) was given {image.dtype} {image.shape}", f"row {i}")
+            expected = f"A cache of uint8 images (H, W, {self.channels})"
+            raise ConfigError(f"{expected} was given {image.dtype} {image.shape}", f"row {i}")
 
     def has(self, ids=None)->np.ndarray: # booleans
-        "Say which rows are here"
+        "Return which rows are here"
         here = self._here()
         return here if ids is None else here[np.asarray(ids)]
 
     @property
     def complete(self)->bool:
-        "Say whether every wanted row is here"
+        "Return whether every wanted row is here"
         if not self._complete: self._complete = bool(self.has(self._wanted).all())
         return self._complete
 
     def __len__(self): return int(np.count_nonzero(self._here()))
-    def __repr__(self): return f"{type(self).__name__}: {len(self):,} of {self.n if self._wanted is None else len(self._wanted):,} images, {show_bytes(self.nbytes)}"
+
+    def __repr__(self):
+        wanted = self.n if self._wanted is None else len(self._wanted)
+        return f"{type(self).__name__}: {len(self):,} of {wanted:,} images, {show_bytes(self.nbytes)}"
 
 # %% ../../nbs/data/00_store.ipynb #f6dc7837
 def show_bytes(n)->str:
     "Write a number of bytes for people"
     if n < 2**10: return f"{n} bytes"
-    unit,size = next((o for o in (("GB", n/2**30), ("MB", n/2**20)) if o[1] > .25), ("kB", n/2**10))
+    for unit, power in (("GB", 30), ("MB", 20), ("kB", 10)):
+        size = n/2**power
+        if size > .25: break
     return f"{size:.2g} {unit}" if size < 99.5 else f"{size:,.0f} {unit}"
 
 def _memory(n):
-    "Ask the system for `n` bytes in its large pages where it has them: a page is given when it is first written to, and that costs more than the copying"
-    try: found = mmap.mmap(-1, n, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS); found.madvise(mmap.MADV_HUGEPAGE)
+    "Reserve `n` bytes, in large pages where there are any: the first write to a page costs more than the copying"
+    try:
+        found = mmap.mmap(-1, n, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        found.madvise(mmap.MADV_HUGEPAGE)
     except (AttributeError, OSError, ValueError): return np.zeros(n, np.uint8)
     return np.frombuffer(found, np.uint8)
 
@@ -117,7 +143,12 @@ class MemoryStore(PixelStore):
         limit:int=None  # bytes that may be kept
     ):
         super().__init__(n, channels, shape)
-        self.limit,self._held,self._images,self._coming,self._room,self._piece = limit, 0, {}, set(), None, np.empty(0, np.uint8)
+        self.limit = limit
+        self._held = 0
+        self._images = {}
+        self._coming = set()
+        self._room = None
+        self._piece = np.empty(0, np.uint8)
         if shape and n:
             self._room = _memory(n*int(np.prod(self.shape))).reshape(n, *self.shape)
             self._slots = _frozen(self._room)
@@ -141,22 +172,27 @@ class MemoryStore(PixelStore):
             if self.limit is not None and self._held + image.nbytes > self.limit: return self._full()
             self._coming.add(i)
             place = self._place(i, image)
-        place[:] = image             # beside other threads: new memory is slow to come by
-        if self.shape != image.shape: self._images[i] = _frozen(place)
-        self._seen[i] = KEPT_SLOT if self.shape == image.shape else ELSEWHERE_SLOT       # last, for other threads
+        place[:] = image             # outside the lock, so that threads copy at once: new memory is slow to come by
+        in_array = self.shape == image.shape
+        if not in_array: self._images[i] = _frozen(place)
+        self._seen[i] = KEPT_SLOT if in_array else ELSEWHERE_SLOT       # last, for other threads
         self._coming.discard(i)
         return True
 
     def _place(self, i, image):
         "Reserve the room of an image: its own, or from where the last one ended"
-        self._held += image.nbytes
+        size = image.nbytes
+        self._held += size
         if self.shape == image.shape: return self._room[i]
-        if len(self._piece) < image.nbytes: self._piece = _memory(max(image.nbytes, GROWTH_STEP))
-        place,self._piece = self._piece[:image.nbytes].reshape(image.shape), self._piece[image.nbytes:]
+        if len(self._piece) < size: self._piece = _memory(max(size, GROWTH_STEP))
+        place = self._piece[:size].reshape(image.shape)
+        self._piece = self._piece[size:]
         return place
 
     def _full(self):
-        if self.limit: warnings.warn(f"The images take more memory than their sample promised: {show_bytes(self._held)} are kept, and the rest is decoded every epoch")
+        if self.limit:
+            warnings.warn(f"The images take more memory than their sample promised: {show_bytes(self._held)} are kept, "
+                          "and the rest is decoded every epoch")
         self.limit = 0
         return False
 
@@ -164,5 +200,8 @@ class MemoryStore(PixelStore):
         "Give the memory back"
         self.__init__(self.n, self.channels, None, 0)
 
-    def __getstate__(self): return dict(n=self.n, channels=self.channels, limit=0)      # a spawned process starts with nothing, and keeps nothing
-    def __setstate__(self, state): self.__init__(**state)
+    def __getstate__(self):
+        return dict(n=self.n, channels=self.channels, limit=0)      # a spawned process starts and stays empty
+
+    def __setstate__(self, state):
+        self.__init__(**state)

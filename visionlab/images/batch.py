@@ -19,15 +19,24 @@ ALIASES = dict(label="target", gt_label="target", gt_mask="mask", image_path="pa
 
 def _with_aliases(cls):
     "Let fields be read under the names other libraries gave them"
-    for alias,name in ALIASES.items(): setattr(cls, alias, property(attrgetter(name), doc=f"The same as `{name}`"))
+    for alias, name in ALIASES.items():
+        setattr(cls, alias, property(attrgetter(name), doc=f"The same as `{name}`"))
     return cls
+
+def _values_there(item):
+    "Collect the fields that have a value: {name: value}"
+    values = {o.name: getattr(item, o.name) for o in fields(item)}
+    return {k: v for k, v in values.items() if v is not None}
+
+def _dtype_name(a): return str(a.dtype).removeprefix("torch.")
 
 def _facts(name, value):
     "Describe one field in a few words"
     if not isinstance(value, (np.ndarray, torch.Tensor)): return f"{name} {value!r}"
     if value.ndim == 0: return f"{name} {value.item()}"
-    text = f"{name} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-    return text + (f" {value.min().item():.4g}..{value.max().item():.4g}" if name == "image" and 0 not in value.shape else "")
+    text = f"{name} {tuple(value.shape)} {_dtype_name(value)}"
+    if name != "image" or 0 in value.shape: return text
+    return f"{text} {value.min().item():.4g}..{value.max().item():.4g}"
 
 @_with_aliases
 @dataclass(repr=False, eq=False)
@@ -42,7 +51,9 @@ class ImageItem:
     clip:object=None   # (T, C, H, W): the frames around it
 
     def __iter__(self): return iter((self.image, self.target))
-    def __repr__(self): return "ImageItem: " + "; ".join(_facts(o.name, v) for o in fields(self) if (v := getattr(self, o.name)) is not None)
+
+    def __repr__(self):
+        return "ImageItem: " + "; ".join(_facts(k, v) for k, v in _values_there(self).items())
 
 # %% ../../nbs/images/05_batch.ipynb #e6f00d4c
 def _stack(values):
@@ -54,31 +65,39 @@ def _stack_field(name, values):
     "Stack one field of several items; None if none has it"
     missing = sum(o is None for o in values)
     if missing == len(values): return None
-    if missing: raise DataError(f"{missing} of {len(values)} items have no {name}", "", f"Give every item a {name}, or none", field=name)
-    try: out = _stack(values)
+    if missing:
+        what = f"{missing} of {len(values)} items have no {name}"
+        raise DataError(what, "", f"Give every item a {name}, or none", field=name)
+    try:
+        out = _stack(values)
     except (TypeError, ValueError, RuntimeError) as e:
-        raise DataError(f"The items' {name} values do not stack: {e}", "", f"Give each {name} as a number, or as arrays of one shape", field=name) from e
+        fix = f"Give each {name} as a number, or as arrays of one shape"
+        raise DataError(f"The items' {name} values do not stack: {e}", "", fix, field=name) from e
     return out if out.is_floating_point() or out.ndim > 1 else out.long()
 
 def _image_hwc(image):
-    "View an item's image as (H, W, C): arrays are, and of a tensor's first and last side the shorter holds the channels"
-    if image.ndim == 2: return image[...,None]
+    "View an item's image as (H, W, C): arrays are; of a tensor's first and last side the shorter holds the channels"
+    if image.ndim == 2: return image[..., None]
     if image.ndim == 4: return image      # the frames of a clip
-    return image.permute(1, 2, 0) if isinstance(image, torch.Tensor) and image.shape[0] < image.shape[2] else image
+    if isinstance(image, torch.Tensor) and image.shape[0] < image.shape[2]: return image.permute(1, 2, 0)
+    return image
 
 def _stack_images(items):
     "Stack the items' images to (B, C, H, W) in channels-last memory"
     images = [_image_hwc(o.image) for o in items]
     kinds = {}
-    for o,image in zip(items, images): kinds.setdefault((tuple(image.shape), str(image.dtype).removeprefix("torch.")), []).append(o.path)
+    for o, image in zip(items, images):
+        kind = tuple(image.shape), _dtype_name(image)
+        kinds.setdefault(kind, []).append(o.path)
     if len(kinds) > 1: raise _mixed(kinds)
     x = _stack(images)
     return x if x.ndim == 5 else x.permute(0, 3, 1, 2)
 
 def _mixed(kinds):
     "Name the sizes that cannot form one batch, and a file of each"
-    seen = "; ".join(f"{shape} {dtype} × {len(paths)}" for (shape,dtype),paths in kinds.items())
-    where = ", ".join(printable_path(str(paths[0])) for paths in list(kinds.values())[:6] if paths[0] is not None)
+    seen = "; ".join(f"{shape} {dtype} × {len(paths)}" for (shape, dtype), paths in kinds.items())
+    firsts = [paths[0] for paths in kinds.values()][:6]
+    where = ", ".join(printable_path(str(o)) for o in firsts if o is not None)
     return DataError(f"Images of different sizes or types cannot form one batch: {seen}", where,
                      "Set image_size, or end the transforms with a resize or crop to one size", kinds=kinds)
 
@@ -102,28 +121,40 @@ class ImageBatch:
         "Stack items to a batch"
         items = list(items)
         if not items: raise DataError("There are no items to make a batch of", "", "Give at least one")
-        stacked = {o.name:_stack_field(o.name, [getattr(i, o.name) for i in items]) for o in fields(cls) if o.name not in ("image", "path")}
-        paths = None if all(o.path is None for o in items) else [o.path and os.fsdecode(o.path) for o in items]
+        names = [o.name for o in fields(cls) if o.name not in ("image", "path")]
+        stacked = {name: _stack_field(name, [getattr(o, name) for o in items]) for name in names}
+        paths = [o.path and os.fsdecode(o.path) for o in items]
+        if all(o.path is None for o in items): paths = None
         return cls(_stack_images(items), path=paths, **stacked)
 
     def __setattr__(self, name, value):
         "Set a field; one value for each image, or none"
-        n = getattr(value, "shape", None) or (len(value),) if isinstance(value, (list, torch.Tensor)) else None
-        if n and name != "image" and n[0] != len(self): raise DataError(f"{name} has {n[0]} entries for {len(self)} images", "", "Give one for each image of the batch")
+        if isinstance(value, (list, torch.Tensor)):
+            shape = getattr(value, "shape", None) or (len(value),)
+            if name != "image" and shape[0] != len(self):
+                what = f"{name} has {shape[0]} entries for {len(self)} images"
+                raise DataError(what, "", "Give one for each image of the batch")
         object.__setattr__(self, name, value)
 
     def __len__(self): return self.image.shape[0]
     def __iter__(self): return iter((self.image, self.target))
-    def _present(self): return {o.name:v for o in fields(self) if (v := getattr(self, o.name)) is not None}
-    def _tensors(self, f): return replace(self, **{k:f(v) for k,v in self._present().items() if isinstance(v, torch.Tensor)})
+    def _present(self): return _values_there(self)
+
+    def _tensors(self, f):
+        "Return a batch with `f` done to each tensor"
+        changed = {k: f(v) for k, v in self._present().items() if isinstance(v, torch.Tensor)}
+        return replace(self, **changed)
 
     def __getitem__(self, rows):
         "Return an `ImageItem` for a number, an `ImageBatch` for a slice, a list or a mask"
-        if isinstance(rows, (int, np.integer)): return ImageItem(**{k:v[rows] for k,v in self._present().items()})
-        if isinstance(rows, slice): return ImageBatch(**{k:v[rows] for k,v in self._present().items()})
+        values = self._present()
+        if isinstance(rows, (int, np.integer)): return ImageItem(**{k: v[rows] for k, v in values.items()})
+        if isinstance(rows, slice): return ImageBatch(**{k: v[rows] for k, v in values.items()})
         rows = torch.as_tensor(rows).cpu()
-        rows = torch.arange(len(self))[rows if rows.numel() else rows.long()].tolist()      # an empty list becomes floats
-        return ImageBatch(**{k:v[rows] if isinstance(v, torch.Tensor) else [v[i] for i in rows] for k,v in self._present().items()})
+        if not rows.numel(): rows = rows.long()      # an empty list becomes floats
+        rows = torch.arange(len(self))[rows].tolist()
+        def chosen(v): return v[rows] if isinstance(v, torch.Tensor) else [v[i] for i in rows]
+        return ImageBatch(**{k: chosen(v) for k, v in values.items()})
 
     def items(self)->list:
         "List the batch's images as `ImageItem`s"
@@ -137,8 +168,9 @@ class ImageBatch:
         return self._tensors(lambda o: o.to(device, non_blocking=non_blocking))
 
     def to_numpy(self)->dict: # {field: array, or list of paths} of the fields that are there
-        "Give every field as NumPy, on the CPU"
-        return {k:v.detach().cpu().numpy() if isinstance(v, torch.Tensor) else v for k,v in self._present().items()}
+        "Return every field as NumPy, on the CPU"
+        def plain(v): return v.detach().cpu().numpy() if isinstance(v, torch.Tensor) else v
+        return {k: plain(v) for k, v in self._present().items()}
 
     def pin_memory(self)->"ImageBatch":
         "Put every tensor into page-locked memory, from which a GPU copies faster; without a GPU do nothing"
@@ -150,7 +182,7 @@ class ImageBatch:
         return f", {len(self.target.unique())} classes"
 
     def __repr__(self):
-        facts = {k:"path" if k == "path" else _facts(k, v) for k,v in self._present().items()}
+        facts = {k: "path" if k == "path" else _facts(k, v) for k, v in self._present().items()}
         facts["image"] += f" on {self.image.device}"
         if self.target is not None: facts["target"] += self._targets()
         return "ImageBatch: " + "; ".join(facts.values())

@@ -26,13 +26,15 @@ from .orientation import exif_orientation, jpeg_exif, turn_upright
 from .values import eight_bit, check_range, Values
 
 # %% ../../nbs/images/03_decode.ipynb #d5452d4f
-WHITE,MAX_PIXELS = (255, 255, 255), 64_000_000
+WHITE = (255, 255, 255)
+MAX_PIXELS = 64_000_000
 MODES = ("RGB", "L", "raw")
-_DAMAGE = {"Premature end of JPEG file":"truncated", "Corrupt JPEG data":"corrupt"}
+_DAMAGE = {"Premature end of JPEG file": "truncated", "Corrupt JPEG data": "corrupt"}
 
 def check_size(width, height, max_pixels):
     "Refuse an image before its pixels take memory"
-    if max_pixels is not None and width*height > max_pixels: raise RefusedImage("too_large", f"{width:,} × {height:,} pixels, over the limit of {max_pixels:,}")
+    if max_pixels is not None and width*height > max_pixels:
+        raise RefusedImage("too_large", f"{width:,} × {height:,} pixels, over the limit of {max_pixels:,}")
     if width*height == 0: raise RefusedImage("empty", f"{width} × {height} pixels")
 
 def _jpeg_colours(stored, mode):
@@ -41,13 +43,13 @@ def _jpeg_colours(stored, mode):
     return "GRAY" if mode != "RGB" and stored == "Gray" else "RGB"
 
 def _decode_jpeg(data, mode, max_pixels, side=0):
-    "Decode a JPEG strictly with libjpeg-turbo, shrunk while both sides stay above `side`, or return None to leave it to Pillow"
+    "Decode a JPEG strictly with libjpeg-turbo, both sides at least `side`; return None to leave it to Pillow"
     try:
-        height,width,stored,_ = simplejpeg.decode_jpeg_header(data)
+        height, width, stored, _ = simplejpeg.decode_jpeg_header(data)
         check_size(width, height, max_pixels)
         image = simplejpeg.decode_jpeg(data, _jpeg_colours(stored, mode), min_height=side, min_width=side)
     except ValueError as e:
-        for text,reason in _DAMAGE.items():
+        for text, reason in _DAMAGE.items():
             if str(e).startswith(text): raise RefusedImage(reason, str(e)) from e
         return None
     if image.shape[2] == 4: return None      # CMYK was decoded only to find damage: Pillow knows its conventions
@@ -58,21 +60,23 @@ def _decode_jpeg(data, mode, max_pixels, side=0):
 def _lay_on(im, background):
     "Lay a transparent image on a plain colour"
     im = im.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", im.size, (*background, 255)), im).convert("RGB")
+    plain = Image.new("RGBA", im.size, (*background, 255))
+    return Image.alpha_composite(plain, im).convert("RGB")
 
 def _finish(im, mode):
     "Turn an 8-bit Pillow image into an array (H, W, C) that may be written to"
     a = np.array(im if im.mode == mode else im.convert(mode))
-    return a[...,None] if a.ndim == 2 else a
+    return a[..., None] if a.ndim == 2 else a
 
 def _all_channels(im):
     "Turn a Pillow image into an array with the channels it has, alpha among them"
     if im.mode == "1": im = im.convert("L")
-    elif im.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"): im = im.convert("RGBA" if im.has_transparency_data else "RGB")
+    elif im.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        im = im.convert("RGBA" if im.has_transparency_data else "RGB")
     return _finish(im, im.mode)
 
 def is_wide(im)->bool:
-    "Say whether a Pillow image has one channel of more than 8 bits"
+    "Return whether a Pillow image has one channel of more than 8 bits"
     return im.mode == "F" or im.mode.startswith("I")
 
 def wide_values(im)->np.ndarray: # (H, W)
@@ -92,23 +96,33 @@ def pillow_pixels(im, mode, background, value_range=None):
 IMAGE_EXTENSIONS = frozenset(".jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp .gif .dcm .npy".split())
 _PLUGINS = (JpegImageFile, PngImageFile, WebPImageFile, GifImageFile, BmpImageFile, TiffImageFile, PpmImageFile)
 _FOREIGN = { # (where, what) to find in a file that is an image, but of another format
-    (4, b"ftyp"):"HEIC, AVIF or a video", (0, b"8BPS"):"Photoshop", (0, b"%PDF"):"PDF", (0, b"\0\0\1\0"):"an icon",
-    (0, b"\0\0\0\x0cjP  "):"JPEG 2000", (0, b"\0\0\0\x0cJXL "):"JPEG XL", (0, b"\xff\x0a"):"JPEG XL", (0, b"<svg"):"SVG"}
+    (4, b"ftyp"): "HEIC, AVIF or a video",
+    (0, b"8BPS"): "Photoshop",
+    (0, b"%PDF"): "PDF",
+    (0, b"\0\0\1\0"): "an icon",
+    (0, b"\0\0\0\x0cjP  "): "JPEG 2000",
+    (0, b"\0\0\0\x0cJXL "): "JPEG XL",
+    (0, b"\xff\x0a"): "JPEG XL",
+    (0, b"<svg"): "SVG",
+}
 
 def _unknown(head):
-    "Say what a file that no plugin knows seems to be"
-    for (at,mark),name in _FOREIGN.items():
+    "Describe what a file that no plugin knows seems to be"
+    for (at, mark), name in _FOREIGN.items():
         if head[at:at+len(mark)] == mark: return RefusedImage("unsupported_format", name)
     text = head.lstrip().lower()
     if b"<svg" in text: return RefusedImage("unsupported_format", "SVG")
-    return RefusedImage("not_an_image", "it is a web page" if text.startswith((b"<!doctype html", b"<html")) else "")
+    is_page = text.startswith((b"<!doctype html", b"<html"))
+    return RefusedImage("not_an_image", "it is a web page" if is_page else "")
 
 def open_image(file):
-    "Read an image's header with the plugin whose signature it carries; `Image.open` would warn about size before it could be checked"
+    "Read an image's header with the plugin that knows it; `Image.open` would warn about size before it is checked"
     head = file.read(512)
     file.seek(0)
+    start = head[:16].ljust(16, b"\0")
     for plugin in _PLUGINS:
-        if Image.OPEN[plugin.format][1](head[:16].ljust(16, b"\0")) is True: return plugin(file)
+        _, accept = Image.OPEN[plugin.format]
+        if accept(start) is True: return plugin(file)
     raise _unknown(head)
 
 def exif_of(im):
@@ -117,22 +131,28 @@ def exif_of(im):
     return exif if isinstance(exif, bytes) and im.format != "TIFF" else b""
 
 def deep_tiff(im)->bool:
-    "Say whether a TIFF has several channels of more than 8 bits, of which Pillow keeps the first 8"
-    return im.format == "TIFF" and len(im.getbands()) > 1 and max(np.atleast_1d(im.tag_v2.get(258, 8))) > 8
+    "Return whether a TIFF has several channels of more than 8 bits, of which Pillow keeps the first 8"
+    if im.format != "TIFF" or len(im.getbands()) <= 1: return False
+    return max(np.atleast_1d(im.tag_v2.get(258, 8))) > 8
+
+def _deep_png(data):
+    "Read a PNG of 16 bits a channel as (H, W, C)"
+    from torchvision.io import ImageReadMode, decode_png
+    stored = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    return decode_png(stored, mode=ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
 
 def _deep_colours(im, data):
     "Read the colours of more than 8 bits that Pillow would cut to 8, as (H, W, C), or return None"
-    if im.format == "PNG" and data[24] == 16 and data[25] in (2, 4, 6):
-        from torchvision.io import ImageReadMode, decode_png
-        return decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+    if im.format == "PNG" and data[24] == 16 and data[25] in (2, 4, 6): return _deep_png(data)
     if not deep_tiff(im): return None
-    return turn_upright(importlib.import_module("visionlab.images.multichannel").read_channels(data, None), im.tag_v2.get(274, 1))
+    channels = importlib.import_module("visionlab.images.multichannel")
+    return turn_upright(channels.read_channels(data, None), im.tag_v2.get(274, 1))
 
 def _narrowed(im, a, value_range):
     "Make an 8-bit Pillow image of deep colours, with the transparency of the loaded one"
     n = 1 if a.shape[2] <= 2 else 3
-    colours = eight_bit(np.ascontiguousarray(a[...,:n]), value_range)
-    out = Image.fromarray(colours[...,0] if n == 1 else colours)
+    colours = eight_bit(np.ascontiguousarray(a[..., :n]), value_range)
+    out = Image.fromarray(colours[..., 0] if n == 1 else colours)
     if im.has_transparency_data: out.putalpha(im.convert("RGBA").getchannel("A"))
     return out.convert("RGBA") if im.mode == "RGBA" else out
 
@@ -140,9 +160,11 @@ def _decode_pillow(im, mode, background, max_pixels, value_range=None, data=None
     "Load a Pillow image, whose header has been read, as upright uint8 pixels"
     check_size(*im.size, max_pixels)
     orientation = exif_orientation(exif_of(im))
-    deep = None if data is None or im.format == "PNG" else _deep_colours(im, data)      # before loading forgets how a TIFF is turned
+    is_png = im.format == "PNG"
+    deep = None
+    if data is not None and not is_png: deep = _deep_colours(im, data)      # loading forgets how a TIFF is turned
     im.load()
-    if data is not None and im.format == "PNG": deep = _deep_colours(im, data)           # after loading found no damage
+    if data is not None and is_png: deep = _deep_colours(im, data)          # after loading found no damage
     if deep is not None: im = _narrowed(im, deep, value_range)
     return turn_upright(pillow_pixels(im, mode, background, value_range), orientation)
 
@@ -166,20 +188,29 @@ def plug_in_for(head, mode=None):
     return PlugIn(getattr(importlib.import_module(module), read), getattr(importlib.import_module(module), size))
 
 # %% ../../nbs/images/03_decode.ipynb #835a9265
+def _is_colour(background):
+    "Return whether these are three whole numbers from 0 to 255"
+    return len(background) == 3 and all(isinstance(o, (int, np.integer)) and 0 <= o <= 255 for o in background)
+
 def _check_options(mode, background, value_range=None):
     "Refuse options that could not work, so that no file is blamed for them; return the value range"
     one_of(mode, MODES, "mode")
-    if background is not WHITE and not (len(background) == 3 and all(isinstance(o, (int, np.integer)) and 0 <= o <= 255 for o in background)):
-        raise ConfigError(f"background is {background!r}", "", "Give three whole numbers from 0 to 255, as (255, 255, 255)", background=background)
+    if background is not WHITE and not _is_colour(background):
+        fix = "Give three whole numbers from 0 to 255, as (255, 255, 255)"
+        raise ConfigError(f"background is {background!r}", "", fix, background=background)
     return value_range if isinstance(value_range, Values) else check_range(value_range)
 
 def decode_bytes(data, mode, background, max_pixels, side=0, value_range=None):
-    "Decode image bytes by the road their first bytes call for"
+    "Decode image bytes with the reader their first bytes call for"
     if not len(data): raise RefusedImage("empty", "no bytes")
-    image = _decode_jpeg(data, mode, max_pixels, side) if data[:3] == b"\xff\xd8\xff" else None
-    if image is not None: return image
-    if module := plug_in_for(data, mode): return _from_array(module.read(data, max_pixels, value_range), mode, background, value_range)
-    return _decode_pillow(open_image(io.BytesIO(data)), mode, background, max_pixels, value_range, data)
+    if data[:3] == b"\xff\xd8\xff":
+        image = _decode_jpeg(data, mode, max_pixels, side)
+        if image is not None: return image
+    module = plug_in_for(data, mode)
+    if module is None:
+        return _decode_pillow(open_image(io.BytesIO(data)), mode, background, max_pixels, value_range, data)
+    values = module.read(data, max_pixels, value_range)
+    return _from_array(values, mode, background, value_range)
 
 def decode(
     data:bytes,                 # the content of an image file
@@ -187,18 +218,21 @@ def decode(
     path=None,                  # where it came from, for the error
     background:tuple=WHITE,     # the colour behind transparent pixels
     max_pixels:int=MAX_PIXELS,  # refuse larger images; None for no limit
-    value_range=None            # (low, high): numbers that mean black and white where they are not 8-bit; default: by their type, 0…65535, 0…255 or 0…1; or `Values`, which take note
+    value_range=None            # (low, high): black and white where not 8-bit, by default as the type says; or `Values`
 )->np.ndarray: # uint8 (H, W, 3), (H, W, 1) for "L", or (H, W, channels)
     "Decode image bytes to upright uint8 pixels, or raise an `ImageReadError`"
     value_range = _check_options(mode, background, value_range)
-    with reading_image(path): return decode_bytes(data, mode, background, max_pixels, value_range=value_range)
+    with reading_image(path):
+        return decode_bytes(data, mode, background, max_pixels, value_range=value_range)
 
 # %% ../../nbs/images/03_decode.ipynb #a67b1906
 def check_file(path, max_bytes):
     "Refuse what is not a regular file of a sane size, without opening it"
     info = os.stat(path)
-    if not stat.S_ISREG(info.st_mode): raise RefusedImage("not_regular_file", "a folder" if stat.S_ISDIR(info.st_mode) else "a pipe, socket or device")
-    if info.st_size > max_bytes: raise RefusedImage("too_large", f"{info.st_size:,} bytes, over the limit of {max_bytes:,}")
+    if not stat.S_ISREG(info.st_mode):
+        raise RefusedImage("not_regular_file", "a folder" if stat.S_ISDIR(info.st_mode) else "a pipe, socket or device")
+    if info.st_size > max_bytes:
+        raise RefusedImage("too_large", f"{info.st_size:,} bytes, over the limit of {max_bytes:,}")
 
 def _read(path, max_bytes=2**30):
     "Read a regular file"
@@ -215,18 +249,22 @@ def read_bytes(
 # %% ../../nbs/images/03_decode.ipynb #41e89e21
 _CHANNELS = (1, 3, 4)
 
+def _channels_last(a):
+    "View (C, H, W) as (H, W, C)"
+    return a.permute(1, 2, 0) if isinstance(a, torch.Tensor) else a.transpose(1, 2, 0)
+
 def as_hwc(a, mode="RGB"):
-    "View an array or a tensor as (H, W, C); where any number of channels will do, the shorter of the first and last side holds them"
-    if a.ndim == 2: return a[...,None]
+    "View an array or a tensor as (H, W, C); in mode raw the shorter of the first and last side holds the channels"
+    if a.ndim == 2: return a[..., None]
+    if mode == "raw" and a.ndim == 3: return a if a.shape[2] <= a.shape[0] else _channels_last(a)
+    first, last = (a.ndim == 3 and a.shape[i] in _CHANNELS for i in (0, -1))
     tensor = isinstance(a, torch.Tensor)
-    if mode == "raw" and a.ndim == 3 and a.shape[2] <= a.shape[0]: return a
-    if mode == "raw" and a.ndim == 3: return a.permute(1, 2, 0) if tensor else a.transpose(1, 2, 0)
-    first,last = (a.ndim == 3 and a.shape[i] in _CHANNELS for i in (0, -1))
     if last and not tensor: return a
-    if first: return a.permute(1, 2, 0) if tensor else a.transpose(1, 2, 0)
+    if first: return _channels_last(a)
     hint = "; pass the images of a batch one by one" if a.ndim == 4 else ""
     wanted = "a tensor is (H, W) or (C, H, W)" if tensor else "an array is (H, W) or (H, W, C)"
-    raise RefusedImage("unsupported_mode", f"its shape is {tuple(a.shape)}", f"Give one image with 1, 3 or 4 channels: {wanted}{hint}")
+    fix = f"Give one image with 1, 3 or 4 channels: {wanted}{hint}"
+    raise RefusedImage("unsupported_mode", f"its shape is {tuple(a.shape)}", fix)
 
 def _to_numpy(a):
     "Bring a tensor on any device to NumPy"
@@ -237,22 +275,26 @@ def _to_numpy(a):
 def _from_array(a, mode, background, value_range=None):
     "Bring an array or a tensor to uint8 (H, W, C)"
     a = eight_bit(_to_numpy(as_hwc(a, mode)), value_range)
-    check_size(a.shape[1], a.shape[0], None)
+    height, width, channels = a.shape
+    check_size(width, height, None)
     if mode == "raw": return np.array(a, order="C")
-    return pillow_pixels(Image.fromarray(np.ascontiguousarray(a[...,0] if a.shape[2] == 1 else a)), mode, background)
+    shown = np.ascontiguousarray(a[..., 0] if channels == 1 else a)
+    return pillow_pixels(Image.fromarray(shown), mode, background)
 
 # %% ../../nbs/images/03_decode.ipynb #bdcbaac0
 def read_open(file):
     "Read an open file to its end"
     data = file.read()
-    if isinstance(data, str): raise RefusedImage("not_an_image", "the file gives text", "Open the file for bytes: open(path, 'rb')")
+    if isinstance(data, str):
+        raise RefusedImage("not_an_image", "the file gives text", "Open the file for bytes: open(path, 'rb')")
     return data
 
 def is_path(source): return isinstance(source, (str, os.PathLike))
 
 def path_of(source):
     "Return the path `source` is or came from, if it says"
-    name = source if is_path(source) else getattr(source, "filename", None) or getattr(source, "name", None)
+    if is_path(source): return source
+    name = getattr(source, "filename", None) or getattr(source, "name", None)
     return name if is_path(name) else None
 
 def encoded_bytes(source):
@@ -262,11 +304,13 @@ def encoded_bytes(source):
     return read_open(source) if hasattr(source, "read") else None
 
 def wrong_type(source):
-    return RefusedImage("not_an_image", f"it is of type {type(source).__name__}", "Give a path, bytes, an open file, a Pillow image, an array or a tensor")
+    fix = "Give a path, bytes, an open file, a Pillow image, an array or a tensor"
+    return RefusedImage("not_an_image", f"it is of type {type(source).__name__}", fix)
 
 def _load(source, mode, background, max_pixels, value_range=None):
     "Load what `load_image` takes"
-    if (data := encoded_bytes(source)) is not None: return decode_bytes(data, mode, background, max_pixels, value_range=value_range)
+    data = encoded_bytes(source)
+    if data is not None: return decode_bytes(data, mode, background, max_pixels, value_range=value_range)
     if isinstance(source, Image.Image): return _decode_pillow(source, mode, background, max_pixels, value_range)
     if isinstance(source, (np.ndarray, torch.Tensor)): return _from_array(source, mode, background, value_range)
     raise wrong_type(source)
@@ -276,8 +320,9 @@ def load_image(
     mode:str="RGB",             # "RGB", "L" for one grey channel, or "raw" for the channels it has
     background:tuple=WHITE,     # the colour behind transparent pixels
     max_pixels:int=MAX_PIXELS,  # refuse larger images, unless they are arrays already; None for no limit
-    value_range=None            # (low, high): numbers that mean black and white where they are not 8-bit; default: by their type, 0…65535, 0…255 or 0…1; or `Values`, which take note
+    value_range=None            # (low, high): black and white where not 8-bit, by default as the type says; or `Values`
 )->np.ndarray: # uint8 (H, W, 3), (H, W, 1) for "L", or (H, W, channels); yours to change
     "Load an image from whatever holds it as upright uint8 pixels, or raise an `ImageReadError`"
     value_range = _check_options(mode, background, value_range)
-    with reading_image(path_of(source)): return _load(source, mode, background, max_pixels, value_range)
+    with reading_image(path_of(source)):
+        return _load(source, mode, background, max_pixels, value_range)

@@ -19,26 +19,37 @@ def _pydicom(): return optional_import("pydicom", "dicom")
 def _open_dicom(file, header=False):
     "Read a DICOM file's elements; `header` leaves the pixels where they are"
     pydicom = _pydicom()
-    try: ds = pydicom.dcmread(file, stop_before_pixels=header, force=False)
-    except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException) as e: raise RefusedImage("corrupt", str(e)) from e
-    if "Rows" not in ds or "Columns" not in ds or not (header or "PixelData" in ds):
+    try:
+        ds = pydicom.dcmread(file, stop_before_pixels=header, force=False)
+    except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException) as e:
+        raise RefusedImage("corrupt", str(e)) from e
+    has_pixels = header or "PixelData" in ds
+    if "Rows" not in ds or "Columns" not in ds or not has_pixels:
         raise RefusedImage("unsupported_format", "DICOM without an image", "Leave reports, plans and waveforms out")
     return ds
 
-def _syntax(ds): return getattr(getattr(ds.file_meta, "TransferSyntaxUID", None), "name", "an unnamed transfer syntax")
+def _syntax(ds):
+    "Name the transfer syntax: how the pixels are compressed"
+    found = getattr(ds.file_meta, "TransferSyntaxUID", None)
+    return getattr(found, "name", "an unnamed transfer syntax")
 
 def _first_frame(ds):
     "Decode the stored values of the first frame, colours as RGB"
     try: return _pydicom().pixels.pixel_array(ds, index=0)
     except RuntimeError as e:
         if "missing dependencies" not in str(e): raise
-        raise RefusedImage("unsupported_format", f"{_syntax(ds)} needs another package", "Install one of those pydicom names: "+_names(str(e))) from e
-    except ValueError as e: raise RefusedImage("truncated" if "less than expected" in str(e) else "corrupt", str(e).split(" - ")[0]) from e
-    except (AttributeError, KeyError, NotImplementedError) as e: raise RefusedImage("unsupported_mode", str(e)) from e
+        fix = "Install one of those pydicom names: "+_names(str(e))
+        raise RefusedImage("unsupported_format", f"{_syntax(ds)} needs another package", fix) from e
+    except ValueError as e:
+        reason = "truncated" if "less than expected" in str(e) else "corrupt"
+        raise RefusedImage(reason, str(e).split(" - ")[0]) from e
+    except (AttributeError, KeyError, NotImplementedError) as e:
+        raise RefusedImage("unsupported_mode", str(e)) from e
 
 def _names(text):
     "Take the packages out of pydicom's message"
-    return ", ".join(o.strip().replace("\t", "") for o in text.splitlines()[1:]) or "see its documentation"
+    lines = text.splitlines()[1:]
+    return ", ".join(o.strip().replace("\t", "") for o in lines) or "see its documentation"
 
 # %% ../../nbs/images/06_dicom.ipynb #7072d84e
 def _modality(a, ds):
@@ -48,24 +59,31 @@ def _modality(a, ds):
 def _item(ds, name):
     "Return the first of an element's values, None if it has none"
     v = ds.get(name)
-    v = v[0] if isinstance(v, (list, tuple)) or type(v).__name__ == "MultiValue" else v
+    if isinstance(v, (list, tuple)) or type(v).__name__ == "MultiValue": v = v[0]
     return None if v in (None, "") else v
 
 def _bit_range(ds):
     "Return the (lowest, highest) value the stored bits can mean"
-    if table := ds.get("ModalityLUTSequence"): return 0., 2.**int(table[0].LUTDescriptor[2]) - 1
-    bits,signed = int(ds.BitsStored), bool(ds.get("PixelRepresentation", 0))
-    ends = np.array([-2.**(bits-1), 2.**(bits-1)-1] if signed else [0, 2.**bits-1])
-    return tuple(sorted((ends*float(_item(ds, "RescaleSlope") or 1) + float(_item(ds, "RescaleIntercept") or 0)).tolist()))
+    table = ds.get("ModalityLUTSequence")
+    if table: return 0., 2.**int(table[0].LUTDescriptor[2]) - 1
+    bits = int(ds.BitsStored)
+    signed = bool(ds.get("PixelRepresentation", 0))
+    low = -2.**(bits-1) if signed else 0.
+    ends = np.array([low, low + 2.**bits - 1])
+    slope = float(_item(ds, "RescaleSlope") or 1)
+    intercept = float(_item(ds, "RescaleIntercept") or 0)
+    return tuple(sorted((ends*slope + intercept).tolist()))
 
 def _black_and_white(ds, values, value_range):
     "Return the (low, high) of a file without a window: those of its data set, else what its bits can mean"
+    bits = int(ds.BitsStored)
     if isinstance(value_range, Values):
-        value_range.see(values, _bit_range(ds) if int(ds.BitsStored) < 16 else _own_ends(values))
+        value_range.see(values, _bit_range(ds) if bits < 16 else _own_ends(values))
         value_range = value_range.value_range
         if value_range is None: return _own_ends(values)         # only noted
-    if value_range is None and int(ds.BitsStored) > 16:
-        raise RefusedImage("bad_range", f"no window, and {ds.BitsStored} bits of which {values.min():g} to {values.max():g} are used")
+    if value_range is None and bits > 16:
+        used = f"{values.min():g} to {values.max():g}"
+        raise RefusedImage("bad_range", f"no window, and {ds.BitsStored} bits of which {used} are used")
     return value_range or _bit_range(ds)
 
 def _own_ends(values): return float(values.min()), float(values.max())
@@ -73,43 +91,51 @@ def _own_ends(values): return float(values.min()), float(values.max())
 def _scaled(values, low, high): return np.clip((values-low)/max(high-low, 1e-6), 0, 1)
 
 def _windowed(values, centre, width, kind="LINEAR"):
-    "Map a window to 0..1 by the standard's three laws"
-    if kind == "SIGMOID": return 1/(1 + np.exp(np.clip(-4*(values-centre)/width, -60, 60)))
+    "Map a window to 0..1 by one of the standard's three definitions"
+    if kind == "SIGMOID":
+        steepness = np.clip(-4*(values-centre)/width, -60, 60)
+        return 1/(1 + np.exp(steepness))
     if kind == "LINEAR_EXACT": return _scaled(values, centre-width/2, centre+width/2)
     return _scaled(values, centre-.5-(width-1)/2, centre-.5+(width-1)/2)
 
 def _voi_table(values, ds):
     "Map values through the file's own table"
     table = ds.VOILUTSequence[0]
-    return _pydicom().pixels.apply_voi(values.astype(np.int64), ds)/(2**int(table.LUTDescriptor[2])-1)
+    most = 2**int(table.LUTDescriptor[2])-1
+    return _pydicom().pixels.apply_voi(values.astype(np.int64), ds)/most
+
+def _grey_levels(values, ds, window, value_range):
+    "Bring values to 0..1 by the window given, the file's own table or window, or its range"
+    centre, width = window or (_item(ds, "WindowCenter"), _item(ds, "WindowWidth"))
+    if not window and len(ds.get("VOILUTSequence", ())): return _voi_table(values, ds)
+    if centre is None or not width: return _scaled(values, *_black_and_white(ds, values, value_range))
+    kind = str(ds.get("VOILUTFunction", "LINEAR")).upper()
+    return _windowed(values, float(centre), float(width), kind)
 
 def _grey(a, ds, window=None, value_range=None):
     "Turn one grey frame into levels from 0 to 1"
-    values = _modality(a, ds)
-    centre,width = window or (_item(ds, "WindowCenter"), _item(ds, "WindowWidth"))
-    if not window and len(ds.get("VOILUTSequence", ())): level = _voi_table(values, ds)
-    elif centre is not None and width: level = _windowed(values, float(centre), float(width), str(ds.get("VOILUTFunction", "LINEAR")).upper())
-    else: level = _scaled(values, *_black_and_white(ds, values, value_range))
+    level = _grey_levels(_modality(a, ds), ds, window, value_range)
     return 1-level if ds.PhotometricInterpretation == "MONOCHROME1" else level
 
 # %% ../../nbs/images/06_dicom.ipynb #d32ff25d
 def _colour(a, ds):
     "Bring a colour frame of any depth to 0..1"
     if ds.PhotometricInterpretation != "PALETTE COLOR": return a/(2**int(ds.BitsStored)-1)
-    return (a := _pydicom().pixels.apply_color_lut(a, ds))[...,:3]/np.iinfo(a.dtype).max
+    colours = _pydicom().pixels.apply_color_lut(a, ds)
+    return colours[..., :3]/np.iinfo(colours.dtype).max
 
 def _is_grey(ds): return str(ds.PhotometricInterpretation).startswith("MONOCHROME")
 
 def _levels(ds, window=None, value_range=None):
     "Decode the first frame to uint8 (H, W, 1) or (H, W, 3)"
     a = _first_frame(ds)
-    level = _grey(a, ds, window, value_range)[...,None] if _is_grey(ds) else _colour(a, ds)
+    level = _grey(a, ds, window, value_range)[..., None] if _is_grey(ds) else _colour(a, ds)
     return np.rint(level*255).astype(np.uint8)
 
 def read_dicom(
     data:bytes,               # the content of a DICOM file
     max_pixels:int=MAX_PIXELS, # refuse larger images; None for no limit
-    value_range=None          # (low, high) in the modality's units for a file without a window; default: what its bits can mean
+    value_range=None          # (low, high) in the modality's units for a file without a window; default: by its bits
 )->np.ndarray: # (H, W, 1) or (H, W, 3)
     "Decode a DICOM file's first frame to uint8; `decode` and `load_image` call this"
     ds = _open_dicom(io.BytesIO(data))
@@ -130,7 +156,9 @@ def load_dicom(
     value_range=None # (low, high) for a file without a window; default: what its bits can mean
 )->np.ndarray: # uint8 (H, W, 1) or (H, W, 3)
     "Load the first frame with a window of your choice"
-    with reading_image(path_of(source)): return _levels(_open_dicom(io.BytesIO(encoded_bytes(source))), window, check_range(value_range))
+    with reading_image(path_of(source)):
+        ds = _open_dicom(io.BytesIO(encoded_bytes(source)))
+        return _levels(ds, window, check_range(value_range))
 
 def load_values(
     source # a path, bytes or an open file
@@ -138,14 +166,22 @@ def load_values(
     "Load the first frame of a grey image in the modality's units, such as Hounsfield units"
     with reading_image(path_of(source)):
         ds = _open_dicom(io.BytesIO(encoded_bytes(source)))
-        if not _is_grey(ds): raise RefusedImage("unsupported_mode", f"{ds.PhotometricInterpretation} values have no unit", "Use load_image")
+        if not _is_grey(ds):
+            raise RefusedImage("unsupported_mode", f"{ds.PhotometricInterpretation} values have no unit", "Use load_image")
         return _modality(_first_frame(ds), ds)
 
 def dicom_info(
     source # a path, bytes or an open file
 )->dict:
-    "Tell what kind of image it is; nothing about the patient"
-    with reading_image(path_of(source)): ds = _open_dicom(io.BytesIO(encoded_bytes(source)), header=True)
+    "Return what kind of image it is; nothing about the patient"
+    with reading_image(path_of(source)):
+        ds = _open_dicom(io.BytesIO(encoded_bytes(source)), header=True)
     numbers = [_item(ds, o) for o in ("WindowCenter", "WindowWidth")]
-    return dict(size=(int(ds.Rows), int(ds.Columns)), frames=int(ds.get("NumberOfFrames") or 1), bits=int(ds.BitsStored), photometric=str(ds.PhotometricInterpretation),
-                modality=str(ds.get("Modality", "")), window=None if None in numbers else tuple(map(float, numbers)), compression=_syntax(ds))
+    window = None if None in numbers else tuple(map(float, numbers))
+    return dict(size=(int(ds.Rows), int(ds.Columns)),
+                frames=int(ds.get("NumberOfFrames") or 1),
+                bits=int(ds.BitsStored),
+                photometric=str(ds.PhotometricInterpretation),
+                modality=str(ds.get("Modality", "")),
+                window=window,
+                compression=_syntax(ds))

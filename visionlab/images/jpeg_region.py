@@ -27,17 +27,22 @@ class JpegHeader:
 
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}     # markers of a frame; the other three are tables
 
+def _frame_header(data, start, orientation):
+    "Read the frame that begins at `start`; None if it is cut short or says no size"
+    if start+6 > len(data): return None
+    height, width, channels = struct.unpack_from(">HHB", data, start+1)
+    return JpegHeader(height, width, channels, orientation) if height and width else None
+
 def jpeg_header(
     data:bytes # of an image file
 )->JpegHeader: # None for anything but a JPEG with a readable header
     "Read a JPEG's size, channels and orientation"
     if data[:3] != b"\xff\xd8\xff": return None
     orientation = 1
-    for kind,start,end in jpeg_segments(data):
-        if kind in _FRAMES:
-            height,width,channels = struct.unpack_from(">HHB", data, start+1) if start+6 <= len(data) else (0, 0, 0)
-            return JpegHeader(height, width, channels, orientation) if height and width else None
-        if block := exif_block(data, kind, start, end): orientation = exif_orientation(block)
+    for kind, start, end in jpeg_segments(data):
+        if kind in _FRAMES: return _frame_header(data, start, orientation)
+        block = exif_block(data, kind, start, end)
+        if block: orientation = exif_orientation(block)
     return None
 
 # %% ../../nbs/images/08_jpeg_region.ipynb #97b2e6aa
@@ -48,36 +53,50 @@ def _native():
     "Load the compiled decoder, or None"
     folder = Path(visionlab.__file__).parent
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        try: f = ctypes.CDLL(str(folder/f"_region{suffix}")).visionlab_region
+        try:
+            f = ctypes.CDLL(str(folder/f"_region{suffix}")).visionlab_region
         except (OSError, AttributeError): continue
-        f.argtypes,f.restype = [ctypes.c_char_p, ctypes.c_size_t, *_INTS, ctypes.c_void_p, ctypes.c_char_p], ctypes.c_int
+        f.argtypes = [ctypes.c_char_p, ctypes.c_size_t, *_INTS, ctypes.c_void_p, ctypes.c_char_p]
+        f.restype = ctypes.c_int
         return f
     return None
 
 def can_decode_regions()->bool:
-    "Say whether the compiled decoder is there"
+    "Return whether the compiled decoder is there"
     return _native() is not None
 
 def _shrink_by(height, width, at_least):
-    "Choose the largest power of two by which a box can shrink during decoding and still not be smaller than what it becomes"
-    return next(d for d in (8, 4, 2, 1) if d == 1 or (height//d >= at_least[0] and width//d >= at_least[1]))
+    "Choose the largest power of two by which a box can shrink and still not be smaller than what it becomes"
+    for d in (8, 4, 2):
+        if height//d >= at_least[0] and width//d >= at_least[1]: return d
+    return 1
 
 def _shrunk(start, size, d, limit):
     "Scale a side of a box to a picture shrunk by `d`"
     n = max(1, round(size/d))
-    return min(round(start/d), -(-limit//d)-n), n
+    last = -(-limit//d) - n
+    return min(round(start/d), last), n
+
+def _serves(header, channels):
+    "Return whether the compiled decoder makes these channels of such a JPEG, upright"
+    if not header.upright: return False
+    return header.channels == channels or (header.channels, channels) == (1, 3)
 
 def decode_region(
     data:bytes,         # a JPEG
     header:JpegHeader,  # its header
     box:tuple,          # (top, left, height, width) in pixels of the picture
     channels:int=3,     # 3, or 1 for a grey JPEG
-    at_least:tuple=None # (height, width) the box will be resized to: a larger one is shrunk while it is decoded; default: never
+    at_least:tuple=None # (height, width) it becomes: a larger box is shrunk while it is decoded; default: never
 )->np.ndarray: # uint8 (height, width, channels), or None where this way cannot serve and `decode` must
     "Decode a box of a JPEG"
-    f,(top,left,height,width) = _native(), box
-    if f is None or not header.upright or header.channels != channels and (header.channels, channels) != (1, 3): return None
+    f = _native()
+    if f is None or not _serves(header, channels): return None
+    top, left, height, width = box
     d = 1 if at_least is None else _shrink_by(height, width, at_least)
-    (top,height),(left,width) = _shrunk(top, height, d, header.height), _shrunk(left, width, d, header.width)
-    out,text = np.empty((height, width, channels), np.uint8), ctypes.create_string_buffer(200)
-    return None if f(data, len(data), d, channels, top, left, height, width, out.ctypes.data, text) else out
+    top, height = _shrunk(top, height, d, header.height)
+    left, width = _shrunk(left, width, d, header.width)
+    out = np.empty((height, width, channels), np.uint8)
+    text = ctypes.create_string_buffer(200)
+    failed = f(data, len(data), d, channels, top, left, height, width, out.ctypes.data, text)
+    return None if failed else out

@@ -16,31 +16,41 @@ from .decode import check_size, as_hwc, open_image, pillow_pixels, deep_tiff, is
 def _npy_header(file):
     "Read the (shape, dtype) of a NumPy file"
     version = np.lib.format.read_magic(file)
-    shape,_,dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
+    one = version == (1, 0)
+    read_header = np.lib.format.read_array_header_1_0 if one else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
     if dtype.hasobject: raise RefusedImage("unsupported_mode", "it holds Python objects", "Save plain numbers with np.save")
     return shape, dtype
 
 def _sides(shape):
     "Return (height, width, channels) of an array's shape"
-    if len(shape) not in (2, 3): raise RefusedImage("unsupported_mode", f"its shape is {tuple(shape)}", "Save one image as (H, W), (H, W, C) or (C, H, W)")
+    if len(shape) not in (2, 3):
+        fix = "Save one image as (H, W), (H, W, C) or (C, H, W)"
+        raise RefusedImage("unsupported_mode", f"its shape is {tuple(shape)}", fix)
     return as_hwc(np.broadcast_to(np.uint8(0), shape), "raw").shape
 
 def _read_npy(data, max_pixels):
     "Read a NumPy file"
     file = io.BytesIO(data)
-    try: shape,dtype = _npy_header(file)
+    try: shape, dtype = _npy_header(file)
     except ValueError as e: raise RefusedImage("corrupt", str(e)) from e
-    height,width,_ = _sides(shape)
+    height, width, _ = _sides(shape)
     check_size(width, height, max_pixels)
-    if len(data) - file.tell() < np.prod(shape)*dtype.itemsize: raise RefusedImage("truncated", f"shape {shape} of {dtype} needs more bytes")
+    needed = np.prod(shape)*dtype.itemsize
+    if len(data) - file.tell() < needed: raise RefusedImage("truncated", f"shape {shape} of {dtype} needs more bytes")
     return np.load(io.BytesIO(data), allow_pickle=False)
 
 # %% ../../nbs/images/07_multichannel.ipynb #6ef86e9f
+def _pillow_loses(im):
+    "Return whether Pillow would lose pages, channels or bits of a TIFF"
+    if getattr(im, "n_frames", 1) > 1: return True
+    return im.tag_v2.get(277, 1) != len(im.getbands()) or deep_tiff(im)
+
 def _with_pillow(data, max_pixels):
     "Read a TIFF with Pillow, or return None if that would lose channels"
     try: im = open_image(io.BytesIO(data))
     except SyntaxError: return None
-    if getattr(im, "n_frames", 1) > 1 or im.tag_v2.get(277, 1) != len(im.getbands()) or deep_tiff(im): return None
+    if _pillow_loses(im): return None
     check_size(*im.size, max_pixels)
     im.load()
     return wide_values(im) if is_wide(im) else pillow_pixels(im, "raw", None)
@@ -49,40 +59,51 @@ def _check_pages(file):
     "Refuse a TIFF whose pages lead back to an earlier one: a reader would follow them for ever"
     file.seek(0)
     head = file.read(16)
-    order,big = "<" if head[:2] == b"II" else ">", head[2:4] in (b"+\0", b"\0+")
-    at,number,word,entry = (8, "Q", "Q", 20) if big else (4, "H", "I", 12)
-    seen,width = set(), struct.calcsize(number)
-    try: at, = struct.unpack_from(order+word, head, at)
+    order = "<" if head[:2] == b"II" else ">"
+    big = head[2:4] in (b"+\0", b"\0+")
+    count = order + ("Q" if big else "H")     # of the entries of a page
+    link = order + ("Q" if big else "I")      # to the next page
+    entry = 20 if big else 12                 # bytes
+    seen = set()
+    try: at, = struct.unpack_from(link, head, 8 if big else 4)
     except struct.error: return
     while at and at not in seen:
         seen.add(at)
         file.seek(at)
-        try:
-            n, = struct.unpack(order+number, file.read(width))
-            file.seek(at + width + n*entry)
-            at, = struct.unpack(order+word, file.read(struct.calcsize(word)))
+        try: at = _next_page(file, at, count, link, entry)
         except (struct.error, OSError, OverflowError): break
     file.seek(0)
     if at in seen and at: raise RefusedImage("corrupt", "its pages lead back to an earlier one")
+
+def _next_page(file, at, count, link, entry):
+    "Read where the page after the one at `at` begins; 0 after the last"
+    width = struct.calcsize(count)
+    n, = struct.unpack(count, file.read(width))
+    file.seek(at + width + n*entry)
+    return struct.unpack(link, file.read(struct.calcsize(link)))[0]
 
 def _series(file):
     "Open the first image of a TIFF; return it and the names of its axes"
     tifffile = optional_import("tifffile", "channels")
     _check_pages(file)
-    try: found = tifffile.TiffFile(file).series[0]
-    except (tifffile.TiffFileError, IndexError) as e: raise RefusedImage("corrupt", str(e)) from e
+    try:
+        found = tifffile.TiffFile(file).series[0]
+    except (tifffile.TiffFileError, IndexError) as e:
+        raise RefusedImage("corrupt", str(e)) from e
     return found, found.axes
 
 def _side(series, axes, name): return series.shape[axes.index(name)] if name in axes else 1
 
 def _with_tifffile(data, max_pixels):
     "Read a TIFF of any number of channels as (H, W, C)"
-    series,axes = _series(io.BytesIO(data))
+    series, axes = _series(io.BytesIO(data))
     check_size(_side(series, axes, "X"), _side(series, axes, "Y"), max_pixels)
-    a = series.asarray()
-    a = a[tuple(slice(None) if o in "YXCS" else 0 for o in axes)]
+    first = tuple(slice(None) if o in "YXCS" else 0 for o in axes)      # of frames and planes
+    a = series.asarray()[first]
     kept = [o for o in axes if o in "YXCS"]
-    return a.transpose([kept.index(o) for o in "YXCS" if o in kept]).reshape(a.shape[kept.index("Y")], a.shape[kept.index("X")], -1)
+    height = a.shape[kept.index("Y")]
+    width = a.shape[kept.index("X")]
+    return a.transpose([kept.index(o) for o in "YXCS" if o in kept]).reshape(height, width, -1)
 
 # %% ../../nbs/images/07_multichannel.ipynb #0aef1e07
 def read_channels(
@@ -101,7 +122,8 @@ def channels_size(
     "Read the size from the header"
     if file.read(6) == b"\x93NUMPY":
         file.seek(0)
-        return _sides(_npy_header(file)[0])[:2]
+        shape, _ = _npy_header(file)
+        return _sides(shape)[:2]
     file.seek(0)
-    series,axes = _series(file)
+    series, axes = _series(file)
     return _side(series, axes, "Y"), _side(series, axes, "X")

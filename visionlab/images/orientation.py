@@ -11,13 +11,14 @@ import numpy as np
 
 # %% ../../nbs/images/01_orientation.ipynb #ee147fea
 _TURNS = { # EXIF orientation: how to turn the stored (H, W, C) pixels upright
-    2: lambda a: a[:,::-1],
-    3: lambda a: a[::-1,::-1],
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
     5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: a.transpose(1, 0, 2)[:,::-1],
-    7: lambda a: a.transpose(1, 0, 2)[::-1,::-1],
-    8: lambda a: a.transpose(1, 0, 2)[::-1]}
+    6: lambda a: a.transpose(1, 0, 2)[:, ::-1],
+    7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda a: a.transpose(1, 0, 2)[::-1],
+}
 SIDEWAYS = (5, 6, 7, 8)
 
 def turn_upright(image, orientation):
@@ -25,23 +26,29 @@ def turn_upright(image, orientation):
     if orientation not in _TURNS: return image
     turned = _TURNS[orientation](image)
     out = np.empty(turned.shape, turned.dtype)
-    for c in range(out.shape[2]): out[...,c] = turned[...,c]      # by channel: four times faster than one copy of short rows
+    for c in range(out.shape[2]):
+        out[..., c] = turned[..., c]      # by channel: four times faster than one copy of short rows
     return out
 
 def exif_orientation(exif):
     "Read the orientation, 1 to 8, from an EXIF block; 1 if it holds none that makes sense"
     tiff = exif[6:] if exif[:6] == b"Exif\0\0" else exif
-    order = {b"II":"<", b"MM":">"}.get(bytes(tiff[:2]))
-    try: return _orientation_tag(tiff, order) if order else 1
+    order = {b"II": "<", b"MM": ">"}.get(bytes(tiff[:2]))
+    if not order: return 1
+    try: return _orientation_tag(tiff, order)
     except struct.error: return 1      # a damaged note does not make the pixels unreadable
+
+_NUMBER_KINDS = {1: "B", 3: "H", 4: "I"}      # TIFF's code of a kind of number: `struct`'s
 
 def _orientation_tag(tiff, order):
     "Find tag 0x112 in the first directory of a TIFF block"
     start, = struct.unpack_from(order+"I", tiff, 4)
     count, = struct.unpack_from(order+"H", tiff, start)
     for at in range(start+2, start+2+12*count, 12):
-        tag,kind,n = struct.unpack_from(order+"HHI", tiff, at)
-        if tag == 0x112: return struct.unpack_from(order + {1:"B", 3:"H", 4:"I"}[kind], tiff, at+8)[0] if n == 1 and kind in (1, 3, 4) else 1
+        tag, kind, n = struct.unpack_from(order+"HHI", tiff, at)
+        if tag != 0x112: continue
+        if n != 1 or kind not in _NUMBER_KINDS: return 1
+        return struct.unpack_from(order + _NUMBER_KINDS[kind], tiff, at+8)[0]
     return 1
 
 def jpeg_segments(
@@ -50,13 +57,21 @@ def jpeg_segments(
     "Walk through the segments of a JPEG's header, up to its pixels"
     pos = 2
     while pos+4 <= len(data) and data[pos] == 0xFF and data[pos+1] != 0xDA:
-        if data[pos+1] == 0xFF: pos += 1; continue      # padding
+        marker = data[pos+1]
+        if marker == 0xFF:      # padding
+            pos += 1
+            continue
         end = pos + 2 + (data[pos+2] << 8 | data[pos+3])
-        yield data[pos+1], pos+4, end
+        yield marker, pos+4, end
         pos = end
 
 def exif_block(data, marker, start, end)->bytes:
     "Return a segment's EXIF block, empty if it holds none"
     return data[start:end] if marker == 0xE1 and data[start:start+6] == b"Exif\0\0" else b""
 
-def jpeg_exif(data): return next((found for o in jpeg_segments(data) if (found := exif_block(data, *o))), b"")
+def jpeg_exif(data):
+    "Return the first EXIF block of a JPEG, empty if it holds none"
+    for segment in jpeg_segments(data):
+        found = exif_block(data, *segment)
+        if found: return found
+    return b""

@@ -12,30 +12,48 @@ from ..core.errors import ImageReadError, MissingDependencyError
 
 # %% ../../nbs/images/00_reasons.ipynb #60f27549
 REASONS = { # code: (what happened, what to do about it)
-    "missing": ("there is no such file", "Check the spelling and the current folder; web addresses are not fetched, download them first"),
+    "missing": ("there is no such file",
+                "Check the spelling and the current folder; web addresses are not fetched, download them first"),
     "permission": ("reading it is not allowed", "Give yourself read permission on the file and its folders"),
     "not_regular_file": ("it is not a regular file", "Give the path of one image file"),
     "empty": ("it is empty", "Copy or download it again, or delete it"),
-    "not_an_image": ("its content is not an image", "Look at what it really is; delete it or move it away from the images"),
+    "not_an_image": ("its content is not an image",
+                     "Look at what it really is; delete it or move it away from the images"),
     "unsupported_format": ("its format is not among those read here", "Convert it to JPEG or PNG"),
     "unsupported_mode": ("its kind of pixels is not supported", "Save it as 8-bit grey, RGB or RGBA"),
     "truncated": ("it ends too early", "Copy or download it again: its last part is missing"),
-    "corrupt": ("its data is damaged", "Copy or download it again; if a viewer still opens it, save it anew from there"),
+    "corrupt": ("its data is damaged",
+                "Copy or download it again; if a viewer still opens it, save it anew from there"),
     "too_large": ("it is too large", "Shrink it, or raise the limit (`max_pixels`) if it is what you expect"),
-    "bad_range": ("its values have no agreed range", "Pass value_range=(low, high): the numbers that mean black and white in all your images; undo a normalisation first")}
+    "bad_range": ("its values have no agreed range",
+                  "Pass value_range=(low, high): the numbers that mean black and white in all your images; "
+                  "undo a normalisation first"),
+}
 
 # %% ../../nbs/images/00_reasons.ipynb #4c764a63
 class RefusedImage(Exception):
     "Give up on an image for a known reason, before its name is known"
-    def __init__(self, reason, detail="", fix=""): self.reason,self.detail,self.fix = reason,detail,fix or REASONS[reason][1]
+    def __init__(self, reason, detail="", fix=""):
+        self.reason = reason
+        self.detail = detail
+        self.fix = fix or REASONS[reason][1]
 
-_OS_REASONS = {errno.EACCES:"permission", errno.EPERM:"permission", errno.EISDIR:"not_regular_file"} | dict.fromkeys(
-    (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP), "missing")
+_OS_REASONS = {
+    errno.EACCES: "permission",
+    errno.EPERM: "permission",
+    errno.EISDIR: "not_regular_file",
+    errno.ENOENT: "missing",
+    errno.ENOTDIR: "missing",
+    errno.ENAMETOOLONG: "missing",
+    errno.ELOOP: "missing",
+}
 
 _PILLOW_REASONS = { # what Pillow's messages contain
     "truncated": ("truncated", "premature end", "unexpected end", "not enough image data"),
     "too_large": ("too large", "too much memory", "exceeds limit"),
-    "unsupported_mode": ("unknown pixel mode", "unknown data organization", "not supported", "unsupported", "conversion from")}
+    "unsupported_mode": ("unknown pixel mode", "unknown data organization", "not supported", "unsupported",
+                         "conversion from"),
+}
 
 def _reason(e):
     "Choose the reason code for an exception of the system or of Pillow"
@@ -43,7 +61,9 @@ def _reason(e):
     if isinstance(e, EOFError): return "truncated"
     if isinstance(e, OSError) and e.errno: return _OS_REASONS.get(e.errno, "corrupt")
     text = str(e).lower()
-    return next((code for code,marks in _PILLOW_REASONS.items() if any(o in text for o in marks)), "corrupt")
+    for code, marks in _PILLOW_REASONS.items():
+        if any(o in text for o in marks): return code
+    return "corrupt"
 
 def printable_path(path):
     "Write `path` on one line, whatever bytes its name is made of"
@@ -53,18 +73,23 @@ def _refusal(e):
     "Turn any exception into a `_Refused`"
     if isinstance(e, RefusedImage): return e
     text = getattr(e, "strerror", None) or str(e)
-    return RefusedImage(_reason(e), text if any(o.isalpha() for o in text) else f"{type(e).__name__} {text}".strip())
+    has_words = any(o.isalpha() for o in text)
+    return RefusedImage(_reason(e), text if has_words else f"{type(e).__name__} {text}".strip())
 
 def read_error(e, path):
-    "Make the `ImageReadError` that says of `path` what `e` says"
+    "Make the `ImageReadError` that reports of `path` what `e` does"
     path = None if path is None else os.fsdecode(path)
     name = "the image" if path is None else printable_path(os.path.basename(path) or path)
-    what = f"Cannot read {name}: {REASONS[e.reason][0]}" + (f" ({printable_path(e.detail)})" if e.detail else "")
-    return ImageReadError(what, "an image in memory" if path is None else printable_path(path), e.fix, path=path, reason=e.reason)
+    where = "an image in memory" if path is None else printable_path(path)
+    detail = f" ({printable_path(e.detail)})" if e.detail else ""
+    what = f"Cannot read {name}: {REASONS[e.reason][0]}{detail}"
+    return ImageReadError(what, where, e.fix, path=path, reason=e.reason)
 
 @contextmanager
 def reading_image(path):
-    "Let nothing but an `ImageReadError` about `path` out of the block; a package that is missing is no fault of the file"
+    "Let nothing but an `ImageReadError` about `path` out of the block; a missing package is no fault of the file"
     try: yield
     except MissingDependencyError: raise
-    except Exception as e: raise read_error(_refusal(e), path) from (e.__cause__ if isinstance(e, RefusedImage) else e)
+    except Exception as e:
+        cause = e.__cause__ if isinstance(e, RefusedImage) else e
+        raise read_error(_refusal(e), path) from cause

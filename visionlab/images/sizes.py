@@ -22,7 +22,7 @@ def pixel_mode(
     channels:int # channels the model sees
 )->str:
     "Return the mode that decodes to this number of channels"
-    return {1:"L", 3:"RGB"}.get(channels, "raw")
+    return {1: "L", 3: "RGB"}.get(channels, "raw")
 
 def check_channels(
     image:np.ndarray, # (H, W, C)
@@ -32,14 +32,16 @@ def check_channels(
     "Raise an `ImageReadError` for an image with another number of channels"
     n = image.shape[2]
     if n == channels: return image
-    raise read_error(RefusedImage("unsupported_mode", f"{n} channels instead of {channels}", f"Pass in_chans={n} if all have {n}; else leave this one out"), path)
+    fix = f"Pass in_chans={n} if all have {n}; else leave this one out"
+    raise read_error(RefusedImage("unsupported_mode", f"{n} channels instead of {channels}", fix), path)
 
 # %% ../../nbs/images/04_sizes.ipynb #6416936c
 def _jpeg_size(data):
     "Return the upright (height, width) from a JPEG's first bytes, or None if they do not hold it"
-    try: height,width,*_ = simplejpeg.decode_jpeg_header(data)
+    try: height, width, *_ = simplejpeg.decode_jpeg_header(data)
     except ValueError: return None
-    return (width, height) if exif_orientation(jpeg_exif(data)) in SIDEWAYS else (height, width)
+    is_sideways = exif_orientation(jpeg_exif(data)) in SIDEWAYS
+    return (width, height) if is_sideways else (height, width)
 
 def _pillow_size(im):
     "Return the upright (height, width) of a Pillow image"
@@ -47,18 +49,20 @@ def _pillow_size(im):
     return im.size if turn else im.size[::-1]
 
 def _tiff_turns(im):
-    "Say whether loading will change a TIFF's size; newer versions of Pillow tell the upright size at once"
-    return im.tag_v2.get(274) in SIDEWAYS and im.size == (im.tag_v2.get(256), im.tag_v2.get(257))
+    "Return whether loading will change a TIFF's size; newer versions of Pillow tell the upright size at once"
+    if im.tag_v2.get(274) not in SIDEWAYS: return False
+    return im.size == (im.tag_v2.get(256), im.tag_v2.get(257))
 
 def _header_size(file):
     "Return the upright (height, width) from an open file's header"
     head = file.read(2**16)
     if not head: raise RefusedImage("empty", "no bytes")
     if head[:3] == b"\xff\xd8\xff":
-        size = _jpeg_size(head) or _jpeg_size(head + file.read())      # colour profiles and thumbnails can fill the first 64 kB
+        size = _jpeg_size(head) or _jpeg_size(head + file.read())      # profiles can fill the first 64 kB
         if size: return size
     file.seek(0)
-    if module := plug_in_for(head): return module.size(file)
+    module = plug_in_for(head)
+    if module: return module.size(file)
     try: return _pillow_size(open_image(file))
     except SyntaxError:      # Pillow's word for a kind of TIFF it does not know
         if head[:4] not in TIFF_MARKS: raise
@@ -100,7 +104,8 @@ class Glance:
 def _orientation_of(data):
     "Read the EXIF orientation of image bytes that were decoded"
     if plug_in_for(data): return 1
-    return exif_orientation(jpeg_exif(data) if data[:3] == b"\xff\xd8\xff" else exif_of(open_image(io.BytesIO(data))))
+    exif = jpeg_exif(data) if data[:3] == b"\xff\xd8\xff" else exif_of(open_image(io.BytesIO(data)))
+    return exif_orientation(exif)
 
 def glance(
     data:bytes,                 # the content of an image file

@@ -16,80 +16,105 @@ class Values:
     def __init__(self,
         value_range:tuple=None # (low, high) to decode by; None decodes what is noted to black
     ):
-        self.value_range,self.note = value_range, None
+        self.value_range = value_range
+        self.note = None
 
     def see(self, a, ends=None):
         "Note kind, bits and the finite (lowest, highest) of values; of what a header declares, its `ends`"
-        kind,bits = "f" if a.dtype.kind == "f" else "i", 8*a.dtype.itemsize
+        kind = "f" if a.dtype.kind == "f" else "i"
+        bits = 8*a.dtype.itemsize
         finite = a[np.isfinite(a)] if kind == "f" else a
         if not finite.size: raise RefusedImage("bad_range", "no value is a finite number")
-        if kind == "f" and ends is not None and (finite == np.rint(finite)).all(): kind,bits = "i", 16      # of DICOM, in its unit
-        low,high,top = *_without_marks(finite), float(finite.max())
-        if ends: low,high,top = *ends, ends[1]
+        if kind == "f" and ends is not None and (finite == np.rint(finite)).all():      # of DICOM, in its unit
+            kind = "i"
+            bits = 16
+        low, high = _without_marks(finite)
+        top = float(finite.max())
+        if ends:
+            low, high = ends
+            top = high
         self.note = [kind, bits, low, high, top]
 
 _MARKS = (-9999, -99999)      # written where nothing was measured
 
 def _without_marks(a):
-    "Return the (lowest, highest) value apart from marks for missing values: -9999, a type's own extremes, and what is too large to be measured"
+    "Return the (lowest, highest) value but for marks of missing ones: -9999, a type's extremes, what is too large"
     if a.dtype == np.float16: a = a.astype(np.float32)
-    low,high = a.min(), a.max()
+    low = a.min()
+    high = a.max()
     info = np.iinfo(a.dtype) if a.dtype.kind in "iu" else None
-    least,most = (info.min, info.max) if info else (-1e30, 1e30)
+    least, most = (info.min, info.max) if info else (-1e30, 1e30)
     if low > -9999 and high < most and (low > least or low == 0): return float(low), float(high)
-    kept = a[(a < most) & ((a > least) | (a == 0)) & ~np.isin(a, _MARKS)]
+    measured = (a < most) & ((a > least) | (a == 0)) & ~np.isin(a, _MARKS)
+    kept = a[measured]
     return (float(kept.min()), float(kept.max())) if kept.size else (0., 0.)
 
 def check_range(
     value_range # (low, high), or as text "0,4095"; or None
 )->tuple:
-    "Refuse a value range that is none"
+    "Refuse what is not a value range"
     if value_range is None: return None
-    if isinstance(value_range, (list, tuple)) and len(value_range) == 1: value_range, = value_range
+    if isinstance(value_range, (list, tuple)) and len(value_range) == 1: value_range = value_range[0]
     if isinstance(value_range, str): value_range = value_range.replace(",", " ").split()
-    try: low,high = map(float, value_range)
-    except (TypeError, ValueError): low = high = np.nan
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError):
+        low = high = np.nan
     if not (np.isfinite([low, high]).all() and low < high):
-        raise ConfigError(f"value_range is {value_range!r}", "", "Give the numbers that mean black and white, as (0, 4095)")
+        fix = "Give the numbers that mean black and white, as (0, 4095)"
+        raise ConfigError(f"value_range is {value_range!r}", "", fix)
     return low, high
 
 def _whole_bits(high):
     "Return the largest number of as many bits as cameras have: 8, 10, 12, 14, 16 and on"
-    return float(2**next(bits for bits in range(8, 66, 2) if high < 2**bits or bits == 64) - 1)
+    bits = next(o for o in range(8, 66, 2) if high < 2**o or o == 64)
+    return float(2**bits - 1)
 
 def agreed_range(
     notes:list # of `Values`, one for each image that is not stored in 8 bits
 )->tuple: # (low, high); None if there is no note
     "Choose the one value range in which all images of a data set are read"
     if not notes: return None
-    reals,whole = ([o for o in notes if o[0] == kind] for kind in "fi")
-    if reals and whole and max(o[3] for o in reals) <= 1 < max(o[3] for o in whole):
-        raise ConfigError(f"{len(reals)} images hold fractions from 0 to 1, and {len(whole)} whole numbers up to {max(o[3] for o in whole):g}", "",
-                          "Store them alike, or pass value_range=(low, high)")
-    low,high = min(o[2] for o in notes), max(o[3] for o in notes)
+    reals = [o for o in notes if o[0] == "f"]
+    whole = [o for o in notes if o[0] == "i"]
+    low = min(o[2] for o in notes)
+    high = max(o[3] for o in notes)
+    if reals and whole:
+        most = max(o[3] for o in whole)
+        if max(o[3] for o in reals) <= 1 < most:
+            raise ConfigError(f"{len(reals)} images hold fractions from 0 to 1, "
+                              f"and {len(whole)} whole numbers up to {most:g}", "",
+                              "Store them alike, or pass value_range=(low, high)")
     if low >= 0 and high == 0: high = max(o[4] for o in notes)      # nothing but black and a type's extreme: a mask
     if low < 0: return low, max(high, low+1)
     if not reals: return 0., _whole_bits(high)
-    return 0., 1. if high <= 1 else 255. if 127 < high <= 255 else high
+    if high <= 1: return 0., 1.
+    if 127 < high <= 255: return 0., 255.
+    return 0., high
 
 def range_text(value_range)->str:
     "Write a value range"
     return "…".join(f"{o:.10g}" for o in value_range)
 
+def _short_number(x): return float(f"{x:.4g}") if abs(x) < 1e4 else round(x)
+
 def used_values(
     notes:list,       # of `Values`
     value_range:tuple # in which they are read
 )->str:
-    "Say which numbers images hold, and how they are read"
-    kinds = sorted({f"{bits}-bit" + (" float" if kind == "f" else "") for kind,bits,*_ in notes})
-    own = min(o[2] for o in notes), max(o[3] for o in notes)
-    found = range_text(agreed_range(notes) if own[0] >= 0 and all(o[0] == "i" for o in notes) else [float(f"{o:.4g}") if abs(o) < 1e4 else round(o) for o in own])
-    return f"{', '.join(kinds)} files that use {found}: read as {range_text(value_range)}"
+    "Describe which numbers images hold, and how they are read"
+    kinds = sorted({f"{bits}-bit" + (" float" if kind == "f" else "") for kind, bits, *_ in notes})
+    low = min(o[2] for o in notes)
+    high = max(o[3] for o in notes)
+    counts = low >= 0 and all(o[0] == "i" for o in notes)
+    found = agreed_range(notes) if counts else [_short_number(low), _short_number(high)]
+    return f"{', '.join(kinds)} files that use {range_text(found)}: read as {range_text(value_range)}"
 
 def _type_range(a):
-    "Return what black and white are for one image about which nothing else is known: its type decides, never its own values"
+    "Return black and white for one image about which nothing else is known: its type decides, never its own values"
     if a.dtype.kind == "u" and a.dtype.itemsize == 2: return 0, 65535
-    low,high = a.min(), a.max()
+    low = a.min()
+    high = a.max()
     most = 1 if a.dtype.kind == "f" else 255
     if low >= 0 and high <= most: return 0, most
     raise RefusedImage("bad_range", f"values from {low:g} to {high:g}, outside 0 to {most}")
@@ -99,9 +124,11 @@ def to_levels(
     low, high   # that mean black and white; NaN is black, what lies outside is cut off
 )->np.ndarray: # uint8
     "Scale numbers to 0..255"
-    exact = a.dtype.itemsize <= (4 if a.dtype.kind == "f" else 2)
-    a = np.nan_to_num(a.astype(np.float32 if exact else np.float64), nan=low, posinf=high, neginf=low)
-    return np.rint((np.clip(a, low, high) - low)*(255/(high - low))).astype(np.uint8)
+    exact_bytes = 4 if a.dtype.kind == "f" else 2
+    kind = np.float32 if a.dtype.itemsize <= exact_bytes else np.float64
+    a = np.nan_to_num(a.astype(kind), nan=low, posinf=high, neginf=low)
+    scale = 255/(high - low)
+    return np.rint((np.clip(a, low, high) - low)*scale).astype(np.uint8)
 
 def eight_bit(a, value_range=None):
     "Scale values of any type to uint8 by a range, by that of their type, or as `Values` say, which take note"
@@ -113,4 +140,5 @@ def eight_bit(a, value_range=None):
         value_range.see(a)
         value_range = value_range.value_range
         if value_range is None: return np.zeros(a.shape, np.uint8)
-    return to_levels(a, *(value_range or _type_range(a)))
+    low, high = value_range or _type_range(a)
+    return to_levels(a, low, high)

@@ -12,7 +12,8 @@ from ..core.text import escape, shorten
 from ..core.show import new_figure
 
 # %% ../../nbs/interpret/00_confusion.ipynb #57bb3793
-_ALL,_BLOCK = 30, 20      # up to so many classes are drawn whole; of more, a block of so many
+_ALL = 30          # up to so many classes are drawn whole
+_BLOCK = 20        # of more, a block of so many
 
 def count_pairs(
     targets,  # (n,) true classes
@@ -20,7 +21,8 @@ def count_pairs(
     n:int     # classes
 )->np.ndarray: # (n, n) images; rows are true, columns predicted
     "Count the pairs of true and predicted class"
-    return np.bincount(np.asarray(targets, np.int64)*n + np.asarray(predicted, np.int64), minlength=n*n).reshape(n, n)
+    cells = np.asarray(targets, np.int64)*n + np.asarray(predicted, np.int64)
+    return np.bincount(cells, minlength=n*n).reshape(n, n)
 
 def most_confused_block(
     counts:np.ndarray, # (classes, classes)
@@ -29,7 +31,8 @@ def most_confused_block(
     "Choose the classes that are most often confused with each other, worst pairs first"
     pairs = np.triu(counts + counts.T, 1)
     order = np.argsort(-pairs, axis=None, kind="stable")[:size*size]      # so many pairs surely name `size` classes
-    seen = dict.fromkeys(np.stack(np.unravel_index(order, pairs.shape), 1).ravel().tolist())
+    worst_pairs = np.stack(np.unravel_index(order, pairs.shape), 1)
+    seen = dict.fromkeys(worst_pairs.ravel().tolist())
     return np.sort(list(seen)[:size])
 
 class Confusion:
@@ -37,13 +40,17 @@ class Confusion:
     def __init__(self,
         counts:np.ndarray, # (classes, classes): rows are true, columns predicted
         classes:list       # names
-    ): self.counts,self.classes = np.asarray(counts), list(classes)
+    ):
+        self.counts = np.asarray(counts)
+        self.classes = list(classes)
 
     @property
     def matrix(self):
         "Return a DataFrame of all classes"
         import pandas as pd
-        return pd.DataFrame(self.counts, index=pd.Index(self.classes, name="true"), columns=pd.Index(self.classes, name="predicted"))
+        rows = pd.Index(self.classes, name="true")
+        columns = pd.Index(self.classes, name="predicted")
+        return pd.DataFrame(self.counts, index=rows, columns=columns)
 
     def most_confused(self,
         min_count:int=1 # leave out pairs with fewer images
@@ -51,19 +58,25 @@ class Confusion:
         "List the pairs of classes by how often the one was taken for the other"
         import pandas as pd
         wrong = self.counts*(1-np.eye(len(self.classes), dtype=np.int64))
-        true,said = np.nonzero(wrong >= max(min_count, 1))
-        table = pd.DataFrame(dict(true=[self.classes[i] for i in true], predicted=[self.classes[i] for i in said], count=wrong[true, said]))
+        true, predicted = np.nonzero(wrong >= max(min_count, 1))
+        table = pd.DataFrame(dict(
+            true=[self.classes[i] for i in true],
+            predicted=[self.classes[i] for i in predicted],
+            count=wrong[true, predicted]))
         return table.sort_values("count", ascending=False, kind="stable", ignore_index=True)
 
     def _shown(self):
         "Return the counts, names and row shares to draw, and a line that says what was chosen"
         n = len(self.classes)
         ids = np.arange(n) if n <= _ALL else most_confused_block(self.counts, _BLOCK)
+        note = "" if n <= _ALL else f"the {len(ids)} of {n} classes most often confused"
         share = self.counts/np.maximum(self.counts.sum(1, keepdims=True), 1)
         pick = np.ix_(ids, ids)
-        return self.counts[pick], [self.classes[i] for i in ids], share[pick], "" if n <= _ALL else f"the {len(ids)} of {n} classes most often confused"
+        return self.counts[pick], [self.classes[i] for i in ids], share[pick], note
 
-    def __repr__(self): return f"Confusion: {self.counts.sum():,} images of {len(self.classes)} classes, {np.trace(self.counts)/max(self.counts.sum(), 1):.1%} right"
+    def __repr__(self):
+        right = np.trace(self.counts)/max(self.counts.sum(), 1)
+        return f"Confusion: {self.counts.sum():,} images of {len(self.classes)} classes, {right:.1%} right"
 
 # %% ../../nbs/interpret/00_confusion.ipynb #9fb8ba88
 def _printable(name): return "".join(o if o.isprintable() else "�" for o in str(name))
@@ -78,32 +91,39 @@ def _worst(share):
 
 def _draw_shares(ax, share):
     "Colour the diagonal blue and the mistakes orange; where there is nothing, leave the page"
-    right,none = np.eye(len(share), dtype=bool), share == 0
+    right = np.eye(len(share), dtype=bool)
+    none = share == 0
     ax.imshow(np.ma.masked_array(share, right | none), cmap="Oranges", vmin=0, vmax=_worst(share)*1.15)
     ax.imshow(np.ma.masked_array(share, ~right | none), cmap="Blues", vmin=0, vmax=1.15)
-    ax.set_xticks(np.arange(1, len(share))-.5, minor=True); ax.set_yticks(np.arange(1, len(share))-.5, minor=True)
+    between = np.arange(1, len(share))-.5
+    ax.set_xticks(between, minor=True)
+    ax.set_yticks(between, minor=True)
     ax.grid(which="minor", color=".92", lw=.6)
 
 def _draw_counts(ax, counts, share):
     "Write the counts, white on dark cells; zeros stay empty"
-    size,worst = 9 if len(counts) <= 12 else 6.5, _worst(share)
+    size = 9 if len(counts) <= 12 else 6.5
+    worst = _worst(share)
     for i,j in zip(*np.nonzero(counts)):
         dark = share[i,j] > .6*(1 if i == j else worst)
-        ax.text(j, i, f"{counts[i,j]:,}", ha="center", va="center", fontsize=size, color="white" if dark else "black")
+        color = "white" if dark else "black"
+        ax.text(j, i, f"{counts[i,j]:,}", ha="center", va="center", fontsize=size, color=color)
 
 def _label_axes(ax, names):
     "Write the class names along both axes"
     text = dict(fontsize=8 if len(names) <= 20 else 7, parse_math=False)
-    turn = dict(rotation=45, ha="right", rotation_mode="anchor") if len(names) <= 12 else dict(rotation=90)
+    slanted = dict(rotation=45, ha="right", rotation_mode="anchor")
+    turn = slanted if len(names) <= 12 else dict(rotation=90)
     ax.set_xticks(range(len(names)), map(shorten_label, names), **turn, **text)
     ax.set_yticks(range(len(names)), map(shorten_label, names), **text)
     ax.set(xlabel="predicted", ylabel="true")
-    ax.spines[:].set_color(".92"); ax.tick_params(which="both", length=0)
+    ax.spines[:].set_color(".92")
+    ax.tick_params(which="both", length=0)
 
 @patch
 def plot(self:Confusion):
     "Draw the matrix, or above 30 classes the 20 most confused, and return the figure"
-    counts,names,share,note = self._shown()
+    counts, names, share, note = self._shown()
     side = 1.6 + .42*len(names) if len(names) <= 12 else 2 + .3*len(names)
     fig = new_figure(side, side*.95)
     ax = fig.subplots()
@@ -122,16 +142,26 @@ _UPRIGHT = "writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;pa
 def _cell(n, share, right, worst, title):
     "Write one cell, tinted so that the text stays readable in light and dark themes"
     tint = f"rgba(31,119,180,{.7*share:.2f})" if right else f"rgba(255,127,14,{.8*share/worst:.2f})"
-    return f"<td title='{escape(_printable(title))}' style='text-align:right;padding:2px 6px;background:{tint if n else 'none'}'>{f'{n:,}' if n else ''}</td>"
+    style = f"text-align:right;padding:2px 6px;background:{tint if n else 'none'}"
+    text = f"{n:,}" if n else ""
+    return f"<td title='{escape(_printable(title))}' style='{style}'>{text}</td>"
+
+def _table_row(i, counts, names, share):
+    "Write the row of one true class"
+    worst = _worst(share)
+    cells = []
+    for j,other in enumerate(names):
+        title = f"{names[i]} taken for {other}: {counts[i,j]:,} ({share[i,j]:.1%})"
+        cells.append(_cell(int(counts[i,j]), share[i,j], i == j, worst, title))
+    head = f"<th scope='row' style='text-align:right'>{escape(shorten_label(names[i]))}</th>"
+    return f"<tr>{head}{''.join(cells)}</tr>"
 
 @patch
 def _repr_html_(self:Confusion):
     "Write the matrix as a tinted table"
-    counts,names,share,note = self._shown()
-    worst,cells = _worst(share), range(len(names))
-    title = lambda i,j: f"{names[i]} taken for {names[j]}: {counts[i,j]:,} ({share[i,j]:.1%})"
-    row = lambda i: "".join(_cell(int(counts[i,j]), share[i,j], i == j, worst, title(i, j)) for j in cells)
+    counts, names, share, note = self._shown()
     head = "".join(f"<th scope='col' style='{_UPRIGHT}'>{escape(shorten_label(o))}</th>" for o in names)
-    rows = "".join(f"<tr><th scope='row' style='text-align:right'>{escape(shorten_label(o))}</th>{row(i)}</tr>" for i,o in enumerate(names))
-    caption = f"<caption style='text-align:left;caption-side:top'>Rows true, columns predicted{escape(f'; {note}' if note else '')}</caption>"
+    rows = "".join(_table_row(i, counts, names, share) for i in range(len(names)))
+    chosen = escape(f"; {note}" if note else "")
+    caption = f"<caption style='text-align:left;caption-side:top'>Rows true, columns predicted{chosen}</caption>"
     return f"<table>{caption}<thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"

@@ -63,35 +63,75 @@ def _is_grid(rows, columns, size):
 
 def _token_grid(n, size, prefix):
     "Find the (rows, columns) of `n` tokens, and how many stand before the grid; None where there is no such grid"
-    for first in ([] if prefix is None else [prefix]) + list(range(_MOST_PREFIX + 1)):
+    stated = [] if prefix is None else [prefix]
+    for first in stated + list(range(_MOST_PREFIX + 1)):
         for rows in range(2, size[0] + 1):
-            columns,rest = divmod(n - first, rows)
-            if rest == 0 and columns > 1 and size[0]*columns == size[1]*rows: return (rows, columns), first
+            columns, rest = divmod(n - first, rows)
+            if rest or columns <= 1: continue
+            if size[0]*columns == size[1]*rows: return (rows, columns), first
     return None
 
 def _tensor(out):
     "Take the tensor of an output that may be a tuple or an object of transformers"
     if isinstance(out, torch.Tensor): return out
-    first = out[0] if isinstance(out, tuple) and out else getattr(out, "last_hidden_state", None)
+    if isinstance(out, tuple) and out: first = out[0]
+    else: first = getattr(out, "last_hidden_state", None)
     return first if isinstance(first, torch.Tensor) else None
 
 def _form(out, x, model):
     "Read in which form an output keeps places: (form, grid, prefix), or None"
-    out,size = _tensor(out), tuple(x.shape[-2:])
+    out = _tensor(out)
+    size = tuple(x.shape[-2:])
     if out is None or len(out) != len(x) or not out.is_floating_point(): return None
     if out.ndim == 3:
         found = _token_grid(out.shape[1], size, getattr(model, "num_prefix_tokens", None))
         return found and ("tokens", *found)
     if out.ndim != 4: return None
-    first,last = _is_grid(*out.shape[2:], size), _is_grid(*out.shape[1:3], size)
+    behind = tuple(out.shape[2:])                    # the grid, where channels come first
+    between = tuple(out.shape[1:3])                  # the grid, where channels come last
+    first = _is_grid(*behind, size)
+    last = _is_grid(*between, size)
     if first and last: last = getattr(model, "output_fmt", "NCHW") == "NHWC"      # such as 8 × 8 of 8 channels
-    if last: return "nhwc", tuple(out.shape[1:3]), 0
-    return ("nchw", tuple(out.shape[2:]), 0) if first else None
+    if last: return "nhwc", between, 0
+    return ("nchw", behind, 0) if first else None
+
+def _is_attention(m): return any(o in type(m).__name__.lower() for o in ("attention", "attn"))
 
 def _attention(model):
     "Find the innermost parts of a model that let tokens look at each other, by the names of their classes"
-    named = [m for m in model.modules() if any(o in type(m).__name__.lower() for o in ("attention", "attn"))]
+    named = [m for m in model.modules() if _is_attention(m)]
     return [m for m in named if not any(o in named for o in m.modules() if o is not m)]
+
+@dataclass
+class _Outputs:
+    "Hold what came out of the parts of a model in one pass"
+    seen:list       # (part, form of its output or None), in the order of the pass
+    shapes:dict     # part → shape of its output
+    starts:list     # how many were seen when each attention began
+
+def _pass_outputs(model, x, layer):
+    "Run a model once, and note what its parts return; parts inside an attention only where one is asked for"
+    blocks = _attention(model)
+    inside = {o for m in blocks for o in m.modules() if o is not m}
+    found = _Outputs([], {}, [])
+    def note(m, _, out):
+        tensor = _tensor(out)
+        if tensor is not None: found.shapes[m] = tuple(tensor.shape)
+        if m not in inside or m is layer: found.seen.append((m, _form(out, x, unwrap(model))))
+    def start(m, _):
+        if m in blocks: found.starts.append(len(found.seen))
+    with _evaluating(model), torch.no_grad(), _hooked(list(model.modules()), note, start): model(x)
+    return found
+
+def _last_form(usable):
+    "Return the form of the last part that has weights: a mere permutation does not count"
+    return next((form[0] for m,form in reversed(usable) if any(True for _ in m.parameters())), "nchw")
+
+def _before_attention(outputs):
+    "List the parts before the last attention that keep places, without norms where there are others"
+    earlier = outputs.seen[:outputs.starts[-1]]
+    before = [(m, form) for m,form in earlier if form is not None and form[0] != "nchw"]
+    return [(m, form) for m,form in before if "Norm" not in type(m).__name__]
 
 def map_layer(
     model:nn.Module,
@@ -101,23 +141,12 @@ def map_layer(
     "Find the last layer of a model that keeps the place of what it saw, or look at the one that is named"
     if isinstance(layer, str): layer = _named(model, layer)
     names = {m:name for name,m in model.named_modules()}
-    blocks = _attention(model)
-    inside = {o for m in blocks for o in m.modules() if o is not m}
-    seen,shapes,starts = [], {}, []
-    def note(m, _, out):
-        if (t := _tensor(out)) is not None: shapes[m] = tuple(t.shape)
-        if m not in inside or m is layer: seen.append((m, _form(out, x, unwrap(model))))
-    def start(m, _):
-        if m in blocks: starts.append(len(seen))
-    with _evaluating(model), torch.no_grad(), _hooked(names, note, start): model(x)
-    usable = [(m, form) for m,form in seen if form is not None]
+    outputs = _pass_outputs(model, x, layer)
+    usable = [(m, form) for m,form in outputs.seen if form is not None]
     found = [o for o in usable if layer is None or o[0] is layer]
-    kept = next((form[0] for m,form in reversed(usable) if any(True for _ in m.parameters())), "nchw")    # a mere permutation does not count
-    if layer is None and starts and kept != "nchw":
-        before = [(m, form) for m,form in seen[:starts[-1]] if form is not None and form[0] != "nchw"]
-        found = [o for o in before if "Norm" not in type(o[0]).__name__] or found
-    if not found: raise _no_map(model, layer, names, shapes, usable)
-    module,form = found[-1]
+    if layer is None and outputs.starts and _last_form(usable) != "nchw": found = _before_attention(outputs) or found
+    if not found: raise _no_map(model, layer, names, outputs.shapes, usable)
+    module, form = found[-1]
     return Layer(module, names[module], *form)
 
 def last_map(
@@ -129,16 +158,23 @@ def last_map(
 
 def _named(model, name):
     "Find a part of a model by its name, as `named_modules` lists it, with or without what wraps the network"
-    parts = {**dict(unwrap(model).named_modules()), **dict(model.named_modules())}
-    return parts[one_of(name, [o for o in parts if o], "layer")]
+    parts = dict(unwrap(model).named_modules())
+    parts |= dict(model.named_modules())
+    known = [o for o in parts if o]
+    return parts[one_of(name, known, "layer")]
+
+_ANY_LAYER = (
+    "layer='…', whose output is (n, channels, height, width), (n, height, width, channels) or (n, tokens, channels)")
 
 def _no_map(model, layer, names, shapes, usable):
-    "Say that a model, or a layer, keeps no places, and which layers to name"
+    "Make the error for a model, or a layer, that keeps no places, with the layers to name"
     what = f"No layer of {type(unwrap(model)).__name__} keeps the place of what it saw"
-    if layer is not None: what = f"The output of the layer {names.get(layer, type(layer).__name__)!r} is no map: {shapes.get(layer, 'it was not run')}"
+    if layer is not None:
+        name = names.get(layer, type(layer).__name__)
+        what = f"The output of the layer {name!r} is no map: {shapes.get(layer, 'it was not run')}"
     kept = [f"layer={names[m]!r}" for m,_ in usable[-3:] if names[m]]
     others = [f"{names[m]!r} {o}" for m,o in shapes.items() if names[m] and len(o) in (3, 4)]
-    fix = "Name one: " + (" or ".join(kept) or "layer='…', whose output is (n, channels, height, width), (n, height, width, channels) or (n, tokens, channels)")
+    fix = "Name one: " + (" or ".join(kept) or _ANY_LAYER)
     if others and not kept: fix += f". The last outputs of three or four axes are {', '.join(others[-3:])}"
     return ConfigError(what, "", fix)
 
@@ -151,14 +187,18 @@ def heat_maps(
     layer=None            # a module, or its name; default: the last that will do, see `map_layer`
 )->tuple: # (n, height, width) float32 from 0 to 1, and (n,) the classes explained
     "Show which region of each image speaks for a class"
-    layer,outs = map_layer(model, x, layer), []
-    with _evaluating(model), torch.enable_grad(), _hooked([layer.module], lambda m, _, out: outs.append(_tensor(out))):
+    layer = map_layer(model, x, layer)
+    outs = []
+    def keep(m, _, out): outs.append(_tensor(out))
+    with _evaluating(model), torch.enable_grad(), _hooked([layer.module], keep):
         logits = _answered(model(x.detach().requires_grad_())).float()
         check_answered(logits, "multiclass")
         classes = logits.argmax(1) if classes is None else torch.as_tensor(classes, device=logits.device)
-        slope, = torch.autograd.grad(logits.gather(1, classes[:,None]).sum(), outs[-1])
-    maps,slope = layer.maps(outs[-1]), layer.maps(slope)
-    heat = (slope.mean((2, 3), keepdim=True)*maps).sum(1, keepdim=True).relu().detach().float()
+        explained = logits.gather(1, classes[:,None]).sum()
+        slope, = torch.autograd.grad(explained, outs[-1])
+    maps = layer.maps(outs[-1])
+    weights = layer.maps(slope).mean((2, 3), keepdim=True)
+    heat = (weights*maps).sum(1, keepdim=True).relu().detach().float()
     heat = nn.functional.interpolate(heat, x.shape[-2:], mode="bilinear", align_corners=False)[:,0]
     return heat/heat.amax((1, 2), keepdim=True).clamp_min(1e-12), classes.detach()
 
@@ -169,15 +209,26 @@ def overlay(
     strength:float=.55 # of the colour where the heat is 1
 )->np.ndarray: # (height, width, 3) uint8
     "Colour a picture by heat: what is cold stays as it is"
-    x,h = to_uint8(image).astype(np.float32), np.asarray(heat, np.float32)[...,None]
+    x = to_uint8(image).astype(np.float32)
+    h = np.asarray(heat, np.float32)[...,None]
     x = np.repeat(x[...,:1], 3, 2) if x.shape[2] < 3 else x[...,:3]
-    colour = np.concatenate([np.full_like(h, 255), 255*np.clip(2*h-.6, 0, 1), np.zeros_like(h)], 2)      # red to yellow
-    return (x + strength*h*(colour - x)).round().clip(0, 255).astype(np.uint8)
+    red = np.full_like(h, 255)
+    green = 255*np.clip(2*h-.6, 0, 1)                # what is hottest is yellow
+    blue = np.zeros_like(h)
+    colour = np.concatenate([red, green, blue], 2)
+    mixed = x + strength*h*(colour - x)
+    return mixed.round().clip(0, 255).astype(np.uint8)
 
 class Heat:
     "Hold where a model looked in some images"
-    def __init__(self, images, heat, classes, titles): self.images,self.heat,self.classes,self.titles = images, heat, classes, titles
+    def __init__(self, images, heat, classes, titles):
+        self.images = images
+        self.heat = heat
+        self.classes = classes
+        self.titles = titles
+
     def __len__(self): return len(self.images)
+
     def over(self, i:int)->np.ndarray:
         "Draw the heat over image `i`"
         return overlay(self.images[i], self.heat[i])
@@ -187,10 +238,15 @@ class Heat:
         size:float=1.5  # inches a picture
     ):
         "Draw all of them, with the class that each speaks for"
-        return show_images([self.over(i) for i in range(len(self))], self.titles, ncols=ncols or min(6, len(self)), size=size)
+        pictures = [self.over(i) for i in range(len(self))]
+        return show_images(pictures, self.titles, ncols=ncols or min(6, len(self)), size=size)
 
     def __repr__(self): return f"Heat of {len(self)} images: " + ", ".join(self.titles[:6])
     def _ipython_display_(self): self.plot()._ipython_display_()
+
+def _class_numbers(asked, classes):
+    "Return classes, given by number or by name, as numbers"
+    return [classes.index(one_of(o, classes, "class")) if isinstance(o, str) else int(o) for o in asked]
 
 @patch
 def grad_cam(self:Learner,
@@ -202,6 +258,8 @@ def grad_cam(self:Learner,
     ours = self.predictor()
     sources = [self.data.catalog.sources[o] if isinstance(o, (int, np.integer)) else o for o in images]
     x = ours._finish(torch.stack([ours.prepare(o) for o in sources]).to(self.device))
-    chosen = None if classes is None else [self.classes.index(one_of(o, self.classes, "class")) if isinstance(o, str) else int(o) for o in classes]
-    heat,said = heat_maps(self.model, x, chosen, layer)
-    return Heat(list(ours._finish.norm.undo(x).cpu()), heat.cpu().numpy(), said.cpu().numpy(), [self.classes[i] for i in said.tolist()])
+    chosen = None if classes is None else _class_numbers(classes, self.classes)
+    heat, explained = heat_maps(self.model, x, chosen, layer)
+    pictures = list(ours._finish.norm.undo(x).cpu())
+    titles = [self.classes[i] for i in explained.tolist()]
+    return Heat(pictures, heat.cpu().numpy(), explained.cpu().numpy(), titles)

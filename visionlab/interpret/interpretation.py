@@ -39,17 +39,22 @@ class Interpretation(metaclass=Extensible):
     ids:np.ndarray         # (n,) their numbers in the catalog
     picture:object=None    # makes an image of a number; None where the loader keeps none
     task:str="multiclass"  # "multilabel" where images have any number of classes
-    threshold:float=.5     # multilabel: a class is said to be there above this probability
+    threshold:float=.5     # multilabel: the probability above which a class is answered
     members:torch.Tensor=None # (several, n, classes): what each opinion was, where several were asked
 
     @property
-    def predicted(self)->torch.Tensor: return self.probs > self.threshold if self.task == "multilabel" else self.probs.argmax(1)
+    def predicted(self)->torch.Tensor:
+        "Return the class of each image; of several classes, whether each is there"
+        return self.probs > self.threshold if self.task == "multilabel" else self.probs.argmax(1)
+
     def __len__(self): return len(self.targets)
 
     def confusion(self)->Confusion:
         "Count true against predicted classes"
         if self.task == "multilabel":
-            raise ConfigError("A confusion matrix supposes one class for each image, and these have any number", "", "Use report(), which scores each class by itself, or top_losses()")
+            raise ConfigError(
+                "A confusion matrix supposes one class for each image, and these have any number", "",
+                "Use report(), which scores each class by itself, or top_losses()")
         return Confusion(count_pairs(self.targets, self.predicted, len(self.classes)), self.classes)
 
     def most_confused(self,
@@ -58,22 +63,32 @@ class Interpretation(metaclass=Extensible):
         "List the pairs of classes by how often the one was taken for the other"
         return self.confusion().most_confused(min_count)
 
+    def _worst_pair(self):
+        "Name the pair of classes that is confused most often"
+        first = self.most_confused().head(1).itertuples(index=False)
+        return "".join(f"; most often {true} was taken for {predicted} ({n:,})" for true,predicted,n in first)
+
     def __repr__(self):
         right = (self.predicted == self.targets).float().mean().item()
-        if self.task == "multilabel": return f"Interpretation: {len(self):,} images, each asked for {len(self.classes)} classes; {right:.1%} of the answers right"
-        worst = [f"; most often {true} was taken for {said} ({n:,})" for true,said,n in self.most_confused().head(1).itertuples(index=False)]
-        return f"Interpretation: {len(self):,} images of {len(self.classes)} classes, {right:.1%} right{''.join(worst)}"
+        n = len(self.classes)
+        if self.task == "multilabel":
+            return f"Interpretation: {len(self):,} images, each asked for {n} classes; {right:.1%} of the answers right"
+        return f"Interpretation: {len(self):,} images of {n} classes, {right:.1%} right{self._worst_pair()}"
 
 # %% ../../nbs/interpret/01_interpretation.ipynb #01536595
 def _unlabelled():
-    return ConfigError("The images have no labels, so nothing says which answers are wrong", "", "Give a labelled split such as 'val' or 'test'; predict needs no labels")
+    return ConfigError(
+        "The images have no labels, so nothing says which answers are wrong", "",
+        "Give a labelled split such as 'val' or 'test'; predict needs no labels")
 
 def _answers(learn, loader):
     "Run the model over a loader: outputs and targets, on the CPU"
-    logits,targets = [], []
+    logits = []
+    targets = []
     for out,y in learn._outputs(loader):
         if y is None: raise _unlabelled()
-        logits.append(out.cpu()); targets.append(y.cpu())
+        logits.append(out.cpu())
+        targets.append(y.cpu())
     return torch.cat(logits), torch.cat(targets)
 
 def loader_order(loader, n):
@@ -85,22 +100,29 @@ def loader_order(loader, n):
 def picture_finder(loader):
     "Return a function from an image's number to what the model saw of it, before normalising"
     if not isinstance(loader, Loader): return None
-    pipeline,images = loader.pipeline, loader.images
-    return (lambda i: pipeline.frame(images[i], pipeline.size)) if isinstance(pipeline.frame, Resize) else images.__getitem__
+    pipeline = loader.pipeline
+    images = loader.images
+    if not isinstance(pipeline.frame, Resize): return images.__getitem__
+    return lambda i: pipeline.frame(images[i], pipeline.size)
 
 def answered(
     learn, loader,
     logits,  # (n, classes) outputs for the loader's images, in its order, on the CPU
     targets  # (n,) classes, or (n, classes) of 0 and 1
 )->Interpretation:
-    "Say what a model's answers mean, where it has given them already"
-    probs,(ids,paths) = to_probs(logits, learn.task), loader_order(loader, len(targets))
+    "Interpret answers that a model has given already"
+    probs = to_probs(logits, learn.task)
+    ids, paths = loader_order(loader, len(targets))
     check_answered(logits, learn.task, paths)
-    losses = make_loss(task=learn.task)(logits, targets if targets.ndim == 2 else targets.clamp_min(0), reduction="none")
-    known = np.flatnonzero((targets.numpy() >= 0).reshape(len(targets), -1).all(1))     # not a number is not labelled either
+    wanted = targets if targets.ndim == 2 else targets.clamp_min(0)
+    losses = make_loss(task=learn.task)(logits, wanted, reduction="none")
+    labelled = (targets.numpy() >= 0).reshape(len(targets), -1).all(1)     # NaN is not labelled either
+    known = np.flatnonzero(labelled)
     if not len(known): raise _unlabelled()
     names = learn.classes or [str(i) for i in range(probs.shape[1])]
-    return Interpretation(probs[known], targets[known], losses[known], names, [paths[i] for i in known], ids[known], picture_finder(loader), learn.task, learn.threshold)
+    return Interpretation(
+        probs[known], targets[known], losses[known], names, [paths[i] for i in known], ids[known],
+        picture_finder(loader), learn.task, learn.threshold)
 
 @patch
 def interpret(self:Learner,
@@ -111,26 +133,33 @@ def interpret(self:Learner,
     return answered(self, loader, *_answers(self, loader))
 
 # %% ../../nbs/interpret/01_interpretation.ipynb #b94b82c8
-def _scores(hit, true, said):
+def _scores(hit, true, named):
     "Compute precision, recall and F1 of each class; NaN where a class was neither met nor named"
-    over = lambda a,b: np.where(true+said > 0, a/np.maximum(b, 1), np.nan)
-    return np.stack([over(hit, said), over(hit, true), over(2*hit, true+said)], 1)
+    def over(a, b): return np.where(true+named > 0, a/np.maximum(b, 1), np.nan)
+    return np.stack([over(hit, named), over(hit, true), over(2*hit, true+named)], 1)
 
 def _tallies(found):
     "Count for each class the images rightly called so, those that are so, and those called so"
-    if found.task == "multiclass": counts = found.confusion().counts; return np.diag(counts), counts.sum(1), counts.sum(0)
-    true,said = found.targets.numpy() > .5, found.predicted.numpy()
-    return (true & said).sum(0), true.sum(0), said.sum(0)
+    if found.task == "multiclass":
+        counts = found.confusion().counts
+        return np.diag(counts), counts.sum(1), counts.sum(0)
+    true = found.targets.numpy() > .5
+    named = found.predicted.numpy()
+    return (true & named).sum(0), true.sum(0), named.sum(0)
 
 @patch
 def report(self:Interpretation): # a DataFrame with a row for each class, then macro, weighted and accuracy
     "Score each class and all of them"
     import pandas as pd
-    hit,support,said = _tallies(self)
-    scores,accuracy = _scores(hit.astype(float), support, said), (self.predicted == self.targets).double().mean().item()
+    hit, support, named = _tallies(self)
+    scores = _scores(hit.astype(float), support, named)
+    accuracy = (self.predicted == self.targets).double().mean().item()
     met = ~np.isnan(scores[:,0])
-    rows = [*scores, scores[met].mean(0), np.average(scores[met], axis=0, weights=support[met]) if support.any() else [np.nan]*3, [accuracy]*3]
-    table = pd.DataFrame(rows, index=[*self.classes, "macro", "weighted", "accuracy"], columns=["precision", "recall", "f1"])
+    macro = scores[met].mean(0)
+    weighted = np.average(scores[met], axis=0, weights=support[met]) if support.any() else [np.nan]*3
+    rows = [*scores, macro, weighted, [accuracy]*3]
+    names = [*self.classes, "macro", "weighted", "accuracy"]
+    table = pd.DataFrame(rows, index=names, columns=["precision", "recall", "f1"])
     return table.assign(support=[*support, *[support.sum()]*2, len(self)])
 
 # %% ../../nbs/interpret/01_interpretation.ipynb #dc8bfc4a
@@ -138,11 +167,12 @@ def report(self:Interpretation): # a DataFrame with a row for each class, then m
 def _names(self:Interpretation, o):
     "Write classes, or rows of yes and no, as names"
     if o.ndim == 1: return [self.classes[i] for i in o.tolist()]
-    return [label_text(tuple(self.classes[i] for i in row.nonzero()[:,0].tolist())) for row in o > .5]
+    numbers = [row.nonzero()[:,0].tolist() for row in o > .5]
+    return [label_text(tuple(self.classes[i] for i in ids)) for ids in numbers]
 
 @patch
 def _said(self:Interpretation, at):
-    "Return what was said of some images, and the probability to show"
+    "Return what was answered about some images, and the probability to show"
     if self.task == "multiclass": return self.probs[at].max(1)
     worst = (self.probs[at]-self.targets[at]).abs().argmax(1, keepdim=True)
     return self.probs[at].gather(1, worst)[:,0], self.predicted[at].float()
@@ -150,7 +180,7 @@ def _said(self:Interpretation, at):
 @patch
 def top_losses(self:Interpretation,
     n:int=9 # images
-): # a DataFrame: path, true, predicted, prob (of the predicted class; of several, of the one most wrong), loss; indexed by the catalog's numbers
+): # as `table` returns it, where images have several classes with the probability of the one most wrong
     "List the images with the highest loss, highest first"
     return self.table(self.losses.argsort(descending=True, stable=True)[:n])
 
@@ -160,9 +190,14 @@ def table(self:Interpretation,
 ): # a DataFrame: path, true, predicted, prob, loss; indexed by the catalog's numbers
     "List some images with their answers"
     import pandas as pd
-    name,(prob,said) = self._names, self._said(at)
-    paths,ids = [self.paths[i] for i in at.tolist()], pd.Index(self.ids[at.numpy()], name="id")
-    return text_table(dict(path=paths, true=name(self.targets[at]), predicted=name(said), prob=prob.numpy(), loss=self.losses[at].numpy()), index=ids)
+    prob, predicted = self._said(at)
+    columns = dict(
+        path=[self.paths[i] for i in at.tolist()],
+        true=self._names(self.targets[at]),
+        predicted=self._names(predicted),
+        prob=prob.numpy(),
+        loss=self.losses[at].numpy())
+    return text_table(columns, index=pd.Index(self.ids[at.numpy()], name="id"))
 
 @patch
 def plot_top_losses(self:Interpretation,
@@ -172,10 +207,14 @@ def plot_top_losses(self:Interpretation,
 ):
     "Draw the images with the highest loss: predicted / true / loss / probability"
     if self.picture is None:
-        raise ConfigError("These answers come from a loader of your own, whose pictures are not kept", "", "Interpret a learner made with an ImageDataModule, or use top_losses()")
+        raise ConfigError(
+            "These answers come from a loader of your own, whose pictures are not kept", "",
+            "Interpret a learner made with an ImageDataModule, or use top_losses()")
     worst = self.top_losses(n)
     titles = [f"{shorten_label(o.predicted)} / {shorten_label(o.true)}\n{o.loss:.2f} / {o.prob:.0%}" for o in worst.itertuples()]
-    return show_images([self.picture(i) for i in worst.index], titles, ncols=ncols, size=size, suptitle="predicted / true\nloss / probability")
+    pictures = [self.picture(i) for i in worst.index]
+    heading = "predicted / true\nloss / probability"
+    return show_images(pictures, titles, ncols=ncols, size=size, suptitle=heading)
 
 # %% ../../nbs/interpret/01_interpretation.ipynb #17145b72
 OUTCOMES = ("found", "missed", "false alarm")
@@ -190,62 +229,97 @@ def _in_pair(found, true, predicted):
 
 def _in_class(found, name, what):
     "Mark the images on which one class of several was found, missed or imagined"
-    i,k = OUTCOMES.index(one_of(what, OUTCOMES, "outcome")), _class_number(found, name)
-    true,said = found.targets[:,k] > .5, found.predicted[:,k]
-    return (true & said, true & ~said, ~true & said)[i]
+    what = one_of(what, OUTCOMES, "outcome")
+    k = _class_number(found, name)
+    true = found.targets[:,k] > .5
+    named = found.predicted[:,k]
+    marks = {"found":true & named, "missed":true & ~named, "false alarm":~true & named}
+    return marks[what]
 
 @patch
 def images(self:Interpretation,
     true:str, # class that the images have
     what:str  # class that they were taken for; where images have several: "found", "missed" or "false alarm"
-): # a DataFrame: path, true, predicted, prob (of the predicted class; of several, of `true`), loss; the surest first; indexed by the catalog's numbers
+): # as `table` returns it, the surest first; where images have several classes with the probability of `true`
     "List the images behind one cell of the confusion matrix"
     several = self.task == "multilabel"
-    at = (_in_class if several else _in_pair)(self, true, what).nonzero()[:,0]
+    marked = _in_class(self, true, what) if several else _in_pair(self, true, what)
+    at = marked.nonzero()[:,0]
     prob = self.probs[at, _class_number(self, true if several else what)]
-    return self.table(at[(-prob).argsort(stable=True)]).assign(prob=prob.sort(descending=True, stable=True)[0].numpy())
+    table = self.table(at[(-prob).argsort(stable=True)])
+    return table.assign(prob=prob.sort(descending=True, stable=True)[0].numpy())
 
 @patch
 def outcomes(self:Interpretation): # a DataFrame with a row for each class
     "Count for each of several classes on how many images it was found, missed, or seen where it is not"
     import pandas as pd
-    hit,true,said = _tallies(self)
-    return pd.DataFrame(dict(zip(OUTCOMES, (hit, true-hit, said-hit))), index=pd.Index(self.classes, name="class"))
+    hit, true, named = _tallies(self)
+    counts = {"found":hit, "missed":true-hit, "false alarm":named-hit}
+    return pd.DataFrame(counts, index=pd.Index(self.classes, name="class"))
 
 # %% ../../nbs/interpret/01_interpretation.ipynb #6fedb152
 ORDERS = ("loss", "confident", "margin", "disagreement")
 
 def _against(found):
-    "Give for each image the share of opinions that contradict its label"
-    if found.members is None: raise ConfigError("Disagreement needs several opinions about each image", "", "Ask several: combine(a, b, …) of answers, or neighbours() for a second opinion (visionlab.interpret.label_opinions)")
-    if found.task == "multilabel": return ((found.members > found.threshold) != (found.targets > .5)).double().mean(0).amax(1).numpy()
-    return (found.members.argmax(2) != found.targets).double().mean(0).numpy()
+    "Compute for each image the share of opinions that contradict its label"
+    if found.members is None:
+        raise ConfigError(
+            "Disagreement needs several opinions about each image", "",
+            "Ask several: combine(a, b, …) of answers, or neighbours() for a second opinion (visionlab.interpret.label_opinions)")
+    if found.task != "multilabel": return (found.members.argmax(2) != found.targets).double().mean(0).numpy()
+    other = (found.members > found.threshold) != (found.targets > .5)
+    return other.double().mean(0).amax(1).numpy()
 
 def _doubted(probs, targets):
-    "Give for each image the class that it likely is instead, its place among the suspects (-1: none)"
-    guess,place = np.where(np.arange(probs.shape[1]) == targets[:,None], -1, probs).argmax(1), np.full(len(probs), -1)
-    rows,better = suspect_labels(targets, probs)
-    guess[rows],place[rows] = better, np.arange(len(rows))
+    "Return for each image the class that it likely is instead, and its place among the suspects (-1: none)"
+    guess = np.where(np.arange(probs.shape[1]) == targets[:,None], -1, probs).argmax(1)
+    place = np.full(len(probs), -1)
+    rows, better = suspect_labels(targets, probs)
+    guess[rows] = better
+    place[rows] = np.arange(len(rows))
     return guess, place
 
 def _doubts(found):
-    "Give for each image the suggested class, how sure the model is of it and of the label, and the place among the suspects"
-    probs,targets,at = found.probs.double().numpy(), found.targets.numpy(), np.arange(len(found))
-    guess,place = _doubted(probs, targets)
+    "Return the suggested classes, how sure the model is of label and suggestion, and the places among the suspects"
+    probs = found.probs.double().numpy()
+    targets = found.targets.numpy()
+    at = np.arange(len(found))
+    guess, place = _doubted(probs, targets)
     return [found.classes[i] for i in guess], probs[at, targets], probs[at, guess], place
 
-def _doubts_of_several(found):
-    "Give the same where images have several classes: suspect classes change sides, or the one most wrong where none is suspect"
-    probs,targets = found.probs.double().numpy(), found.targets.numpy() > .5
-    wrong = np.abs(probs - targets)
-    sides = [suspect_labels(targets[:,c].astype(np.int64), np.stack([1-probs[:,c], probs[:,c]], 1))[0] for c in range(probs.shape[1])]
+def _suspect_sides(probs, targets):
+    "Mark, of several classes to an image, those that it likely has although its label lacks them, or the reverse"
     flip = np.zeros_like(targets)
-    for c,rows in enumerate(sides): flip[rows,c] = True
+    for c in range(probs.shape[1]):
+        rows, _ = suspect_labels(targets[:,c].astype(np.int64), np.stack([1-probs[:,c], probs[:,c]], 1))
+        flip[rows,c] = True
+    return flip
+
+def _doubts_of_several(found):
+    "Return the same for several classes: suspect ones change sides, or the one most wrong where none is suspect"
+    probs = found.probs.double().numpy()
+    targets = found.targets.numpy() > .5
+    wrong = np.abs(probs - targets)
+    flip = _suspect_sides(probs, targets)
     worst = np.where(flip, wrong, 0).max(1)
     order = np.argsort(-worst, kind="stable")[:int(flip.any(1).sum())]
-    place = np.full(len(probs), -1); place[order] = np.arange(len(order))
+    place = np.full(len(probs), -1)
+    place[order] = np.arange(len(order))
     flip[np.flatnonzero(place < 0), wrong[place < 0].argmax(1)] = True
-    return [tuple(found.classes[i] for i in np.flatnonzero(o)) for o in targets ^ flip], 1 - wrong.max(1), wrong.max(1), place
+    suggested = [tuple(found.classes[i] for i in np.flatnonzero(o)) for o in targets ^ flip]
+    return suggested, 1 - wrong.max(1), wrong.max(1), place
+
+def _labels_of(found):
+    "List the label of each image; where images have several classes, as a tuple of them"
+    if found.task != "multilabel": return [found.classes[i] for i in found.targets.tolist()]
+    return [tuple(found.classes[i] for i in np.flatnonzero(o > .5)) for o in found.targets.numpy()]
+
+def _suspicion_order(by, losses, margin, place, against):
+    "Order the images by what makes their label suspicious, the most suspicious first"
+    if by == "loss": return np.lexsort((-losses,))
+    if by == "margin": return np.lexsort((-margin,))
+    if by == "confident": return np.lexsort((-margin, np.where(place < 0, len(place), place)))
+    return np.lexsort((-margin, -against))
 
 def _p_wrong(found):
     "Estimate how likely each image's label is wrong; where images have several classes, the most doubtful of them"
@@ -256,18 +330,29 @@ def _p_wrong(found):
 
 @patch
 def label_errors(self:Interpretation,
-    by:str="loss", # what makes a label suspicious: the "loss", "confident" learning, the "margin" of log probabilities by which another class is likelier, or the "disagreement" of several opinions with it
-): # a DataFrame: path, label, suggested, p_label, p_suggested, loss, suspect (rather wrong than right), p_wrong, and of several opinions the share against; the most suspicious first; indexed by the catalog's numbers
-    "Order images by how likely their label is wrong"
+    # the "loss", "confident" learning, the "margin" of log probabilities by which another class is likelier,
+    # or the "disagreement" of several opinions with the label
+    by:str="loss",
+): # a DataFrame: path, label, suggested, p_label, p_suggested, loss, suspect, p_wrong, and of opinions the share against
+    "Order images by how likely their label is wrong, the most suspicious first; indexed by the catalog's numbers"
     import pandas as pd
     one_of(by, ORDERS, "order")
-    suggested,p_label,p_better,place = (_doubts_of_several if self.task == "multilabel" else _doubts)(self)
-    margin,losses = np.log(np.maximum(p_better, 1e-12)) - np.log(np.maximum(p_label, 1e-12)), self.losses.numpy()
+    doubts = _doubts_of_several(self) if self.task == "multilabel" else _doubts(self)
+    suggested, p_label, p_better, place = doubts
+    margin = np.log(np.maximum(p_better, 1e-12)) - np.log(np.maximum(p_label, 1e-12))
+    losses = self.losses.numpy()
     against = _against(self) if by == "disagreement" or self.members is not None else None
-    order = np.lexsort({"loss":(-losses,), "margin":(-margin,), "confident":(-margin, np.where(place < 0, len(place), place)), "disagreement":(-margin, 0 if against is None else -against)}[by])
-    label = [tuple(self.classes[i] for i in np.flatnonzero(o > .5)) for o in self.targets.numpy()] if self.task == "multilabel" else [self.classes[i] for i in self.targets.tolist()]
-    p_wrong,columns = _p_wrong(self), dict(path=self.paths, label=pd.Series(label, dtype=object), suggested=pd.Series(suggested, dtype=object))
-    table = text_table(columns | dict(p_label=p_label, p_suggested=p_better, loss=losses, suspect=p_wrong > .5, p_wrong=p_wrong))
+    order = _suspicion_order(by, losses, margin, place, against)
+    p_wrong = _p_wrong(self)
+    table = text_table(dict(
+        path=self.paths,
+        label=pd.Series(_labels_of(self), dtype=object),
+        suggested=pd.Series(suggested, dtype=object),
+        p_label=p_label,
+        p_suggested=p_better,
+        loss=losses,
+        suspect=p_wrong > .5,
+        p_wrong=p_wrong))
     if against is not None: table["against"] = against
     return table.set_axis(pd.Index(self.ids, name="id")).iloc[order]
 
@@ -277,19 +362,33 @@ def interpret_probs(
     probs    # (rows, classes) in the order of its rows: what anything thinks of the images; NaN where it has no answer
 )->Interpretation:
     "Take anybody's probabilities for the images of a catalog, to look at the mistakes and at the labels"
-    probs,targets = torch.as_tensor(probs, dtype=torch.float32), torch.as_tensor(catalog.targets())
-    if probs.shape != (len(catalog), len(catalog.classes)): raise ConfigError(f"There are probabilities for {tuple(probs.shape)}, but {len(catalog):,} images of {len(catalog.classes)} classes", "", "Give one row for each row of catalog.frame, NaN where there is no answer")
-    at = torch.nonzero(~probs.isnan().any(1) & (targets.reshape(len(targets), -1) >= 0).all(1))[:,0]
+    probs = torch.as_tensor(probs, dtype=torch.float32)
+    targets = torch.as_tensor(catalog.targets())
+    if probs.shape != (len(catalog), len(catalog.classes)):
+        images = f"{len(catalog):,} images of {len(catalog.classes)} classes"
+        raise ConfigError(
+            f"There are probabilities for {tuple(probs.shape)}, but {images}", "",
+            "Give one row for each row of catalog.frame, NaN where there is no answer")
+    labelled = (targets.reshape(len(targets), -1) >= 0).all(1)
+    at = torch.nonzero(~probs.isnan().any(1) & labelled)[:,0]
     if not len(at): raise _unlabelled()
-    targets,probs = targets[at], probs[at]
-    rows,sources,alike = catalog.frame.iloc[at.numpy()], catalog.sources, OneRange(catalog)
-    picture = lambda i: alike(lambda values: load_image(sources[i], value_range=values))
-    return Interpretation(probs, targets, loss_of_probs(probs, targets), catalog.classes, rows["path"].tolist(), rows.index.to_numpy(), picture, "multilabel" if targets.ndim == 2 else "multiclass")
+    targets = targets[at]
+    probs = probs[at]
+    rows = catalog.frame.iloc[at.numpy()]
+    sources = catalog.sources
+    alike = OneRange(catalog)
+    def picture(i): return alike(lambda values: load_image(sources[i], value_range=values))
+    task = "multilabel" if targets.ndim == 2 else "multiclass"
+    return Interpretation(
+        probs, targets, loss_of_probs(probs, targets), catalog.classes, rows["path"].tolist(), rows.index.to_numpy(),
+        picture, task)
 
 def loss_of_probs(probs, targets):
     "Compute the cross-entropy of each image from probabilities"
     likely = probs.double().clamp(1e-12, 1)
-    return (-likely.gather(1, targets[:,None])[:,0].log() if targets.ndim == 1 else -torch.where(targets > .5, likely, (1-likely).clamp_min(1e-12)).log().mean(1)).float()
+    if targets.ndim == 1: return -likely.gather(1, targets[:,None])[:,0].log().float()
+    right = torch.where(targets > .5, likely, (1-likely).clamp_min(1e-12))
+    return -right.log().mean(1).float()
 
 def interpret_folds(
     found:OutOfFold # of `out_of_fold`

@@ -21,32 +21,36 @@ from ..callbacks.options import FitOptions
 class TrainConfig(metaclass=Extensible):
     "Everything `train` can be told"
     # essentials
-    data:str                    # a folder of class folders, a CSV, a saved Hugging Face dataset, or a built-in: CIFAR10, CIFAR100, MNIST, FashionMNIST, FashionSample
+
+    # class folders, a CSV, a saved Hugging Face dataset, or CIFAR10, CIFAR100, MNIST, FashionMNIST, FashionSample
+    data:str
     out:str=None                # folder for the run; default: nothing is written
-    model:str=None              # a timm name, torchvision/NAME, resnet9, an exported model's folder, or a run's; default: what suits the data
+    # a timm name, torchvision/NAME, resnet9, an exported model's folder, or a run's; default: what suits the data
+    model:str=None
     epochs:int=5                # passes over the training images
     steps:int=None              # end after so many training steps, whatever epochs says; default: epochs count
-    batch_size:int=None         # images a step, over all devices; default: 32, for small pictures 64, or 128 above 20,000 images
+    # images a step, over all devices; default: 32, for small pictures 64, or 128 above 20,000 images
+    batch_size:int=None
     lr:float=None               # highest learning rate; default: what suits the model and the optimiser
     find_lr:bool=False          # run the learning-rate finder first and use its suggestion
-    image_size:int|tuple=None   # pixels, or [height, width]; default: the model's, or the images' own where they are small
+    image_size:int|tuple=None   # pixels, or [height, width]; default: the model's, or the images' own if small
     seed:int=42                 # of everything drawn
     # data
     dataset_name:str=None       # a built-in; data is then the folder where it is kept
     valid:str=None              # folder that serves for validation; default: val, valid, validation or dev
     val_split:float=.1          # share of the training images for validation where there is no such folder
-    classes:list=None           # class names in the order of the outputs, or id=name; others are left out; default: all, sorted
+    classes:list=None           # names in the order of the outputs, or id=name; others are left out; default: all
     ignore_classes:list=None    # class names to leave out
     levels:int=None             # of a folder: how many folders' names make the class; default: 1
-    split_folders:str=None      # of a folder: whether folders called train, test_images, … are splits: yes or no; default: seen from what they hold
+    split_folders:str=None      # whether folders called train, test_images, … are splits: yes or no; default: as found
     group_col:str=None          # column of the table whose groups stay on one side of the split
     max_samples:int=None        # training images to keep, as many of each class, for a quick try
     balanced_sampling:bool=False # draw all classes equally often
-    on_bad:str=None             # unreadable files and rows of tables that cannot be used: skip or error; default: files are skipped, rows are errors
+    on_bad:str=None             # unusable files or table rows: skip or error; default: skip files, refuse rows
     max_bad:float=.05           # largest share of a split that may be unreadable and skipped
     on_leak:str="warn"          # held-out images that are in train too, byte for byte: warn, error, or ignore
     max_pixels:int=None         # largest image that is decoded, width × height; default: 64 million
-    value_range:list=None       # low and high, as 0,4095: numbers that mean black and white in images that are not 8-bit; default: found over all files
+    value_range:list=None       # black and white of images that are not 8-bit, as 0,4095; default: found over all files
     val_csv:str=None            # a table of the validation images
     test_csv:str=None           # a table of the test images
     image_dir:str=None          # folder that paths in tables are relative to; default: the table's own
@@ -55,37 +59,43 @@ class TrainConfig(metaclass=Extensible):
     label_columns:list=None     # columns of 0 and 1, one a class; default: all others, if they are such
     label_delimiter:str=None    # what stands between the labels of a cell; giving it means several to an image
     label_type:str=None         # name, id or auto: what labels are
-    csv_options:dict=None       # whatever else Catalog.from_csv takes: task, split_column, delimiter, encoding, header, allow_outside
+    # whatever else Catalog.from_csv takes: task, split_column, delimiter, encoding, header, allow_outside
+    csv_options:dict=None
     # model
     pretrained:bool=True        # start from published weights where the model has them
     weights:str=None            # a file of weights to start from
-    reuse_class_head:bool=False # keep the head of an exported model for other classes, if they are as many; default: only for the same classes
+    # keep an exported model's head for other classes, if they are as many; default: only for the same classes
+    reuse_class_head:bool=False
     drop_rate:float=0.          # dropout before the head
-    drop_path_rate:float=0.     # chance of leaving out a residual branch while training, also called stochastic depth
+    drop_path_rate:float=0.     # chance of leaving out a residual branch while training (stochastic depth)
     model_args:dict=None        # whatever else the architecture takes
-    in_chans:int=None           # channels: 1, 3, or all that the images have; default: those of images in memory, else 3
+    in_chans:int=None           # channels: 1, 3, or all that the images have; default: as images in memory, else 3
     # training
     optimizer:str|dict="adamw"  # sgd, lion, lamb, muon, adafactor … or any other of torch and timm
     optimizer_args:dict=None    # its options, such as betas or momentum
     weight_decay:float=.02      # pull of the weights towards zero
     layer_decay:float=None      # factor on the learning rate from each layer to the one below; default: lr_div
-    lr_div:float=100.           # how much slower than the head the first layers of a pretrained model learn; 1: all alike
+    lr_div:float=100.           # how much slower than the head a pretrained model's first layers learn; 1: all alike
     freeze_epochs:int=None      # epochs with only the head learning; default: 1 for pretrained weights, else 0
     freeze_backbone:bool=False  # only the head learns, to the end
-    scheduler:str|dict="one_cycle" # of the learning rate: one_cycle, cosine, linear, flat_cosine, step, multistep, exponential, polynomial, plateau or constant
+    # one_cycle, cosine, linear, flat_cosine, step, multistep, exponential, polynomial, plateau or constant rate
+    scheduler:str|dict="one_cycle"
     scheduler_args:dict=None    # its options, such as warmup_steps, milestones or end
-    warmup:float=None           # how long the rate rises: a share of the training, or epochs from 1 up; default: .25 of one_cycle, .1 of cosine, linear and polynomial
-    loss:str="auto"             # cross_entropy, bce, focal or asymmetric; default: cross_entropy, or bce where images have several classes
+    # how long the rate rises: a share, or epochs from 1 up; default: .25 of one_cycle, .1 of cosine, linear, polynomial
+    warmup:float=None
+    loss:str="auto"             # cross_entropy, bce, focal, asymmetric; default: bce for several classes an image
     loss_args:dict=None         # its options, such as gamma
-    class_weights:list=None     # in the loss: a number for each class, or auto or sqrt, which even classes out by their counts
+    class_weights:list=None     # in the loss: a number a class, or auto or sqrt, which even classes out by their counts
     label_smoothing:float=0.    # share of each label spread over all classes
-    metrics:list=None           # names, sets such as autotrain or lightly, or dicts for MetricConfig; default: accuracy and f1_macro
-    threshold:float=.5          # where images have several classes: one is said to be there above this probability
-    positive:str|int=None       # of two classes the one that binary metrics are about, by name or number; default: the second
-    monitor:str="auto"          # column of the history that early stopping and the best weights go by, equal ones by valid_loss; auto: accuracy, or f1_macro where images have several classes
-    early_stopping_patience:int=None # epochs without improvement after which training ends, with the best weights; default: never
+    # names, sets such as autotrain or lightly, or dicts for MetricConfig; default: accuracy and f1_macro
+    metrics:list=None
+    threshold:float=.5          # where images have several classes: the probability above which one is answered
+    positive:str|int=None       # of two classes the one that binary metrics are about; default: the second
+    # column that early stopping and the best weights go by; auto: accuracy, or f1_macro for several classes an image
+    monitor:str="auto"
+    early_stopping_patience:int=None # epochs without improvement after which training ends; default: never
     early_stopping_threshold:float=0. # smaller improvements don't count
-    keep_best:bool=False        # end each fit with the weights of its best epoch; the run's model is the best of all in any case
+    keep_best:bool=False        # end each fit with its best epoch's weights; the run's model is the best of all anyway
     best_path:str=None          # a file for them, besides the run's checkpoints
     eval_every:int=1            # epochs from one validation to the next
     gradient_accumulation:int=1 # batches to a step
@@ -97,12 +107,12 @@ class TrainConfig(metaclass=Extensible):
     distill_weight:float=.5     # share of the teacher in the loss
     distill_temperature:float=2. # softens the answers of both
     # augmentation
-    augmentation_preset:str=None # default, finetune, light, small, strong, autoaugment … or none; default: what suits the image size
-    transform_args:dict=None    # LightlyTrain's way to say transforms, in place of a preset
-    transform_backend:str="torchvision" # whose laws the presets follow: torchvision or albumentations
+    augmentation_preset:str=None # default, finetune, light, small, strong, autoaugment, none …; default: by image size
+    transform_args:dict=None    # LightlyTrain's way to name transforms, in place of a preset
+    transform_backend:str="torchvision" # whose definitions the presets follow: torchvision or albumentations
     resize:str=None             # for evaluation: crop, squash or pad; default: the model's
-    normalize:tuple=None        # means and standard deviations of the channels, as [[…], […]]; default: the model's
-    mixup:float=0.              # mix pairs of images: alpha of the share's Beta law, such as .2; 0: don't
+    normalize:tuple=None        # means and standard deviations of the channels: [[…], […]]; default: the model's
+    mixup:float=0.              # mix pairs of images: alpha of the Beta distribution, such as .2; 0: don't
     cutmix:float=0.             # put a piece of one image into another: alpha, such as 1; 0: don't
     mix_prob:float=1.           # chance that a batch is mixed
     mix_switch_off:int=None     # first epoch without mixing; a negative one counts from the end
@@ -110,19 +120,20 @@ class TrainConfig(metaclass=Extensible):
     # run
     overwrite:bool=False        # begin anew in an existing run folder: what the old run wrote there is removed first
     resume_interrupted:bool=False # go on with the run in out where it was stopped
-    save_checkpoint_args:dict=None # when checkpoints are written: steps, epochs, minutes, keep, monitor, or LightlyTrain's names; default: after each epoch
+    # when checkpoints are written: steps, epochs, minutes, keep, monitor, or LightlyTrain's names; default: each epoch
+    save_checkpoint_args:dict=None
     save_total_limit:int=None   # checkpoints that stay, besides the best; default: 2
-    log:str=None                # tensorboard, wandb, mlflow, a list of them, all or none; default: those that logger_args names
+    log:str=None                # tensorboard, wandb, mlflow, a list of them, all or none; default: as logger_args names
     logger_args:dict=None       # options of each logger, and log_every_num_steps
-    push_to_hub:bool=False      # upload the best model to the Hugging Face Hub when training is over, to a private repository of the run's name
+    push_to_hub:bool=False      # upload the best model to the Hugging Face Hub at the end, to a private repository
     username:str=None           # whose repository; default: the token's
-    token:str=None              # for the hub; it is neither written nor shown; default: HF_TOKEN, or who is logged in
+    token:str=None              # for the hub, never written or shown; default: HF_TOKEN, or who is logged in
     # hardware
     device:str=None             # default: the fastest here
     devices:int=None            # processes that train together, one for each GPU, or on the CPU; default: one
-    strategy:str="ddp"          # of several processes: ddp, or fsdp for models whose training does not fit on one GPU
+    strategy:str="ddp"          # of several processes: ddp, or fsdp for models too large to train on one GPU
     sync_batchnorm:bool=False   # BatchNorm sees the images of all processes, on GPUs
-    precision:str|int="auto"    # fp32, bf16 or fp16; auto: bf16 on GPUs that have it, else fp16; on a CPU with bf16 what a few timed steps say
+    precision:str|int="auto"    # fp32, bf16 or fp16; auto: bf16 or else fp16 on GPUs, on a CPU what timed steps say
     float32_matmul_precision:str=None # highest, high or medium, or auto for high; default: torch's own
     compile:bool|str=False      # fuse the network with torch.compile; a text is its backend
     compile_args:dict=None      # whatever else torch.compile takes
@@ -130,11 +141,12 @@ class TrainConfig(metaclass=Extensible):
     auto_find_batch_size:bool=False # split batches that don't fit into memory, and go on
     eval_batch_size:int=None    # images a step where nothing is learned; default: twice batch_size
     num_workers:int=None        # threads that decode; default: the processors
-    cache:str|int="auto"        # where decoded images are kept whole: auto, device, ram, disk, none, or a number of bytes; small permits smaller copies, which changes the pixels
+    # where decoded images stay: auto, device, ram, disk, none, or bytes; small: smaller copies, with other pixels
+    cache:str|int="auto"
     pin_memory:bool=None        # batches in page-locked memory; default: when they go to CUDA
     persistent_workers:bool=True # keep worker processes between epochs
     prefetch_factor:int=None    # batches prepared beforehand; default: 3
-    timeout:float=0.            # seconds to wait for a batch before saying which files are stuck; 0 waits as long as it takes
+    timeout:float=0.            # seconds to wait for a batch before naming the files that are stuck; 0: no limit
 
     def __post_init__(self):
         self._written = {}          # fields as they stand in a file, where that names environment variables
@@ -148,25 +160,37 @@ class TrainConfig(metaclass=Extensible):
 
     def changed(self)->dict:
         "List the fields that are not at their defaults"
-        return {f.name:v for f in fields(self) if (v := getattr(self, f.name)) is not f.default and not _same(v, f.default)}
+        values = [(f, getattr(self, f.name)) for f in fields(self)]
+        return {f.name:v for f,v in values if v is not f.default and not _same(v, f.default)}
 
-    def __repr__(self): return "TrainConfig(" + ", ".join(f"{k}={v!r}" for k,v in shown(self.changed()).items()) + ")"
+    def __repr__(self):
+        parts = [f"{k}={v!r}" for k,v in shown(self.changed()).items()]
+        return "TrainConfig(" + ", ".join(parts) + ")"
 
 def _same(a, b): return type(a) is type(b) and a == b
 
 def complete_names(d):
     "Refuse names without data"
-    if "data" not in d: raise ConfigError("There is no data to train on", "", "Give data=: a folder of class folders, a CSV, a built-in's name …")
-    return d
+    if "data" in d: return d
+    raise ConfigError(
+        "There is no data to train on", "", "Give data=: a folder of class folders, a CSV, a built-in's name …")
 
 # %% ../../nbs/runs/00_config.ipynb #7eb94b29
-GROUP_STARTS = dict(essentials="data", data="dataset_name", model="pretrained", training="optimizer", augmentation="augmentation_preset", run="overwrite", hardware="device")
+GROUP_STARTS = dict(
+    essentials="data",
+    data="dataset_name",
+    model="pretrained",
+    training="optimizer",
+    augmentation="augmentation_preset",
+    run="overwrite",
+    hardware="device")
 
 def field_groups()->dict: # group → names of its fields
     "List the fields by group"
     names = [f.name for f in fields(TrainConfig)]
-    at = [names.index(o) for o in GROUP_STARTS.values()] + [len(names)]
-    return {g:names[a:b] for g,a,b in zip(GROUP_STARTS, at, at[1:])}
+    starts = [names.index(o) for o in GROUP_STARTS.values()]
+    ends = [*starts[1:], len(names)]
+    return {group:names[a:b] for group,a,b in zip(GROUP_STARTS, starts, ends)}
 
 def fit_options(config)->FitOptions:
     "Take what a configuration says about what a fit switches on"
@@ -179,17 +203,21 @@ def _as_bool(v): return v if isinstance(v, bool) else _WORDS[v.strip().lower()]
 def _as_str(v): return os.fspath(v) if isinstance(v, os.PathLike) else v + ""
 
 def _as_float(v):
-    if isinstance(v, bool) or not isinstance(v, (numbers.Real, str)) or not math.isfinite(n := float(v)): raise ValueError
-    return n
+    if isinstance(v, bool) or not isinstance(v, (numbers.Real, str)): raise ValueError
+    number = float(v)
+    if not math.isfinite(number): raise ValueError
+    return number
 
 def _as_int(v):
     if isinstance(v, numbers.Integral) and not isinstance(v, bool): return int(v)
-    if (n := _as_float(v)) != int(n): raise ValueError
-    return int(n)
+    number = _as_float(v)
+    if number != int(number): raise ValueError
+    return int(number)
 
 def _bracketed(v, opening):
     "Read a text that begins with a bracket as YAML"
-    return read_yaml(v) if isinstance(v, str) and v.strip().startswith(opening) else v
+    if isinstance(v, str) and v.strip().startswith(opening): return read_yaml(v)
+    return v
 
 def _as_list(v):
     v = _bracketed(v, "[")
@@ -197,13 +225,15 @@ def _as_list(v):
     return list(v.tolist() if hasattr(v, "tolist") else v)
 
 def _as_tuple(v):
-    if not isinstance(v := _bracketed(v, ("[", "(")), (list, tuple)): raise TypeError
+    v = _bracketed(v, ("[", "("))
+    if not isinstance(v, (list, tuple)): raise TypeError
     return tuple(v)
 
 def _plain(v):
     "Read a text that is a number, a truth or something in brackets, as a shell gives options in dicts"
     if not isinstance(v, str): return v
-    if v.strip().lower() in ("true", "false", "none", "null"): return dict(true=True, false=False).get(v.strip().lower())
+    word = v.strip().lower()
+    if word in ("true", "false", "none", "null"): return dict(true=True, false=False).get(word)
     for read in (_as_int, _as_float, lambda o: _bracketed(o, ("[", "{"))):
         try: return read(v)
         except (ValueError, TypeError): pass
@@ -214,26 +244,50 @@ def as_dict(v):
     if not isinstance(v, dict): raise TypeError
     return {k:_plain(o) for k,o in v.items()}
 
-_READERS = {bool:(_as_bool, "true or false"), int:(_as_int, "a whole number"), float:(_as_float, "a number"), str:(_as_str, "a text"), list:(_as_list, "a list"), tuple:(_as_tuple, "numbers in brackets"), dict:(as_dict, "names with values")}
-_ALSO = dict(classes=(dict,), ignore_classes=(tuple,), class_weights=(str, dict), metrics=(tuple,), log=(list,), ema=(bool,))
-_ANYTHING = ("data", "metrics", "optimizer")          # objects too, from Python: a Catalog, a metric, a class of torch.optim
+_READERS = { # type → what reads it, and its name in messages
+    bool: (_as_bool, "true or false"),
+    int: (_as_int, "a whole number"),
+    float: (_as_float, "a number"),
+    str: (_as_str, "a text"),
+    list: (_as_list, "a list"),
+    tuple: (_as_tuple, "numbers in brackets"),
+    dict: (as_dict, "names with values")}
+_ALSO = dict( # types that a field takes besides the one it states
+    classes=(dict,),
+    ignore_classes=(tuple,),
+    class_weights=(str, dict),
+    metrics=(tuple,),
+    log=(list,),
+    ema=(bool,))
+_ANYTHING = ("data", "metrics", "optimizer")   # objects too, from Python: a Catalog, a metric, a class of torch.optim
+_OWN_AUTO = ("class_weights", "float32_matmul_precision", "label_type", "log")   # "auto" means something of its own
 
 def _kinds(f):
     "List the types a field may have, those that say more first"
-    given = getattr(f.type, "__args__", None) or (f.type,)
-    return sorted((*given, *_ALSO.get(f.name, ())), key=[bool, int, float, dict, tuple, list, str].index)
+    stated = getattr(f.type, "__args__", None) or (f.type,)
+    return sorted((*stated, *_ALSO.get(f.name, ())), key=[bool, int, float, dict, tuple, list, str].index)
+
+def _means_default(f, v):
+    "Return whether `auto` is written where the default decides"
+    return isinstance(v, str) and v.strip().lower() == "auto" and f.default is None and f.name not in _OWN_AUTO
+
+def _is_object(f, v):
+    "Return whether a value is an object from Python, which the field takes as it is"
+    if f.name in ("data", "classes") and isinstance(v, dict): return True
+    return f.name in _ANYTHING and not isinstance(v, (str, os.PathLike, list, tuple, dict, numbers.Number))
 
 def _read_value(f, v):
     "Read a field's value as one of its types"
-    if isinstance(v, str) and v.strip().lower() == "auto" and f.default is None and f.name not in ("class_weights", "float32_matmul_precision", "label_type", "log"): return None
-    if f.name in _ANYTHING and not isinstance(v, (str, os.PathLike, list, tuple, dict, numbers.Number)): return v
-    if f.name in ("data", "classes") and isinstance(v, dict): return v
+    if _means_default(f, v): return None
+    if _is_object(f, v): return v
     kinds = _kinds(f)
-    if type(v) in kinds and type(v) not in (str, dict, float): return _as_list(v) if isinstance(v, tuple) and list in kinds else v
+    if type(v) in kinds and type(v) not in (str, dict, float):
+        return _as_list(v) if isinstance(v, tuple) and list in kinds else v
     plain = isinstance(v, str) and str in kinds and not v.strip().startswith(("[", "{", "("))
     for kind in kinds:
         if plain and kind in (dict, tuple, list): continue
-        try: return _READERS[kind][0](v)
+        read, _ = _READERS[kind]
+        try: return read(v)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError): pass
     raise TypeError(" or ".join(_READERS[k][1] for k in kinds if k is not tuple or len(kinds) == 1))
 
@@ -252,52 +306,110 @@ def _read_fields(config):
 def _meaning(name):
     "Read what stands beside a field"
     from fastcore.docments import docments
-    said = docments(TrainConfig).get(name)          # None where a notebook defines the class
-    return f"{name} is: {said}" if said else f"Correct {name}"
+    comment = docments(TrainConfig).get(name)          # None where a notebook defines the class
+    return f"{name} is: {comment}" if comment else f"Correct {name}"
 
 def _wrong(found): # name → what is wrong
     "Make the error for fields that cannot be used"
     return ConfigError("; ".join(found.values()), "TrainConfig", ". ".join(map(_meaning, found)), fields=list(found))
 
 # %% ../../nbs/runs/00_config.ipynb #2b5aa058
-_AT_LEAST = dict.fromkeys(("epochs", "steps", "batch_size", "eval_batch_size", "devices", "max_samples", "max_pixels", "levels", "save_total_limit", "gradient_accumulation", "eval_every", "early_stopping_patience", "in_chans", "prefetch_factor"), 1) \
-    | dict.fromkeys(("num_workers", "freeze_epochs"), 0)
+_FROM_1 = (
+    "epochs", "steps", "batch_size", "eval_batch_size", "devices", "max_samples", "max_pixels", "levels",
+    "save_total_limit", "gradient_accumulation", "eval_every", "early_stopping_patience", "in_chans",
+    "prefetch_factor")
+_AT_LEAST = dict.fromkeys(_FROM_1, 1) | dict.fromkeys(("num_workers", "freeze_epochs"), 0)
 _ABOVE = ("lr", "lr_div", "max_grad_norm", "distill_temperature", "progressive_resize", "layer_decay")
 _NOT_BELOW = ("weight_decay", "val_split", "mixup", "cutmix", "timeout", "early_stopping_threshold", "warmup")
-_SHARES = ("label_smoothing", "drop_rate", "drop_path_rate", "max_bad", "mix_prob", "distill_weight", "threshold", "layer_decay", "progressive_resize")
-_CHOICES = dict(split_folders=["yes", "no"], precision=["auto", *PRECISIONS], strategy=["ddp", "fsdp"], on_bad=["skip", "error"], on_leak=["warn", "error", "ignore"], transform_backend=["torchvision", "albumentations"], resize=["crop", "squash", "pad"],
-                clip=["norm", "value", "agc"], batchnorm_statistics=["learned", "kept", "all"], label_type=["name", "id", "auto"], float32_matmul_precision=["highest", "high", "medium", "auto"])
+_SHARES = (
+    "label_smoothing", "drop_rate", "drop_path_rate", "max_bad", "mix_prob", "distill_weight", "threshold",
+    "layer_decay", "progressive_resize")
+_CHOICES = dict(
+    split_folders=["yes", "no"],
+    precision=["auto", *PRECISIONS],
+    strategy=["ddp", "fsdp"],
+    on_bad=["skip", "error"],
+    on_leak=["warn", "error", "ignore"],
+    transform_backend=["torchvision", "albumentations"],
+    resize=["crop", "squash", "pad"],
+    clip=["norm", "value", "agc"],
+    batchnorm_statistics=["learned", "kept", "all"],
+    label_type=["name", "id", "auto"],
+    float32_matmul_precision=["highest", "high", "medium", "auto"])
 
 def _out_of_range(name, v):
-    "Say what is wrong with a number, or return None"
+    "Describe what is wrong with a number, or return None"
     if not isinstance(v, numbers.Real) or isinstance(v, bool): return None
-    if (least := _AT_LEAST.get(name)) is not None and v < least: return f"{name} must be a whole number from {least} up, not {v!r}"
+    least = _AT_LEAST.get(name)
+    if least is not None and v < least: return f"{name} must be a whole number from {least} up, not {v!r}"
     if name in _ABOVE and v <= 0: return f"{name} must be above 0, not {v!r}"
     if name in _NOT_BELOW and v < 0: return f"{name} must not be below 0, and is {v!r}"
     if name in _SHARES and not 0 <= v <= 1: return f"{name} is a share from 0 to 1, not {v!r}"
 
+def _check_choice(name, v, known):
+    "Refuse a word that a field does not know"
+    if v is None: return
+    if name == "precision": v = str(v).lower().removeprefix("torch.")
+    one_of(v, known, name)
+
 def _check_fields(config):
     "Refuse values that cannot work, alone or together"
-    wrong = {f.name:said for f in fields(config) if (said := _out_of_range(f.name, getattr(config, f.name)))}
+    problems = {f.name:_out_of_range(f.name, getattr(config, f.name)) for f in fields(config)}
+    wrong = {name:problem for name,problem in problems.items() if problem}
     if wrong: raise _wrong(wrong)
-    for name,known in _CHOICES.items():
-        if (v := getattr(config, name)) is not None: one_of(str(v).lower().removeprefix("torch.") if name == "precision" else v, known, name)
+    for name,known in _CHOICES.items(): _check_choice(name, getattr(config, name), known)
     check_range(config.value_range)
     fit_options(config)
-    for a,b,why in _CONTRADICTIONS:
-        if a(config) and b(config): raise ConfigError(why[0], "TrainConfig", why[1])
+    for one,other,(what,fix) in _CONTRADICTIONS:
+        if one(config) and other(config): raise ConfigError(what, "TrainConfig", fix)
 
-_CONTRADICTIONS = [
-    (lambda c: c.transform_args is not None, lambda c: c.augmentation_preset is not None, ("transform_args and augmentation_preset both say how images are augmented", "Keep one")),
-    (lambda c: c.freeze_backbone, lambda c: c.freeze_epochs is not None, ("freeze_backbone leaves the body as it is to the end, and freeze_epochs unfreezes it", "Keep one")),
-    (lambda c: c.freeze_backbone, lambda c: c.layer_decay is not None, ("freeze_backbone trains the head alone, and layer_decay is about the layers below", "Keep one")),
-    (lambda c: c.push_to_hub, lambda c: c.out is None, ("push_to_hub uploads a run's folder, and there is none", "Give out= too"))]
+_CONTRADICTIONS = [ # (one thing, another that contradicts it, (what to say, the fix))
+    (lambda c: c.transform_args is not None,
+     lambda c: c.augmentation_preset is not None,
+     ("transform_args and augmentation_preset both say how images are augmented", "Keep one")),
+    (lambda c: c.freeze_backbone,
+     lambda c: c.freeze_epochs is not None,
+     ("freeze_backbone leaves the body as it is to the end, and freeze_epochs unfreezes it", "Keep one")),
+    (lambda c: c.freeze_backbone,
+     lambda c: c.layer_decay is not None,
+     ("freeze_backbone trains the head alone, and layer_decay is about the layers below", "Keep one")),
+    (lambda c: c.push_to_hub,
+     lambda c: c.out is None,
+     ("push_to_hub uploads a run's folder, and there is none", "Give out= too"))]
 
 # %% ../../nbs/runs/00_config.ipynb #2d8e33f5
-ALIASES = dict(data_path="data", project_name="out", base_model="model", backbone="model", target_column="label_column", valid_split="valid", warmup_ratio="warmup", max_epochs="epochs", num_train_epochs="epochs",
-               learning_rate="lr", gradient_accumulation_steps="gradient_accumulation", gradient_clip_val="max_grad_norm", optimizer_kwargs="optimizer_args", scheduler_kwargs="scheduler_args", loss_fn="loss", mixup_alpha="mixup",
-               cutmix_alpha="cutmix", head_dropout="drop_rate", drop_path="drop_path_rate", stochastic_depth="drop_path_rate", compile_model="compile", torch_compile_args="compile_args", data_dir="data", train_csv="data",
-               csv_image_column="image_column", csv_label_column="label_column", csv_label_type="label_type", label_col="label_column", backbone_freeze="freeze_backbone", compile_kwargs="compile_args", watch_metric="monitor")
+ALIASES = dict(
+    data_path="data",
+    project_name="out",
+    base_model="model",
+    backbone="model",
+    target_column="label_column",
+    valid_split="valid",
+    warmup_ratio="warmup",
+    max_epochs="epochs",
+    num_train_epochs="epochs",
+    learning_rate="lr",
+    gradient_accumulation_steps="gradient_accumulation",
+    gradient_clip_val="max_grad_norm",
+    optimizer_kwargs="optimizer_args",
+    scheduler_kwargs="scheduler_args",
+    loss_fn="loss",
+    mixup_alpha="mixup",
+    cutmix_alpha="cutmix",
+    head_dropout="drop_rate",
+    drop_path="drop_path_rate",
+    stochastic_depth="drop_path_rate",
+    compile_model="compile",
+    torch_compile_args="compile_args",
+    data_dir="data",
+    train_csv="data",
+    csv_image_column="image_column",
+    csv_label_column="label_column",
+    csv_label_type="label_type",
+    label_col="label_column",
+    backbone_freeze="freeze_backbone",
+    compile_kwargs="compile_args",
+    watch_metric="monitor")
 
 def _only(name, v, usual, fix):
     "Take a setting that can have one value here, and means nothing then"
@@ -311,36 +423,59 @@ def _logging_steps(v):
 def _eval_strategy(v):
     "Read when AutoTrain validates"
     if v == "no": return dict(valid="none")
-    return _only("eval_strategy", v, (None, "epoch"), "Validation follows epochs: eval_every says how many. 'no' does without")
+    fix = "Validation follows epochs: eval_every says how many. 'no' does without"
+    return _only("eval_strategy", v, (None, "epoch"), fix)
 
-SPECIAL_FIELDS = dict(
-    train_split=lambda v: _only("train_split", v, (None, "train"), "Name the folder or split of the training images train"),
-    task=lambda v: _only("task", v, (None, "image_classification", "image-classification", "image_multi_class_classification", "image_binary_classification"), "This library classifies images"),
-    backend=lambda v: _only("backend", v, (None, "local", "local-cli", "local-ui"), "Training runs where it is started"),
-    eval_strategy=_eval_strategy, logging_steps=_logging_steps,
+_TASKS = (
+    None, "image_classification", "image-classification", "image_multi_class_classification",
+    "image_binary_classification")
+_BACKENDS = (None, "local", "local-cli", "local-ui")
+
+SPECIAL_FIELDS = dict( # names of other libraries that take more than a new name: each gives the fields it stands for
+    train_split=lambda v: _only(
+        "train_split", v, (None, "train"), "Name the folder or split of the training images train"),
+    task=lambda v: _only("task", v, _TASKS, "This library classifies images"),
+    backend=lambda v: _only("backend", v, _BACKENDS, "Training runs where it is started"),
+    eval_strategy=_eval_strategy,
+    logging_steps=_logging_steps,
     mixed_precision=lambda v: dict(precision="fp32" if v in (None, "no", "none", False) else v))
 
+def _own_fields(name, v, known):
+    "Return the fields that one name of any library stands for"
+    if name in SPECIAL_FIELDS: return SPECIAL_FIELDS[name](v)
+    return {ALIASES.get(name) or one_of(name, [*known, *ALIASES, *SPECIAL_FIELDS], "option"):v}
+
 def own_names(d:dict)->dict:
-    "Bring names of other libraries to those of `TrainConfig`, refusing what is unknown and what is said twice"
+    "Bring names of other libraries to those of `TrainConfig`, refusing what is unknown and what is given twice"
     known = [f.name for f in fields(TrainConfig)]
-    found,by = {}, {}
+    found = {}
+    by = {}                                # field → the name that it was given under
     for name,v in autotrain_layout(d).items():
         name = str(name).replace("-", "_")
-        for k,v in (SPECIAL_FIELDS[name](v) if name in SPECIAL_FIELDS else {ALIASES.get(name) or one_of(name, [*known, *ALIASES, *SPECIAL_FIELDS], "option"):v}).items():
+        for k,value in _own_fields(name, v, known).items():
             if k in found: raise ConfigError(f"{by[k]} and {name} say the same", "", f"Keep one: {k} is its name here")
-            found[k],by[k] = v, name
+            found[k] = value
+            by[k] = name
     return found
+
+def _layout_parts(d, inner):
+    "List the parts of AutoTrain's layout in which names stand"
+    parts = [{k:v for k,v in d.items() if k not in ("data", "params", "hub")}]
+    parts += [d.get("params") or {}, d.get("hub") or {}]
+    if inner is None: return parts
+    if not isinstance(inner, dict): return [*parts, dict(data=inner)]
+    inner = dict(inner)
+    return [*parts, dict(data=inner.pop("path", None)), inner.pop("column_mapping", None) or {}, inner]
 
 def autotrain_layout(d:dict)->dict:
     "Flatten the layout of AutoTrain's YAML files; leave others as they are"
     inner = d.get("data")
-    if not isinstance(d.get("params"), dict) and not (isinstance(inner, dict) and "path" in inner): return dict(d)
-    parts = [{k:v for k,v in d.items() if k not in ("data", "params", "hub")}, d.get("params") or {}, d.get("hub") or {}]
-    if isinstance(inner, dict): inner = dict(inner); parts += [dict(data=inner.pop("path", None)), inner.pop("column_mapping", None) or {}, inner]
-    elif inner is not None: parts.append(dict(data=inner))
+    has_path = isinstance(inner, dict) and "path" in inner
+    if not isinstance(d.get("params"), dict) and not has_path: return dict(d)
     flat = {}
-    for part in parts:
-        if twice := sorted(set(flat) & set(part)): raise ConfigError(f"{twice[0]!r} stands in two places of the file", "", "Keep one")
+    for part in _layout_parts(d, inner):
+        twice = sorted(set(flat) & set(part))
+        if twice: raise ConfigError(f"{twice[0]!r} stands in two places of the file", "", "Keep one")
         flat |= part
     return flat
 
@@ -358,11 +493,17 @@ def expanded(
     return _VARIABLE.sub(lambda m: _variable(m, where), o) if isinstance(o, str) else o
 
 def _variable(m, where):
+    "Return what one `${NAME}` or `${NAME:-fallback}` stands for"
     if m[0] == "$${": return "${"
-    v = os.environ.get(m[1])
-    if v or m[2] is None and v is not None: return v
-    if m[2] is None: raise ConfigError(f"The environment variable {m[1]} is not set", str(where), f"Set it, or write ${{{m[1]}:-value}} to have something to fall back on")
-    return m[2]
+    name = m[1]
+    fallback = m[2]
+    v = os.environ.get(name)
+    if v: return v
+    if fallback is not None: return fallback
+    if v is not None: return v
+    raise ConfigError(
+        f"The environment variable {name} is not set", str(where),
+        f"Set it, or write ${{{name}:-value}} to have something to fall back on")
 
 def escape_variables(o):
     "Write texts so that reading does not take them for variables"
@@ -370,9 +511,19 @@ def escape_variables(o):
     if isinstance(o, list): return [escape_variables(v) for v in o]
     return o.replace("${", "$${") if isinstance(o, str) else o
 
+def _is_secret(name): return isinstance(name, str) and bool(_SECRET.search(name))
+def _is_variable(v): return isinstance(v, str) and bool(re.fullmatch(r"\$\{\w+\}", v))
+
+def _covered(name, v):
+    "Return a value as it may be seen under its name"
+    if isinstance(v, dict): return shown(v)
+    return "…" if _is_secret(name) and v is not None else v
+
 def shown(d:dict)->dict:
     "Hide what should not be seen: tokens, keys and passwords"
-    return {k:shown(v) if isinstance(v, dict) else "…" if isinstance(k, str) and _SECRET.search(k) and v is not None else v for k,v in d.items()}
+    return {k:_covered(k, v) for k,v in d.items()}
 
-def without_secrets(d): return {k:without_secrets(v) if isinstance(v, dict) else v for k,v in d.items() if not (isinstance(k, str) and _SECRET.search(k) and not _is_variable(v))}
-def _is_variable(v): return isinstance(v, str) and bool(re.fullmatch(r"\$\{\w+\}", v))
+def without_secrets(d):
+    "Leave out secrets, unless they are named by an environment variable"
+    kept = {k:v for k,v in d.items() if not _is_secret(k) or _is_variable(v)}
+    return {k:without_secrets(v) if isinstance(v, dict) else v for k,v in kept.items()}

@@ -25,9 +25,18 @@ def _no_doubles(node, where):
     if not isinstance(node, yaml.MappingNode): return
     seen = set()
     for k,v in node.value:
-        if k.value in seen: raise ConfigError(f"{k.value!r} stands there twice", f"{where}:{k.start_mark.line+1}", "Keep one")
+        if k.value in seen:
+            raise ConfigError(f"{k.value!r} stands there twice", f"{where}:{k.start_mark.line+1}", "Keep one")
         seen.add(k.value)
         _no_doubles(v, where)
+
+def _settings_text(path):
+    "Read the text of a configuration"
+    try: return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as e:
+        why = getattr(e, "strerror", None) or e
+        raise ConfigError(
+            f"The configuration cannot be read: {why}", str(path), "Give a YAML file in UTF-8") from e
 
 def read_settings_file(
     path # YAML, or JSON
@@ -35,15 +44,20 @@ def read_settings_file(
     "Read names with values from a file"
     import yaml
     path = Path(path).expanduser()
-    try: text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as e: raise ConfigError(f"The configuration cannot be read: {getattr(e, 'strerror', None) or e}", str(path), "Give a YAML file in UTF-8") from e
+    text = _settings_text(path)
+    fix = "One `name: value` a line"
     try:
         found = read_yaml(text)
         _no_doubles(yaml.compose(text, Loader=yaml.SafeLoader), path)
     except ConfigError: raise
-    except ValueError as e: raise ConfigError(f"The configuration is no YAML: {shorten(printable(e), 200)}", str(path), "One `name: value` a line") from None
-    if not isinstance(found, dict): raise ConfigError("The configuration is not names with values", str(path), "One `name: value` a line")
+    except ValueError as e:
+        raise ConfigError(f"The configuration is no YAML: {shorten(printable(e), 200)}", str(path), fix) from None
+    if not isinstance(found, dict): raise ConfigError("The configuration is not names with values", str(path), fix)
     return found
+
+def _object_name(o):
+    "Return what an object is called in a file"
+    return str(getattr(o, "source", "") or getattr(o, "__name__", "") or type(o).__name__)
 
 def _plain_data(o):
     "Turn a value into what YAML can hold; an object goes by its name"
@@ -51,13 +65,14 @@ def _plain_data(o):
     if isinstance(o, (list, tuple)): return [_plain_data(v) for v in o]
     if o is None or isinstance(o, (bool, int, float, str)): return o
     if isinstance(o, numbers.Number): return o.item() if hasattr(o, "item") else float(o)
-    return os.fspath(o) if isinstance(o, os.PathLike) else str(getattr(o, "source", "") or getattr(o, "__name__", "") or type(o).__name__)
+    return os.fspath(o) if isinstance(o, os.PathLike) else _object_name(o)
 
 # %% ../../nbs/runs/01_config_files.ipynb #45f06da7
 def to_file(config:TrainConfig)->dict:
-    "Give the fields as a file holds them: variables by name, without secrets"
+    "Return the fields as a file holds them: variables by name, without secrets"
     values = {f.name:escape_variables(_plain_data(getattr(config, f.name))) for f in fields(config)}
-    return without_secrets(values | {k:raw for k,(raw,read) in config._written.items() if getattr(config, k) == read})
+    written = {k:raw for k,(raw,read) in config._written.items() if getattr(config, k) == read}
+    return without_secrets(values | written)
 
 def _line(name, v):
     "Write a field as YAML on one line"
@@ -69,10 +84,15 @@ def _line(name, v):
 def config_text(config:TrainConfig)->str:
     "Write a configuration as YAML: what was chosen first, then what is as usual"
     from visionlab import __version__
-    values,chosen = to_file(config), {"data", *config.changed(), *config._written}
-    block = lambda names: "".join(_line(k, values[k]) for k in names)
-    usual = "".join(f"# {group}\n{block(part)}" for group,names in field_groups().items() if (part := [k for k in names if k in values and k not in chosen]))
-    return f"# visionlab {__version__}: visionlab train --config FILE, or train(FILE)\n\n{block([k for k in values if k in chosen])}\n# ---- as usual\n{usual}"
+    values = to_file(config)
+    chosen = {"data", *config.changed(), *config._written}
+    def block(names): return "".join(_line(k, values[k]) for k in names)
+    usual = []
+    for group,names in field_groups().items():
+        rest = [k for k in names if k in values and k not in chosen]
+        if rest: usual.append(f"# {group}\n{block(rest)}")
+    head = f"# visionlab {__version__}: visionlab train --config FILE, or train(FILE)"
+    return f"{head}\n\n{block([k for k in values if k in chosen])}\n# ---- as usual\n{''.join(usual)}"
 
 @contextmanager
 def _in_file(path):
@@ -110,7 +130,8 @@ def but(self:TrainConfig,
     **changes # fields that are to be otherwise
 )->TrainConfig:
     "Copy the configuration with some fields changed"
-    new,changes = replace(self, **own_names(changes)), own_names(changes)
+    changes = own_names(changes)
+    new = replace(self, **changes)
     new._written = {k:v for k,v in self._written.items() if k not in changes}
     return new
 
@@ -121,7 +142,8 @@ def run_config_file(
     run # its folder
 )->Path: # or None
     "Find the configuration of a run"
-    return next((p for o in CONFIG_FILES if (p := Path(run).expanduser()/o).is_file()), None)
+    folder = Path(run).expanduser()
+    return next((folder/o for o in CONFIG_FILES if (folder/o).is_file()), None)
 
 def resumed_config(
     run,       # a run's folder
@@ -129,5 +151,6 @@ def resumed_config(
 )->TrainConfig:
     "Read the configuration of a run, to go on with it"
     path = run_config_file(run)
-    if path is None: raise ConfigError("There is no run to go on with", str(run), "Give the folder that train(out=…) wrote")
+    if path is None:
+        raise ConfigError("There is no run to go on with", str(run), "Give the folder that train(out=…) wrote")
     return TrainConfig.load(path, **changes, out=str(run), resume_interrupted=True, overwrite=False)

@@ -24,31 +24,47 @@ from .plan import run_schedule
 # %% ../../nbs/runs/15_dry_run.ipynb #41c34332
 class FirstSteps(Callback):
     "Time the first steps of each fit, and end it there"
-    order,aside = 98, True
+    order = 98
+    aside = True
+
     def __init__(self,
         steps:int=6,      # of each fit
         seconds:float=20. # after which fewer will do, but two at least
-    ): self.steps,self.seconds,self.fits = steps, seconds, []
+    ):
+        self.steps = steps
+        self.seconds = seconds
+        self.fits = []
 
     def before_fit(self, learn):
-        learns = sum(p.numel() for p in learn.model.parameters() if p.requires_grad)
-        schedule = [str(o.schedule) for o in learn.bound if isinstance(o, Schedule)]
-        self.fits.append(dict(epochs=learn.epochs, batches=learn.n_batches, learns=learns, lr=max(learn.rates), schedule=", ".join(schedule) or "constant", times=[],
-                              accumulated=max([o.batches for o in learn.bound if isinstance(o, Accumulate)], default=1)))
+        schedules = [str(o.schedule) for o in learn.bound if isinstance(o, Schedule)]
+        accumulated = [o.batches for o in learn.bound if isinstance(o, Accumulate)]
+        self.fits.append(dict(
+            epochs=learn.epochs,
+            batches=learn.n_batches,
+            learns=sum(p.numel() for p in learn.model.parameters() if p.requires_grad),
+            lr=max(learn.rates),
+            schedule=", ".join(schedules) or "constant",
+            times=[],
+            accumulated=max(accumulated, default=1)))
 
     def before_epoch(self, learn): self.last = time.perf_counter()
+
     def after_batch(self, learn):
         if learn.device.type == "cuda": torch.cuda.synchronize(learn.device)      # measuring is waiting
-        now,times = time.perf_counter(), self.fits[-1]["times"]
-        times.append(now-self.last); self.last = now
-        if len(times) >= self.steps or len(times) > 1 and sum(times) > self.seconds: raise CancelFit
+        now = time.perf_counter()
+        times = self.fits[-1]["times"]
+        times.append(now-self.last)
+        self.last = now
+        slow = len(times) > 1 and sum(times) > self.seconds
+        if len(times) >= self.steps or slow: raise CancelFit
 
 def _step_seconds(times): return statistics.median(times[1:] or times)
 
 def _validation_seconds(learn, most=5.):
     "Estimate how long a validation takes from its first batches"
     if learn.valid_dl is None: return 0.
-    start,done = time.perf_counter(), 0
+    start = time.perf_counter()
+    done = 0
     for out,_ in learn._outputs(learn.valid_dl):
         done += len(out)
         if time.perf_counter()-start > most: break
@@ -69,12 +85,14 @@ def _quietly():
 class TrainingPlan:
     "Hold what a training would do"
     facts:list      # (name, value), for people
-    fits:list       # for each fit: epochs, batches of an epoch, accumulated batches of a step, parameters that learn, lr, schedule, seconds of a batch
+    fits:list       # dicts: epochs, batches (of an epoch), accumulated, learns, lr, schedule, seconds (of a batch)
     steps:int       # in all; None where nobody knows how many batches there are
     seconds:float   # of training and validation, estimated; likewise
     memory:int      # bytes in use at most; None where the system doesn't tell
 
-    def _summary(self): return Summary("Dry run: a few steps were taken and thrown away, and no run was written", self.facts)
+    def _summary(self):
+        return Summary("Dry run: a few steps were taken and thrown away, and no run was written", self.facts)
+
     def __repr__(self): return repr(self._summary())
     def _repr_html_(self): return self._summary()._repr_html_()
 
@@ -82,29 +100,39 @@ def _count(n, what): return f"{n:,} {what}{'s'*(n != 1)}"
 def _steps(fit): return None if fit["batches"] is None else -(-fit["batches"]//fit["accumulated"])
 
 def _epoch(fit):
-    "Say how many steps an epoch has"
+    "Describe how many steps an epoch has"
     if fit["batches"] is None: return "an unknown number of steps"
-    return _count(_steps(fit), "step") + (f" ({fit['batches']:,} batches, {fit['accumulated']} to a step)" if fit["accumulated"] > 1 else "")
+    steps = _count(_steps(fit), "step")
+    if fit["accumulated"] <= 1: return steps
+    return f"{steps} ({fit['batches']:,} batches, {fit['accumulated']} to a step)"
 
 def _fit_text(fit, total):
     "Describe one fit"
     what = "everything learns" if fit["learns"] == total else f"{fit['learns']:,} of {total:,} parameters learn"
-    return f"{_count(fit['epochs'], 'epoch')} of {_epoch(fit)}, {what}, lr up to {fit['lr']:.2g}, {fit['schedule']}; {1e3*fit['seconds']:.0f} ms a batch"
+    return (
+        f"{_count(fit['epochs'], 'epoch')} of {_epoch(fit)}, {what}, lr up to {fit['lr']:.2g}, {fit['schedule']}; "
+        f"{1e3*fit['seconds']:.0f} ms a batch")
+
+def _free_folder(path):
+    "Find the first name with a number that does not exist yet"
+    numbered = (path.with_name(f"{path.name}-{n}") for n in range(2, 10_000))
+    return next(o for o in numbered if not o.exists())
 
 def _where(config):
-    "Say where the run would go"
+    "Describe where the run would go"
     if not config.out: return "nowhere: give out"
     path = Path(config.out).expanduser()
     found = list_checkpoints(path/"checkpoints") if config.resume_interrupted else []
     if found: return f"{config.out}, where it goes on from {found[0].name}"
     if not (path.is_dir() and any(path.iterdir())): return str(config.out)
     if config.overwrite: return f"{config.out}, over what is there"
-    return f"{next(p for n in range(2, 10_000) if not (p := path.with_name(f'{path.name}-{n}')).exists())}, because {config.out} is there"
+    return f"{_free_folder(path)}, because {config.out} is there"
 
 def _memory_text(memory, device):
     "Compare the memory that was in use with what is left"
     if memory is None: return "unknown on this system"
-    return f"{memory/2**30:.1f} GB at most; {available_memory(device)/2**30:.1f} GB of {'the GPU' if device.type == 'cuda' else 'memory'} are free now"
+    place = "the GPU" if device.type == "cuda" else "memory"
+    return f"{memory/2**30:.1f} GB at most; {available_memory(device)/2**30:.1f} GB of {place} are free now"
 
 # %% ../../nbs/runs/15_dry_run.ipynb #781c441d
 def _tried(learn, config, look):
@@ -124,25 +152,52 @@ def _all_seconds(fits, valid, steps):
     "Estimate training and validation"
     if steps is None or any(o["batches"] is None for o in fits): return None
     whole = sum(o["epochs"]*_steps(o) for o in fits)
-    return sum(o["epochs"]*(o["batches"]*o["seconds"] + valid) for o in fits)*steps/max(whole, 1)
+    seconds = sum(o["epochs"]*(o["batches"]*o["seconds"] + valid) for o in fits)
+    return seconds*steps/max(whole, 1)
+
+_USUAL_CALLBACKS = ("Recorder", "StopOnNaN", "Advisor", "Progress", "FirstSteps", "Schedule")
+
+def _learner_facts(learn, config):
+    "List what the learner is made of"
+    optimiser = learn.opt_name if isinstance(learn.opt_name, str) else type(learn.opt).__name__
+    arithmetic = "float32" if learn.dtype is None else str(learn.dtype).removeprefix("torch.")
+    kinds = dict.fromkeys(type(o).__name__ for o in learn.bound)
+    also = [o for o in kinds if o not in _USUAL_CALLBACKS]
+    facts = [
+        ("Model", learn.describe_model()),
+        ("Parameters", f"{sum(p.numel() for p in learn.model.parameters()):,}"),
+        ("Arithmetic", arithmetic),
+        ("Optimiser", f"{optimiser}, weight decay {learn.weight_decay:g}")]
+    if also: facts.append(("Also on", ", ".join(also)))
+    if config.find_lr: facts.append(("Learning rate", "found first, by 100 steps at rising rates"))
+    return facts
+
+def _fit_facts(learn, plan):
+    "List the fits, and the steps of all"
+    total = sum(p.numel() for p in learn.model.parameters())
+    names = ["Fit"] if len(plan.fits) == 1 else [f"Fit {i+1}" for i in range(len(plan.fits))]
+    facts = [(name, _fit_text(o, total)) for name,o in zip(names, plan.fits)]
+    several = max(o["accumulated"] for o in plan.fits)
+    size = getattr(learn.train_dl, "batch_size", None)
+    each = f", each of {size*several:,} images" if size else ""
+    return [*facts, ("Steps", "unknown" if plan.steps is None else f"{plan.steps:,}{each}")]
+
+def _time_text(seconds, valid, device):
+    "Describe how long a training would take"
+    if seconds is None: return "unknown: nobody knows how many batches there are"
+    return f"about {clock(seconds)} on {device}, of it {valid:.1f} s for each validation"
 
 def _facts(learn, config, plan, pixels, valid):
     "List what there is to say"
-    total,device = sum(p.numel() for p in learn.model.parameters()), learn.device
-    size = getattr(learn.train_dl, "batch_size", None)
-    several = max(o["accumulated"] for o in plan.fits)
-    optimiser = learn.opt_name if isinstance(learn.opt_name, str) else type(learn.opt).__name__
-    time = "unknown: nobody knows how many batches there are" if plan.seconds is None else f"about {clock(plan.seconds)} on {device}, of it {valid:.1f} s for each validation"
-    kinds = [*dict.fromkeys(type(o).__name__ for o in learn.bound)]
-    also = [o for o in kinds if o not in ("Recorder", "StopOnNaN", "Advisor", "Progress", "FirstSteps", "Schedule")]
     facts = [(k, pixels if k == "Pixels" else v) for k,v in learn.data.facts()]
-    return [*facts, ("Model", learn.describe_model()), ("Parameters", f"{total:,}"),
-            ("Arithmetic", "float32" if learn.dtype is None else str(learn.dtype).removeprefix("torch.")), ("Optimiser", f"{optimiser}, weight decay {learn.weight_decay:g}"),
-            *([("Also on", ", ".join(also))] if also else []), *([("Learning rate", "found first, by 100 steps at rising rates")] if config.find_lr else []),
-            *[("Fit" if len(plan.fits) == 1 else f"Fit {i+1}", _fit_text(o, total)) for i,o in enumerate(plan.fits)],
-            ("Steps", "unknown" if plan.steps is None else f"{plan.steps:,}" + (f", each of {size*several:,} images" if size else "")),
-            ("Memory", _memory_text(plan.memory, device)), ("Time", time), *([("Processes", f"{config.devices}, which share each batch; measured in one")] if (config.devices or 1) > 1 else []),
-            *[("Note", o) for o in learn.notes], ("Run", _where(config))]
+    facts += _learner_facts(learn, config)
+    facts += _fit_facts(learn, plan)
+    facts.append(("Memory", _memory_text(plan.memory, learn.device)))
+    facts.append(("Time", _time_text(plan.seconds, valid, learn.device)))
+    if (config.devices or 1) > 1:
+        facts.append(("Processes", f"{config.devices}, which share each batch; measured in one"))
+    facts += [("Note", o) for o in learn.notes]
+    return [*facts, ("Run", _where(config))]
 
 def dry_run(
     config,         # a `TrainConfig`
@@ -152,7 +207,8 @@ def dry_run(
     dm = make_data(config)
     kept = dm._plan_cache()
     if kept.tier == "disk": dm.cache = None         # decoded pictures would be written into a file
-    learn,look = make_learner(config, dm), FirstSteps(steps)
+    learn = make_learner(config, dm)
+    look = FirstSteps(steps)
     with _quietly():
         memory = _tried(learn, config, look)
         valid = _validation_seconds(learn)

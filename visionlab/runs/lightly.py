@@ -16,19 +16,25 @@ from ..training.learner import Learner
 from .train import train
 
 # %% ../../nbs/runs/13_lightly.ipynb #17c7f339
+def _is_yaml(data): return isinstance(data, (str, os.PathLike)) and str(data).lower().endswith((".yaml", ".yml"))
+
 def lightly_data(
-    data,               # {"train": folder or CSV, "val": …, "classes": {id: name}, …}, a YAML file of it, or whatever else `train` takes
+    # {"train": …, "val": …, "classes": {id: name}, "ignore_classes": [id]}, its YAML file, or as for `train`
+    data,
     task:str=None       # "multiclass" or "multilabel"
 ):
     "Read LightlyTrain's data argument, for a task"
     if task is not None: one_of(task, ("multiclass", "multilabel"), "classification_task")
-    yaml = isinstance(data, (str, os.PathLike)) and str(data).lower().endswith((".yaml", ".yml"))
-    if not (isinstance(data, dict) or yaml): return os.fspath(data) if isinstance(data, os.PathLike) else data
-    found,base = read_settings(data)
-    at = lambda o: str(base/os.path.expanduser(o))
+    if not isinstance(data, dict) and not _is_yaml(data):
+        return os.fspath(data) if isinstance(data, os.PathLike) else data
+    found, base = read_settings(data)
+    def at(o): return str(base/os.path.expanduser(o))
     found = {k:at(v) if k in _PLACES and v else v for k,v in found.items()}
     folder = not is_csv(found.get("train") or found.get("train_csv") or "")
-    if task == "multilabel" and folder: raise ConfigError("Folders give one class to an image", "classification_task='multilabel'", "Give CSV files, whose label column may name several: data={'train_csv': …}")
+    if task == "multilabel" and folder:
+        raise ConfigError(
+            "Folders give one class to an image", "classification_task='multilabel'",
+            "Give CSV files, whose label column may name several: data={'train_csv': …}")
     return found if folder or task is None else found | dict(task=task)
 
 _PLACES = ("train", "val", "test", "train_csv", "val_csv", "test_csv")
@@ -41,48 +47,105 @@ def _translated(args, names, what):
     for k in args or {}: one_of(k, list(names), f"key of {what}")
     return {names[k]:v for k,v in (args or {}).items() if _auto(v) is not None}
 
-_MODEL = dict(lr="lr", weight_decay="weight_decay", lr_warmup_steps="warmup_steps", warmup_steps="warmup_steps", gradient_clip_val="max_grad_norm", label_smoothing="label_smoothing", class_weights="class_weights", backbone_freeze="freeze_backbone",
-              backbone_weights="weights", backbone_args="model_args", drop_rate="drop_rate", drop_path_rate="drop_path_rate", layer_decay="layer_decay", optimizer="optimizer", optimizer_args="optimizer_args", scheduler="scheduler", scheduler_args="scheduler_args", loss="loss", loss_args="loss_args")
+_MODEL = dict( # key of `model_args` → field
+    lr="lr",
+    weight_decay="weight_decay",
+    lr_warmup_steps="warmup_steps",
+    warmup_steps="warmup_steps",
+    gradient_clip_val="max_grad_norm",
+    label_smoothing="label_smoothing",
+    class_weights="class_weights",
+    backbone_freeze="freeze_backbone",
+    backbone_weights="weights",
+    backbone_args="model_args",
+    drop_rate="drop_rate",
+    drop_path_rate="drop_path_rate",
+    layer_decay="layer_decay",
+    optimizer="optimizer",
+    optimizer_args="optimizer_args",
+    scheduler="scheduler",
+    scheduler_args="scheduler_args",
+    loss="loss",
+    loss_args="loss_args")
+
+def _usual_recipe(batch, frozen):
+    "Return LightlyTrain's recipe for a batch size"
+    return dict(
+        lr=3e-4*(batch/16)**.5,
+        weight_decay=0. if frozen else 1e-4,
+        max_grad_norm=None if frozen else 3.,
+        scheduler="cosine",
+        freeze_epochs=None if frozen else 0,
+        lr_div=1.)
 
 def _model_fields(args, batch, steps):
     "Translate `model_args`, over LightlyTrain's recipe"
     given = _translated(args, _MODEL, "model_args")
-    frozen = bool(given.get("freeze_backbone"))
-    usual = dict(lr=3e-4*(batch/16)**.5, weight_decay=0. if frozen else 1e-4, max_grad_norm=None if frozen else 3., scheduler="cosine", freeze_epochs=None if frozen else 0, lr_div=1.)
+    usual = _usual_recipe(batch, bool(given.get("freeze_backbone")))
     warmup = given.pop("warmup_steps", None)
     if warmup is not None: usual["scheduler_args"] = dict(warmup_steps=warmup) | given.pop("scheduler_args", {})
     elif steps is not None: usual["warmup"] = min(500/steps, .25)
     if given.get("max_grad_norm") == 0: given["max_grad_norm"] = None
     return usual | given
 
-_LOADER = dict(num_workers="num_workers", pin_memory="pin_memory", persistent_workers="persistent_workers", prefetch_factor="prefetch_factor", timeout="timeout", batch_size="batch_size")
-_NOT_LOADED = dict(shuffle="Training images are shuffled, others are not", drop_last="A last batch of one image is merged into the one before; nothing else is dropped", sampler="balanced_sampling=True draws all classes equally often",
-                   batch_sampler="balanced_sampling=True draws all classes equally often", collate_fn="Batches are put together by the loader itself", worker_init_fn="Augmentation is keyed by (seed, epoch, image): workers need no seeding", multiprocessing_context="Images are decoded in threads",
-                   generator="seed= decides the order", pin_memory_device="Batches go to the device that trains", in_order="Batches come in order")
+_LOADER = dict( # key of `loader_args` → field
+    num_workers="num_workers",
+    pin_memory="pin_memory",
+    persistent_workers="persistent_workers",
+    prefetch_factor="prefetch_factor",
+    timeout="timeout",
+    batch_size="batch_size")
+_NOT_LOADED = dict( # key of `loader_args` that means nothing here → why, or what does the same
+    shuffle="Training images are shuffled, others are not",
+    drop_last="A last batch of one image is merged into the one before; nothing else is dropped",
+    sampler="balanced_sampling=True draws all classes equally often",
+    batch_sampler="balanced_sampling=True draws all classes equally often",
+    collate_fn="Batches are put together by the loader itself",
+    worker_init_fn="Augmentation is keyed by (seed, epoch, image): workers need no seeding",
+    multiprocessing_context="Images are decoded in threads",
+    generator="seed= decides the order",
+    pin_memory_device="Batches go to the device that trains",
+    in_order="Batches come in order")
 
 def _loader_fields(args):
     "Translate `loader_args`"
     for k in args or {}:
-        if k in _NOT_LOADED: raise ConfigError(f"loader_args[{k!r}] is not possible here", "loader_args", _NOT_LOADED[k])
+        if k not in _NOT_LOADED: continue
+        raise ConfigError(f"loader_args[{k!r}] is not possible here", "loader_args", _NOT_LOADED[k])
     return _translated(args, _LOADER, "loader_args")
 
 # %% ../../nbs/runs/13_lightly.ipynb #d0d8bf97
-_ON = {"multiclass":("accuracy", "f1", "precision", "recall"), "multilabel":("accuracy", "f1", "auroc", "average_precision", "hamming_distance")}
+_ON = {
+    "multiclass":("accuracy", "f1", "precision", "recall"),
+    "multilabel":("accuracy", "f1", "auroc", "average_precision", "hamming_distance")}
 _OTHER = ("classwise", "train")
 _AVERAGES = ("micro", "macro", "weighted")
+
+def _accuracy_names(how, classwise):
+    "Name the accuracies of the top k, and the recall of each class if it is asked for"
+    top = how.get("topk", [1, 5])
+    if isinstance(top, int): top = [top]
+    names = ["accuracy" if k == 1 else f"top{k}" for k in top]
+    return [*names, "recall_per_class"] if classwise else names
+
+def _averaged_names(name, how, classwise):
+    "Name the averages over the classes of a metric, and itself for each class if that is asked for"
+    averages = how.get("average", "macro")
+    if isinstance(averages, str): averages = [averages]
+    names = [f"{name}_{one_of(a, _AVERAGES, 'average')}" for a in averages]
+    return [*names, f"{name}_per_class"] if classwise else names
 
 def _names_of(name, how, task, classwise):
     "Name the metrics that one key of `metric_args` stands for"
     how = how if isinstance(how, dict) else {}
     for k in how: one_of(k, ("topk", "average", "threshold", "prog_bar"), f"key of metric_args[{name!r}]")
-    if name == "accuracy" and task == "multiclass":
-        top = how.get("topk", [1, 5])
-        return ["accuracy" if k == 1 else f"top{k}" for k in ([top] if isinstance(top, int) else top)] + (["recall_per_class"] if classwise else [])
-    if name in ("f1", "precision", "recall"):
-        averages = how.get("average", "macro")
-        return [f"{name}_{one_of(a, _AVERAGES, 'average')}" for a in ([averages] if isinstance(averages, str) else averages)] + ([f"{name}_per_class"] if classwise else [])
-    plain = dict(average_precision="mAP" if task == "multilabel" else name).get(name, name)
-    return [f"{plain}_per_class" if classwise and (plain == "auroc" or plain == "mAP") else plain]
+    if name == "accuracy" and task == "multiclass": return _accuracy_names(how, classwise)
+    if name in ("f1", "precision", "recall"): return _averaged_names(name, how, classwise)
+    plain = "mAP" if name == "average_precision" and task == "multilabel" else name
+    by_class = classwise and plain in ("auroc", "mAP")
+    return [f"{plain}_per_class" if by_class else plain]
+
+def _is_above(name, classes): return name.startswith("top") and classes is not None and int(name[3:]) > classes
 
 def lightly_metrics(
     args:dict=None,         # LightlyTrain's `metric_args`; none of them: its usual set
@@ -94,28 +157,43 @@ def lightly_metrics(
     if not args: return ["lightly"]
     known = dict.fromkeys([*_ON[task], "precision", "recall", "auroc", "average_precision", *_OTHER])
     for k in args: one_of(k, list(known), "key of metric_args")
-    asked = {k:args.get(k, True if k in _ON[task] else None) for k in known if k not in _OTHER}
-    names = list(dict.fromkeys(n for k,how in asked.items() if how is not None and how is not False for n in _names_of(k, how, task, bool(args.get("classwise")))))
-    names = [n for n in names if not (n.startswith("top") and classes is not None and int(n[3:]) > classes)]
-    return [dict(name=n, backend="visionlab", stages=["train", "val", "test"]) for n in names] if args.get("train") else names
+    classwise = bool(args.get("classwise"))
+    names = {}
+    for k in known:
+        how = args.get(k, True if k in _ON[task] else None)
+        if k in _OTHER or how is None or how is False: continue
+        names |= dict.fromkeys(_names_of(k, how, task, classwise))
+    names = [n for n in names if not _is_above(n, classes)]
+    if not args.get("train"): return names
+    return [dict(name=n, backend="visionlab", stages=["train", "val", "test"]) for n in names]
 
 def watched(
     name:str=None,         # LightlyTrain's `watch_metric`, such as "val_metric/f1_macro"
     task:str="multiclass"
 )->str: # a column of the history
-    "Find the number that says which weights are the best"
+    "Find the number that the best weights go by"
     if _auto(name) is None: return "accuracy" if task == "multiclass" else "f1_macro"
     bare = str(name).removeprefix("val_metric/").removeprefix("val_")
-    bare = bare.removesuffix("_micro") if "acc" in bare else bare
-    return {"loss":"valid_loss", "top1_acc":"accuracy", "acc":"accuracy", "average_precision":"mAP" if task == "multilabel" else "average_precision"}.get(bare, bare.replace("_acc", "") if bare.startswith("top") else bare)
+    if "acc" in bare: bare = bare.removesuffix("_micro")
+    if bare == "loss": return "valid_loss"
+    if bare in ("acc", "top1_acc"): return "accuracy"
+    if bare == "average_precision" and task == "multilabel": return "mAP"
+    return bare.replace("_acc", "") if bare.startswith("top") else bare
 
 # %% ../../nbs/runs/13_lightly.ipynb #74ebecab
 _ACCELERATORS = dict(auto=None, cpu="cpu", gpu="cuda", cuda="cuda", mps="mps")
 
 def _hardware(devices, num_nodes, accelerator, strategy):
     "Translate where a training runs"
-    if _auto(num_nodes) not in (None, 1): raise ConfigError(f"num_nodes={num_nodes!r}: one call starts processes on one machine", "", "Start it on each with torchrun --nnodes, as on the page about distributed training")
-    if isinstance(devices, (list, tuple)): raise ConfigError(f"devices={list(devices)!r} names devices, and here it is their number", "", f"Set CUDA_VISIBLE_DEVICES={','.join(map(str, devices))} and give devices={len(devices)}")
+    if _auto(num_nodes) not in (None, 1):
+        raise ConfigError(
+            f"num_nodes={num_nodes!r}: one call starts processes on one machine", "",
+            "Start it on each with torchrun --nnodes, as on the page about distributed training")
+    if isinstance(devices, (list, tuple)):
+        numbers = ",".join(map(str, devices))
+        raise ConfigError(
+            f"devices={list(devices)!r} names devices, and here it is their number", "",
+            f"Set CUDA_VISIBLE_DEVICES={numbers} and give devices={len(devices)}")
     device = _ACCELERATORS[one_of(str(accelerator or "auto").lower(), list(_ACCELERATORS), "accelerator")]
     return dict(devices=_auto(devices), device=device, strategy=dict(auto="ddp").get(strategy, strategy))
 
@@ -128,13 +206,29 @@ def _compiling(args):
 def _debugging(args):
     "Check `debug_args`: what they ask for is always on, or done afterwards"
     for k in args or {}: one_of(k, ("underflow_overflow", "nancapture"), "key of debug_args")
-    if (args or {}).get("underflow_overflow"): raise ConfigError("underflow_overflow watches every layer at every step, which is slow", "debug_args", "Leave it out: where the loss stops being a number the batch is kept, and learn.replay() then names the layer")
-    return {}                                                 # nancapture is always on
+    if not (args or {}).get("underflow_overflow"): return {}                  # nancapture is always on
+    raise ConfigError(
+        "underflow_overflow watches every layer at every step, which is slow", "debug_args",
+        "Leave it out: where the loss stops being a number the batch is kept, and learn.replay() then names the layer")
 
 # %% ../../nbs/runs/13_lightly.ipynb #24d17e9c
+def _count_classes(data):
+    "Count the classes that a dictionary of data names; None where it does not"
+    if not isinstance(data, dict) or not data.get("classes"): return None
+    return len(data["classes"]) - len(data.get("ignore_classes") or ())
+
+def _metric_fields(args, task, classes):
+    "Translate `metric_args`: what is measured, and what the best weights go by"
+    args = dict(args or {})
+    return dict(
+        monitor=watched(args.get("watch_metric"), task),
+        threshold=args.get("threshold", .5),
+        metrics=lightly_metrics(args, task, classes))
+
 def lightly_config(*,
     out,                               # folder for the run
-    data,                              # {"train": folder or CSV, "val": …, "classes": {id: name}, "ignore_classes": [id]}, a YAML file of it, or whatever `train` takes
+    # {"train": …, "val": …, "classes": {id: name}, "ignore_classes": [id]}, its YAML file, or as for `train`
+    data,
     model,                             # timm/…, torchvision/…, dinov2/…, dinov3/…, resnet9, or an exported model
     classification_task="multiclass",  # or "multilabel"
     steps="auto",                      # training steps; "auto": `epochs`
@@ -152,9 +246,9 @@ def lightly_config(*,
     overwrite:bool=False,              # write into an existing folder
     resume_interrupted:bool=False,     # go on with the run in out
     logger_args:dict=None,             # tensorboard, wandb, mlflow: options of each, None turns one off
-    model_args:dict=None,              # lr, weight_decay, lr_warmup_steps, gradient_clip_val, label_smoothing, backbone_freeze, backbone_weights, backbone_args …
+    model_args:dict=None,              # lr, weight_decay, lr_warmup_steps, gradient_clip_val, backbone_freeze …
     transform_args:dict=None,          # image_size, random_crop, random_flip, color_jitter …; None turns one off
-    metric_args:dict=None,             # accuracy, f1, …: options of each, None turns one off; classwise, train, watch_metric, threshold
+    metric_args:dict=None,             # accuracy, f1, …: options of each, None turns one off; classwise, watch_metric …
     loader_args:dict=None,             # prefetch_factor, pin_memory, timeout …
     save_checkpoint_args:dict=None,    # save_every_num_steps, save_last, save_best
     torch_compile_args:dict=None,      # backend, mode …
@@ -162,21 +256,40 @@ def lightly_config(*,
     **options                          # other fields of `TrainConfig`
 )->TrainConfig:
     "Translate a call of LightlyTrain's `train_image_classification`"
-    options,loader = own_names(options), _loader_fields(loader_args)
-    batch,steps = _auto(batch_size) or options.get("batch_size") or loader.pop("batch_size", 16), _auto(steps)
-    metrics = dict(metric_args or {})
-    fields = dict(out=out, data=lightly_data(data, classification_task), model=model, steps=steps, batch_size=batch, num_workers=_auto(num_workers), precision=precision, seed=seed, overwrite=overwrite,
-                  float32_matmul_precision=float32_matmul_precision, resume_interrupted=resume_interrupted, reuse_class_head=reuse_class_head, logger_args=logger_args, save_checkpoint_args=save_checkpoint_args, log="auto",
-                  gradient_accumulation=_auto(gradient_accumulation_steps) or max(1, 16//batch), transform_args=dict(transform_args or {}), monitor=watched(metrics.get("watch_metric"), classification_task), threshold=metrics.get("threshold", .5),
-                  metrics=lightly_metrics(metrics, classification_task, len(data["classes"]) - len(data.get("ignore_classes") or ()) if isinstance(data, dict) and data.get("classes") else None))
-    made = fields | _hardware(devices, num_nodes, accelerator, strategy) | _model_fields(model_args, batch, steps) | loader | _compiling(torch_compile_args) | _debugging(debug_args)
+    options = own_names(options)
+    loader = _loader_fields(loader_args)
+    batch = _auto(batch_size) or options.get("batch_size") or loader.pop("batch_size", 16)
+    steps = _auto(steps)
+    fields = dict(
+        out=out,
+        data=lightly_data(data, classification_task),
+        model=model,
+        steps=steps,
+        batch_size=batch,
+        num_workers=_auto(num_workers),
+        precision=precision,
+        seed=seed,
+        overwrite=overwrite,
+        float32_matmul_precision=float32_matmul_precision,
+        resume_interrupted=resume_interrupted,
+        reuse_class_head=reuse_class_head,
+        logger_args=logger_args,
+        save_checkpoint_args=save_checkpoint_args,
+        log="auto",
+        gradient_accumulation=_auto(gradient_accumulation_steps) or max(1, 16//batch),
+        transform_args=dict(transform_args or {}))
+    fields |= _metric_fields(metric_args, classification_task, _count_classes(data))
+    made = fields | _hardware(devices, num_nodes, accelerator, strategy)
+    made |= _model_fields(model_args, batch, steps) | loader
+    made |= _compiling(torch_compile_args) | _debugging(debug_args)
     if options.get("augmentation_preset") is not None and transform_args is None: made["transform_args"] = None
     return TrainConfig(**made | options)
 
 @delegates(lightly_config, keep=True)
 def train_image_classification(*,
     out,        # folder for the run
-    data,       # {"train": folder or CSV, "val": …, "classes": {id: name}, "ignore_classes": [id]}, a YAML file of it, or whatever `train` takes
+    # {"train": …, "val": …, "classes": {id: name}, "ignore_classes": [id]}, its YAML file, or as for `train`
+    data,
     model,      # timm/…, torchvision/…, dinov2/…, dinov3/…, resnet9, or an exported model
     say=print,  # where the account goes; None keeps quiet
     **arguments # as `lightly_config` takes them: LightlyTrain's, and other fields of `TrainConfig`

@@ -28,8 +28,15 @@ class Courier:
         most:int=10_000,  # calls that may wait; those that come later are lost, and counted
         failures:int=5    # in a row, after which nothing is tried any more
     ):
-        self.jobs,self.most,self.failures = queue.SimpleQueue(), most, failures
-        self.error,self.lost,self.row,self.off,self.since,self.began = None, 0, 0, False, None, False
+        self.jobs = queue.SimpleQueue()
+        self.most = most
+        self.failures = failures
+        self.error = None         # what failed first, and how
+        self.lost = 0             # calls that were not made
+        self.row = 0              # failures in a row
+        self.off = False          # whether nothing is tried any more
+        self.since = None         # when the present call began
+        self.began = False        # whether a call has succeeded
         self.thread = threading.Thread(target=self._work, name=f"visionlab-{name}", daemon=True)
         self.thread.start()
 
@@ -47,14 +54,19 @@ class Courier:
         self.since = time.monotonic()
         try:
             f(*args)
-            if what: self.row,self.began = 0, True
+            if not what: return
+            self.row = 0
+            self.began = True
         except BaseException as e:          # a library that ends the process from a thread of ours, too
-            self.error,self.lost,self.row = self.error or (what, e), self.lost+1, self.row+1
+            self.error = self.error or (what, e)
+            self.lost += 1
+            self.row += 1
             self.off = self.row >= self.failures or not self.began
 
     def stuck(self)->float: # seconds
-        "Say for how long the present call has not come back"
-        return 0. if (since := self.since) is None else time.monotonic()-since
+        "Return for how long the present call has not come back"
+        since = self.since                  # once: the thread may set it in between
+        return 0. if since is None else time.monotonic()-since
 
     def wait(self,
         seconds:float # at most
@@ -69,11 +81,13 @@ class Courier:
 # %% ../../nbs/runs/08_loggers.ipynb #79a47648
 _SECRET = re.compile(r"token|secret|passw|api_?key|credential|(^|_)key$", re.IGNORECASE)
 
+def _is_whole_path(o): return isinstance(o, (str, os.PathLike)) and (os.path.isabs(o) or str(o).startswith("~"))
+
 def public(o):
     "Leave secrets out of a configuration, and of every path all but its last part"
     if isinstance(o, dict): return {str(k):public(v) for k,v in o.items() if not _SECRET.search(str(k))}
     if isinstance(o, (list, tuple)): return [public(v) for v in o]
-    if isinstance(o, (str, os.PathLike)) and (os.path.isabs(o) or str(o).startswith("~")): return Path(o).name
+    if _is_whole_path(o): return Path(o).name
     return o if o is None or isinstance(o, (bool, int, float, str)) else str(o)
 
 # %% ../../nbs/runs/08_loggers.ipynb #cd3a5bc9
@@ -83,9 +97,11 @@ def to_png(
 )->bytes:
     "Draw a figure as a PNG of 256 colours, which is small"
     from PIL import Image
-    fig.savefig(buf := io.BytesIO(), dpi=dpi, format="png", facecolor="white")
-    Image.open(buf).convert("RGB").quantize(256).save(out := io.BytesIO(), format="png", optimize=True)
-    return out.getvalue()
+    drawn = io.BytesIO()
+    fig.savefig(drawn, dpi=dpi, format="png", facecolor="white")
+    small = io.BytesIO()
+    Image.open(drawn).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+    return small.getvalue()
 
 def _plain_images(learn, n):
     "Take the first images of the batch as the model got them, to be looked at"
@@ -97,10 +113,12 @@ def _plain_images(learn, n):
 
 def _target_text(y, classes, task):
     "Name the target of an image: its class, its classes, or what it was mixed of"
-    name = lambda i: str(classes[i]) if classes is not None and i < len(classes) else str(i)
+    def name(i): return str(classes[i]) if classes is not None and i < len(classes) else str(i)
     if y.ndim == 0: return name(int(y))
-    if task == "multilabel": return ", ".join(name(i) for i in (y > .5).nonzero()[:,0].tolist()) or "none"
-    share,at = y.topk(min(2, len(y)))
+    if task == "multilabel":
+        present = (y > .5).nonzero()[:,0].tolist()
+        return ", ".join(name(i) for i in present) or "none"
+    share, at = y.topk(min(2, len(y)))
     return " + ".join(f"{name(i)} {p:.0%}" for p,i in zip(share.tolist(), at.tolist()) if p > .05)
 
 def batch_picture(
@@ -110,14 +128,21 @@ def batch_picture(
     "Draw the batch as the model got it, augmented and mixed, with its targets"
     if not isinstance(learn.xb, torch.Tensor) or learn.xb.ndim not in (4, 5): return None
     images = _plain_images(learn, n)
-    y = learn.yb[:len(images)].detach().float().cpu() if isinstance(learn.yb, torch.Tensor) else None
-    return to_png(show_images(images, None if y is None else [_target_text(o, learn.classes, learn.task) for o in y], size=1.3))
+    titles = None
+    if isinstance(learn.yb, torch.Tensor):
+        y = learn.yb[:len(images)].detach().float().cpu()
+        titles = [_target_text(o, learn.classes, learn.task) for o in y]
+    return to_png(show_images(images, titles, size=1.3))
 
 # %% ../../nbs/runs/08_loggers.ipynb #f6cedf13
 class Logger(Callback):
-    "Tell a tracker what a training says, without ever being in its way"
-    order,aside,keeps = 94.5, True, ("id",)      # before gradients are clipped, after the history's row is made
-    name,kind,again = "The tracker", "tracker", False            # again: a run goes on, or begins again because there was no checkpoint yet
+    "Send a tracker the numbers and pictures of a training, without ever being in its way"
+    order = 94.5           # before gradients are clipped, after the history's row is made
+    aside = True
+    keeps = ("id",)
+    name = "The tracker"
+    kind = "tracker"
+    again = False          # a run goes on, or begins again because there was no checkpoint yet
 
     def __init__(self,
         folder=None,          # where its files go
@@ -126,10 +151,18 @@ class Logger(Callback):
         config:dict=None,     # what the run was told; default: the settings of the learner
         patience:float=30.    # seconds to wait for it when a fit ends
     ):
-        self.folder,self.config,self.patience = None if folder is None else Path(folder).expanduser(), config, patience
-        self.every,self.images = whole_number(every, "every"), whole_number(images, "images", 0)
-        self.journal = None       # a file with the tracker's name of the run, for one that goes on before its first checkpoint
-        self.id,self.courier,self.marks,self.norm,self.on,self.warned = None, None, {}, None, False, False
+        self.folder = None if folder is None else Path(folder).expanduser()
+        self.config = config
+        self.patience = patience
+        self.every = whole_number(every, "every")
+        self.images = whole_number(images, "images", 0)
+        self.journal = None   # a file with the tracker's name of the run, for going on before the first checkpoint
+        self.id = None
+        self.courier = None
+        self.marks = {}       # kind → the last step the tracker has
+        self.norm = None
+        self.on = False
+        self.warned = False
 
     def new_id(self): "Name a new run, if it is not the tracker that does"
     def start(self, config:dict, step:int): "Begin, or go on after so many steps with the run `id`"
@@ -143,21 +176,28 @@ class Logger(Callback):
 
     def before_fit(self, learn):
         group = getattr(learn.peers, "group", None)
-        self.on,self.whole = group is None or group.rank == 0, getattr(group, "strategy", "ddp") == "ddp"
+        self.on = group is None or group.rank == 0
+        self.whole = getattr(group, "strategy", "ddp") == "ddp"
 
     def before_epoch(self, learn):
         if not self.on: return
         if self.courier is None: self._begin(learn)
-        self.since = self.train_since = time.perf_counter()
-        self.count,self.seen,self.train_time = 0, 0, 0.
+        self.train_since = time.perf_counter()
+        self.since = self.train_since
+        self.count = 0
+        self.seen = 0
+        self.train_time = 0.
 
     def _begin(self, learn):
         "Start the thread, and in it the tracker"
         kept = None if learn.step == 0 else self.id
-        self.id = (self._noted() if self.again else None) or kept or self.new_id()
-        self.marks = {}           # kind → the last step the tracker has
-        self.first,self.courier = learn.step == 0, Courier(self.kind)
-        self._send("its start", self.start, flat_names(public(settings(learn) if self.config is None else self.config)), learn.step)
+        noted = self._noted() if self.again else None
+        self.id = noted or kept or self.new_id()
+        self.marks = {}
+        self.first = learn.step == 0
+        self.courier = Courier(self.kind)
+        config = settings(learn) if self.config is None else self.config
+        self._send("its start", self.start, flat_names(public(config)), learn.step)
 
     def before_step(self, learn):
         if not self.on or not self.whole or (learn.step+1) % self.every: return
@@ -166,18 +206,25 @@ class Logger(Callback):
 
     def after_batch(self, learn):
         if not self.on: return
-        self.count += learn.n_images; self.seen += learn.n_images
-        if self.first and self.images: self._draw("the picture of a batch", lambda: dict(batch=batch_picture(learn, self.images)), learn.step+1)
+        step = learn.step+1
+        self.count += learn.n_images
+        self.seen += learn.n_images
+        if self.first and self.images:
+            self._draw("the picture of a batch", lambda: dict(batch=batch_picture(learn, self.images)), step)
         self.first = False
-        if (learn.step+1) % self.every == 0: self._send("a loss", self._scalars, "train", self._of_step(learn), learn.step+1)
+        if step % self.every == 0: self._send("a loss", self._scalars, "train", self._of_step(learn), step)
 
     def _of_step(self, learn)->dict:
         "Take the numbers of this step; tensors stay where they are"
-        now,rates = time.perf_counter(), [g["lr"] for g in learn.opt.param_groups]
-        values = dict(loss=learn.loss.detach(), lr=rates[-1], images_per_second=self.count/max(now-self.since, 1e-9))
+        now = time.perf_counter()
+        rates = [g["lr"] for g in learn.opt.param_groups]
+        seconds = max(now-self.since, 1e-9)
+        values = dict(loss=learn.loss.detach(), lr=rates[-1], images_per_second=self.count/seconds)
         if self.norm is not None: values["gradient_norm"] = self.norm
         if rates[0] != rates[-1]: values["lr_stem"] = rates[0]
-        self.since,self.count,self.norm = now, 0, None
+        self.since = now
+        self.count = 0
+        self.norm = None
         return values
 
     def after_train(self, learn):
@@ -186,13 +233,16 @@ class Logger(Callback):
     def after_epoch(self, learn):
         if not self.on: return
         row = learn.recorder.rows[-1]
-        row = dict({k:v for k,v in row.items() if isinstance(v, (int, float))}, epoch=row["epoch"])
-        if self.seen and self.train_time: row["images_per_second"] = self.seen/self.train_time
-        self._send("the numbers of an epoch", self._scalars, "epoch", row, learn.step)
+        numbers = {k:v for k,v in row.items() if isinstance(v, (int, float))}
+        numbers = dict(numbers, epoch=row["epoch"])
+        if self.seen and self.train_time: numbers["images_per_second"] = self.seen/self.train_time
+        self._send("the numbers of an epoch", self._scalars, "epoch", numbers, learn.step)
 
     def after_fit(self, learn):
-        if self.on and self.courier is None: self._begin(learn)         # all epochs were done before: only the end is left to tell
-        if self.on and self.whole and self.images and learn.valid_dl is not None: self._draw("the picture of mistakes", lambda: mistake_pictures(learn, self.images), learn.step)
+        if not self.on: return
+        if self.courier is None: self._begin(learn)         # all epochs were done before: only the end is left to tell
+        if not self.whole or not self.images or learn.valid_dl is None: return
+        self._draw("the picture of mistakes", lambda: mistake_pictures(learn, self.images), learn.step)
 
     def cleanup_fit(self, learn):
         if not self.on or self.courier is None: return
@@ -206,7 +256,8 @@ class Logger(Callback):
         self.courier.put("its end", self.stop)
         self._await()
         self.courier.end()
-        self.courier,self.warned = None, False
+        self.courier = None
+        self.warned = False
 
     def where(self)->str: return str(self.folder or "")
     def __repr__(self): return f"{self.name}: {self.where()}"
@@ -244,29 +295,37 @@ def _send(self:Logger, what, f, *args):
     self.courier.put(what, f, *args)
     self._tell()
 
+def _trouble(courier, patience):
+    "Describe what failed or hangs, or return None"
+    failed = courier.error
+    if failed is not None: return f"{failed[0]} failed ({type(failed[1]).__name__}: {first_line(failed[1], 160)})"
+    return f"no answer within {patience:g} seconds" if courier.stuck() > patience else None
+
 @patch
 def _tell(self:Logger):
-    "Say once what failed or hangs"
+    "Warn once of what failed or hangs"
     if self.warned: return
-    if (failed := self.courier.error) is not None: said = f"{failed[0]} failed ({type(failed[1]).__name__}: {first_line(failed[1], 160)})"
-    elif self.courier.stuck() > self.patience: said = f"no answer within {self.patience:g} seconds"
-    else: return
+    trouble = _trouble(self.courier, self.patience)
+    if trouble is None: return
     self.warned = True
-    warnings.warn(f"{self.name}: {said}. Training goes on{' without it' if self.courier.off else ''}", stacklevel=5)
+    without = " without it" if self.courier.off else ""
+    warnings.warn(f"{self.name}: {trouble}. Training goes on{without}", stacklevel=5)
 
 @patch
 def _await(self:Logger):
-    "Wait a little until all is said"
+    "Wait a little until all is sent"
     done = self.courier.wait(self.patience)
     self._tell()
-    if self.courier.lost > 1 and not self.courier.off: warnings.warn(f"{self.name}: {self.courier.lost} notes were lost", stacklevel=5)
-    if not done and not self.warned: warnings.warn(f"{self.name}: no answer within {self.patience:g} seconds. Training goes on", stacklevel=5)
+    if self.courier.lost > 1 and not self.courier.off:
+        warnings.warn(f"{self.name}: {self.courier.lost} notes were lost", stacklevel=5)
+    if not done and not self.warned:
+        warnings.warn(f"{self.name}: no answer within {self.patience:g} seconds. Training goes on", stacklevel=5)
     self.warned = self.warned or not done
 
 def _raise(e): raise e
 
 def _state_of(learn):
-    "Say how a fit ends, while it does"
+    "Return how a fit ends, while it does"
     error = sys.exc_info()[0]
     if learn.interrupted or error is KeyboardInterrupt: return "stopped"
     return "failed" if error not in (None, CancelFit, EndOfFit) else "finished"
@@ -276,7 +335,8 @@ def mistake_pictures(
     n:int=16 # images
 )->dict: # name → PNG
     "Draw the confusion matrix and the worst mistakes of the validation set"
-    found,made = learn.interpret(), {}
+    found = learn.interpret()
+    made = {}
     if found.task == "multiclass": made["confusion"] = to_png(found.confusion().plot())
     if found.picture is not None: made["mistakes"] = to_png(found.plot_top_losses(n, size=1.5))
     return made
@@ -284,7 +344,9 @@ def mistake_pictures(
 # %% ../../nbs/runs/08_loggers.ipynb #98775955
 class TensorBoardLogger(Logger):
     "Write event files for TensorBoard"
-    name,kind = "TensorBoard", "tensorboard"
+    name = "TensorBoard"
+    kind = "tensorboard"
+
     def __init__(self,
         folder,    # a folder for one training; one that holds another training's events gets a number
         **options  # every, images, config, patience: as `Logger` takes them
@@ -294,15 +356,19 @@ class TensorBoardLogger(Logger):
         optional_import("tensorboard", "tensorboard")
         from torch.utils.tensorboard import SummaryWriter
         if step == 0 and not self.again: self.folder = _unused(self.folder)
-        self.writer = SummaryWriter(str(self.folder), purge_step=step+1 if step or self.again else None)      # what was logged after the checkpoint is forgotten
-        if config and not step: self.writer.add_text("config", "| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k,v in config.items()))
+        purge = step+1 if step or self.again else None      # what was logged after the checkpoint is forgotten
+        self.writer = SummaryWriter(str(self.folder), purge_step=purge)
+        if not config or step: return
+        rows = "\n".join(f"| {k} | {v} |" for k,v in config.items())
+        self.writer.add_text("config", "| | |\n|---|---|\n" + rows)
 
     def scalars(self, values, step):
         for k,v in values.items(): self.writer.add_scalar(k, v, step)
 
     def image(self, name, png, step):
         from PIL import Image
-        self.writer.add_image(name, np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), step, dataformats="HWC")
+        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+        self.writer.add_image(name, pixels, step, dataformats="HWC")
 
     def flush(self, state): self.writer.flush()
     def stop(self): self.writer.close()
@@ -315,23 +381,41 @@ def _unused(folder):
 
 # %% ../../nbs/runs/08_loggers.ipynb #6f1ca8c8
 _WANDB = ("project", "name", "entity", "group", "tags", "notes", "job_type", "mode", "id")
-_QUIET = dict(silent=True, console="off", disable_git=True, disable_git_fork_point=True, disable_code=True, disable_job_creation=True, x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False)
+_QUIET = dict(
+    silent=True,
+    console="off",
+    disable_git=True,
+    disable_git_fork_point=True,
+    disable_code=True,
+    disable_job_creation=True,
+    x_disable_meta=True,
+    x_disable_stats=True,
+    x_disable_machine_info=True,
+    x_save_requirements=False)
 
 def _wandb_key()->bool:
-    "Say whether this person is known to W&B; the key itself is not looked at"
+    "Return whether this person is known to W&B; the key itself is not looked at"
     if os.environ.get("WANDB_API_KEY"): return True
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0].split(":")[0]
+    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    host = url.split("//")[-1].split("/")[0].split(":")[0]
     try: return netrc.netrc().authenticators(host) is not None
     except (OSError, netrc.NetrcParseError): return False
 
 def _offline_records(raw):
-    "Give the records of an offline file: LevelDB's log, in blocks of 32 KB with pieces of records; one that was not written to its end is left out"
-    at,held = 7,b""
+    "Yield the records of an offline file; one that was not written to its end is left out"
+    # LevelDB's log: blocks of 32 KB with pieces of records; a piece has a checksum, its length and its kind before it
+    at = 7
+    held = b""
     while at + 7 <= len(raw):
-        if (left := 32768 - at % 32768) < 7: at += left; continue
-        n,kind = int.from_bytes(raw[at+4:at+6], "little"), raw[at+6]           # 1 whole, 2 first, 3 middle, 4 last
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        n = int.from_bytes(raw[at+4:at+6], "little")
+        kind = raw[at+6]                                # 1 whole, 2 first, 3 middle, 4 last
         if kind == 0 or at + 7 + n > len(raw): return
-        held = raw[at+7:at+7+n] if kind in (1, 2) else held + raw[at+7:at+7+n]
+        piece = raw[at+7:at+7+n]
+        held = piece if kind in (1, 2) else held + piece
         if kind in (1, 4): yield held
         at += 7 + n
 
@@ -341,11 +425,20 @@ def offline_rows(
     "Read the rows that W&B wrote into a file"
     Record = optional_import("wandb.proto.wandb_internal_pb2", "wandb").Record
     found = (Record.FromString(o) for o in _offline_records(Path(path).read_bytes()))
-    return [{o.key or ".".join(o.nested_key):json.loads(o.value_json) for o in r.history.item} for r in found if r.WhichOneof("record_type") == "history"]
+    history = [r.history.item for r in found if r.WhichOneof("record_type") == "history"]
+    return [{o.key or ".".join(o.nested_key):json.loads(o.value_json) for o in items} for items in history]
+
+def _wandb_mode(given, offline):
+    "Choose whether W&B goes online"
+    usual = given or os.environ.get("WANDB_MODE") or ("online" if _wandb_key() else "offline")
+    if offline is None: return usual
+    return "offline" if offline else "online"
 
 class WandbLogger(Logger):
     "Log to Weights & Biases, or into files for it"
-    name,kind = "Weights & Biases", "wandb"
+    name = "Weights & Biases"
+    kind = "wandb"
+
     def __init__(self,
         project:str=None, # default: WANDB_PROJECT, else visionlab
         folder=".",       # where its folder `wandb` goes
@@ -356,8 +449,7 @@ class WandbLogger(Logger):
         super().__init__(folder, **options)
         self.init = {one_of(k, _WANDB, "option of W&B"):v for k,v in (init or {}).items()}
         self.init.setdefault("project", project or os.environ.get("WANDB_PROJECT") or "visionlab")
-        mode = self.init.pop("mode", None) or os.environ.get("WANDB_MODE") or ("online" if _wandb_key() else "offline")
-        self.mode = mode if offline is None else "offline" if offline else "online"
+        self.mode = _wandb_mode(self.init.pop("mode", None), offline)
         self.given = self.init.pop("id", None)
 
     def start(self, config, step):
@@ -365,18 +457,32 @@ class WandbLogger(Logger):
         wandb = optional_import("wandb", "wandb")
         self.folder.mkdir(parents=True, exist_ok=True)
         known = getattr(wandb.Settings, "model_fields", _QUIET)
-        self.run = wandb.init(id=self.id, dir=str(self.folder), mode=self.mode, config=config, resume="allow", reinit="create_new",
-                              settings=wandb.Settings(**{k:v for k,v in _QUIET.items() if k in known}), **self.init)
-        for o in ("train", "epoch"): self.run.define_metric(f"{o}/step"); self.run.define_metric(f"{o}/*", step_metric=f"{o}/step")
+        quiet = wandb.Settings(**{k:v for k,v in _QUIET.items() if k in known})
+        self.run = wandb.init(
+            id=self.id, dir=str(self.folder), mode=self.mode, config=config, resume="allow", reinit="create_new",
+            settings=quiet, **self.init)
+        for kind in ("train", "epoch"):
+            self.run.define_metric(f"{kind}/step")
+            self.run.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
         self.marks = self._said()
         self._note()
 
     def new_id(self): return self.given or secrets.token_hex(4)
 
+    def _sent_rows(self)->list:
+        "Read the rows of this run: the last on the server, or all in the files of this folder"
+        if self.mode == "online": return [dict(self.run.summary)]
+        files = self.folder.glob(f"wandb/offline-run-*-{self.id}/run-{self.id}.wandb")
+        return [row for o in files for row in offline_rows(o)]
+
     def _said(self)->dict:
         "Find how far the run has got: on the server, or in the files of this folder"
-        rows = [dict(self.run.summary)] if self.mode == "online" else [row for o in self.folder.glob(f"wandb/offline-run-*-{self.id}/run-{self.id}.wandb") for row in offline_rows(o)]
-        return {k:max(steps) for k in ("train", "epoch") if (steps := [int(o[f"{k}/step"]) for o in rows if o.get(f"{k}/step") is not None])}
+        rows = self._sent_rows()
+        marks = {}
+        for kind in ("train", "epoch"):
+            steps = [int(o[f"{kind}/step"]) for o in rows if o.get(f"{kind}/step") is not None]
+            if steps: marks[kind] = max(steps)
+        return marks
 
     def scalars(self, values, step):
         kind = next(iter(values)).split("/")[0]
@@ -384,18 +490,27 @@ class WandbLogger(Logger):
 
     def image(self, name, png, step):
         from PIL import Image
-        self.run.log({name:optional_import("wandb", "wandb").Image(Image.open(io.BytesIO(png)))})
+        wandb = optional_import("wandb", "wandb")
+        self.run.log({name:wandb.Image(Image.open(io.BytesIO(png)))})
 
     def flush(self, state): self.state = state
-    def stop(self): self.run.finish(exit_code=0 if getattr(self, "state", "finished") == "finished" else 1)
-    def where(self): return f"project {self.init['project']}" if self.mode == "online" else f"wandb sync {self.folder/'wandb'/'offline-run-*'}"
+
+    def stop(self):
+        finished = getattr(self, "state", "finished") == "finished"
+        self.run.finish(exit_code=0 if finished else 1)
+
+    def where(self):
+        if self.mode == "online": return f"project {self.init['project']}"
+        return f"wandb sync {self.folder/'wandb'/'offline-run-*'}"
 
 # %% ../../nbs/runs/08_loggers.ipynb #e8d0b052
 _STATES = dict(finished="FINISHED", stopped="KILLED", failed="FAILED")
 
 class MLflowLogger(Logger):
     "Log to an MLflow server, or into a database file"
-    name,kind = "MLflow", "mlflow"
+    name = "MLflow"
+    kind = "mlflow"
+
     def __init__(self,
         folder=".",               # where mlflow.db and mlartifacts go, if nothing else is asked for
         tracking_uri:str=None,    # default: MLFLOW_TRACKING_URI, else a database in the folder
@@ -405,58 +520,82 @@ class MLflowLogger(Logger):
         **options                 # every, images, config, patience: as `Logger` takes them
     ):
         super().__init__(folder, **options)
-        self.uri = str(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder.absolute()/'mlflow.db'}")
-        self.experiment_name,self.run_name,self.tags = experiment_name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "visionlab", run_name, tags or {}
+        uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        self.uri = str(uri or f"sqlite:///{self.folder.absolute()/'mlflow.db'}")
+        self.experiment_name = experiment_name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "visionlab"
+        self.run_name = run_name
+        self.tags = tags or {}
 
     def start(self, config, step):
         self.client = self._client()
-        if known := self.id is not None: self.marks = self._said()
-        else: self.id = self._new_run(config)
-        if known: self.client.update_run(self.id, status="RUNNING")
+        if self.id is None: self.id = self._new_run(config)
+        else:
+            self.marks = self._said()
+            self.client.update_run(self.id, status="RUNNING")
         self._note()
 
     def _client(self):
-        for k,v in dict(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_ALLOW_FILE_STORE="true").items(): os.environ.setdefault(k, v)
+        "Open the server or the database"
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         optional_import("mlflow", "mlflow")
         MlflowClient = optional_import("mlflow.tracking", "mlflow").MlflowClient
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-        if self.uri.startswith("sqlite:///"): Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        if self.uri.startswith("sqlite:///"):
+            database = Path(self.uri.removeprefix("sqlite:///"))
+            database.parent.mkdir(parents=True, exist_ok=True)
         return MlflowClient(tracking_uri=self.uri)
+
+    def _experiment(self):
+        "Find the experiment by its name, or make it"
+        found = self.client.get_experiment_by_name(self.experiment_name)
+        if found: return found.experiment_id
+        place = (self.folder.absolute()/"mlartifacts").as_uri() if self.uri.startswith("sqlite") else None
+        return self.client.create_experiment(self.experiment_name, artifact_location=place)
 
     def _new_run(self, config):
         "Make a run in the experiment, and tell it the configuration"
-        found = self.client.get_experiment_by_name(self.experiment_name)
-        place = (self.folder.absolute()/"mlartifacts").as_uri() if self.uri.startswith("sqlite") else None
-        experiment = found.experiment_id if found else self.client.create_experiment(self.experiment_name, artifact_location=place)
-        id = self.client.create_run(experiment, run_name=self.run_name, tags={str(k):str(v) for k,v in self.tags.items()}).info.run_id
-        params = [optional_import("mlflow.entities", "mlflow").Param(re.sub(r"[^\w\-. /]", "_", k), str(v)[:500]) for k,v in config.items()]
+        experiment = self._experiment()
+        tags = {str(k):str(v) for k,v in self.tags.items()}
+        id = self.client.create_run(experiment, run_name=self.run_name, tags=tags).info.run_id
+        Param = optional_import("mlflow.entities", "mlflow").Param
+        params = [Param(re.sub(r"[^\w\-. /]", "_", k), str(v)[:500]) for k,v in config.items()]
         for n in range(0, len(params), 100): self.client.log_batch(id, params=params[n:n+100])
         return id
 
     def _said(self)->dict:
         "Ask how far a run has got"
         marks = {}
-        for k in self.client.get_run(self.id).data.metrics:
-            last = max(o.step for o in self.client.get_metric_history(self.id, k))
-            marks[k.split("/")[0]] = max(last, marks.get(k.split("/")[0], -1))
+        for name in self.client.get_run(self.id).data.metrics:
+            last = max(o.step for o in self.client.get_metric_history(self.id, name))
+            kind = name.split("/")[0]
+            marks[kind] = max(last, marks.get(kind, -1))
         return marks
 
     def scalars(self, values, step):
-        Metric,now = optional_import("mlflow.entities", "mlflow").Metric, int(time.time()*1000)
+        Metric = optional_import("mlflow.entities", "mlflow").Metric
+        now = int(time.time()*1000)
         self.client.log_batch(self.id, metrics=[Metric(k, v, now, step) for k,v in values.items()])
 
     def image(self, name, png, step):
         with tempfile.TemporaryDirectory() as d:
-            (path := Path(d)/f"{name}-{step:06d}.png").write_bytes(png)
+            path = Path(d)/f"{name}-{step:06d}.png"
+            path.write_bytes(png)
             self.client.log_artifact(self.id, str(path), "images")
 
     def flush(self, state): self.client.set_terminated(self.id, _STATES.get(state, "FINISHED"))
-    def where(self): return self.uri if "//" in self.uri and not self.uri.startswith(("sqlite", "file")) else f"mlflow ui --backend-store-uri {self.uri}"
+
+    def where(self):
+        served = "//" in self.uri and not self.uri.startswith(("sqlite", "file"))
+        return self.uri if served else f"mlflow ui --backend-store-uri {self.uri}"
 
 # %% ../../nbs/runs/08_loggers.ipynb #7669b271
 LOGGERS = dict(tensorboard=TensorBoardLogger, wandb=WandbLogger, mlflow=MLflowLogger)
 _COMMON = ("every", "images", "config", "patience")
-_OPTIONS = dict(tensorboard=("folder",), wandb=("project", "folder", "offline", *_WANDB), mlflow=("folder", "tracking_uri", "experiment_name", "run_name", "tags"))
+_OPTIONS = dict(
+    tensorboard=("folder",),
+    wandb=("project", "folder", "offline", *_WANDB),
+    mlflow=("folder", "tracking_uri", "experiment_name", "run_name", "tags"))
 _VALIDATION = ("val_every_num_steps", "val_log_every_num_steps")
 
 def logger_names(
@@ -466,33 +605,55 @@ def logger_names(
     from importlib.util import find_spec
     names = [o.strip() for o in log.split(",")] if isinstance(log, str) else list(log or ["none"])
     for o in names: one_of(o, ("none", "auto", "all", *LOGGERS), "logger")
-    if "auto" in names: names = [*(o for o in names if o != "auto"), *(["tensorboard"] if find_spec("tensorboard") else [])]
+    if "auto" in names:
+        names = [o for o in names if o != "auto"]
+        if find_spec("tensorboard"): names.append("tensorboard")
     return list(LOGGERS) if "all" in names else [o for o in LOGGERS if o in names]
+
+def _refuse_validation(args):
+    "Take out settings of when validation is logged, which follows epochs here"
+    for k in _VALIDATION:
+        if args.pop(k, None) in (None, "auto"): continue
+        raise ConfigError(
+            f"{k} cannot be set: the validation set is measured, and logged, after each epoch", "logger_args",
+            "Leave it out; eval_every=N validates after every N epochs")
 
 def _checked(log, logger_args):
     "Find which trackers with which options are meant"
     args = dict(logger_args or {})
-    for k in _VALIDATION:
-        if args.pop(k, None) not in (None, "auto"): raise ConfigError(f"{k} cannot be set: the validation set is measured, and logged, after each epoch", "logger_args", "Leave it out; eval_every=N validates after every N epochs")
+    _refuse_validation(args)
     every = args.pop("log_every_num_steps", None)
     common = {} if every in (None, "auto") else dict(every=whole_number(every, "log_every_num_steps"))
     for k in args: one_of(k, (*LOGGERS, "log_every_num_steps", *_VALIDATION), "option of logger_args")
-    on = set(logger_names(log)) - {k for k,v in args.items() if v is None or v is False} | {k for k,v in args.items() if v is not None and v is not False}
-    chosen = {k:common | (dict(args[k]) if isinstance(args.get(k), dict) else {}) for k in LOGGERS if k in on}
-    for name,d in chosen.items():
-        for k in d: one_of(k, (*_COMMON, *_OPTIONS[name]), f"option of {name}")
+    off = {k for k,v in args.items() if v is None or v is False}
+    on = set(logger_names(log)) - off | (set(args) - off)
+    own = {k:dict(v) for k,v in args.items() if isinstance(v, dict)}
+    chosen = {k:common | own.get(k, {}) for k in LOGGERS if k in on}
+    for name,options in chosen.items():
+        for k in options: one_of(k, (*_COMMON, *_OPTIONS[name]), f"option of {name}")
     return chosen
+
+def _usual_options(name, path):
+    "Return a logger's options for a run's folder, or for none"
+    if name == "tensorboard": return dict(folder=path and path/"tensorboard")
+    if name == "wandb": return dict(folder=path or ".", init=dict(name=path.name) if path else {})
+    return dict(folder=path.absolute().parent if path else ".", run_name=path and path.name)
 
 def _made(name, options, run):
     "Make one logger, for a run if there is one"
     path = None if run is None else Path(run)
-    if name == "tensorboard": options = dict(folder=path and path/"tensorboard") | options
-    if name == "wandb": options = dict(folder=path or ".", init=dict(name=path.name) if path else {}) | options
-    if name == "mlflow": options = dict(folder=path.absolute().parent if path else ".", run_name=path and path.name) | options
-    if options["folder"] is None: raise ConfigError("TensorBoard's files need a folder", "", "Give out=, or logger_args={'tensorboard': {'folder': …}}")
-    if name == "wandb": options["init"] = options["init"] | {k:options.pop(k) for k in _WANDB if k in options and k != "project"}
+    options = _usual_options(name, path) | options
+    if options["folder"] is None:
+        fix = "Give out=, or logger_args={'tensorboard': {'folder': …}}"
+        raise ConfigError("TensorBoard's files need a folder", "", fix)
+    if name == "wandb":
+        init = {k:options.pop(k) for k in _WANDB if k in options and k != "project"}
+        options["init"] = options["init"] | init
     made = LOGGERS[name](**options)
-    if path: made.journal,made.again,made.config = name != "tensorboard" and path/f".{name}.json", bool(getattr(run, "resumed", False)), made.config or read_config(path) or None
+    if path:
+        made.journal = name != "tensorboard" and path/f".{name}.json"
+        made.again = bool(getattr(run, "resumed", False))
+        made.config = made.config or read_config(path) or None
     return made
 
 def make_loggers(

@@ -28,36 +28,66 @@ from .config import TrainConfig
 from .folder import exported
 
 # %% ../../nbs/runs/09_making.ipynb #348c158f
-def _default_batch(config, small, n): return config.batch_size or ((128 if n > 20_000 else 64) if small else 32)
+def _default_batch(config, small, n):
+    "Choose the batch size: the one that was given, else by the size and number of the images"
+    if config.batch_size: return config.batch_size
+    if not small: return 32
+    return 128 if n > 20_000 else 64
 
 def _class_names(names):
     "Read `id=name` as an id with its name, if all are such"
+    if isinstance(names, dict): return names
     parts = [o.partition("=") for o in names or () if isinstance(o, str)]
-    return {int(i):name for i,_,name in parts} if parts and not isinstance(names, dict) and all(i.isdigit() and eq and name for i,eq,name in parts) else names
+    is_ids = all(i.isdigit() and eq and name for i, eq, name in parts)
+    return {int(i):name for i, _, name in parts} if parts and is_ids else names
 
 def _cache(text):
     "Read what stands for a cache: none, a number of bytes, or a name"
-    return None if text in (None, "none") else int(text) if str(text).isdigit() else text
+    if text in (None, "none"): return None
+    return int(text) if str(text).isdigit() else text
 
-_READ = dict(classes=_class_names, cache=_cache, ignore_classes=lambda o: o or (), num_workers=lambda n: "auto" if n is None else n, batch_size=lambda n: n or 32,
-             val_split=lambda v: int(v) if v >= 1 else v)
+_READ = dict(
+    classes=_class_names,
+    cache=_cache,
+    ignore_classes=lambda o: o or (),
+    num_workers=lambda n: "auto" if n is None else n,
+    batch_size=lambda n: n or 32,
+    val_split=lambda v: int(v) if v >= 1 else v)
 
 def data_options(config:TrainConfig)->dict:
     "Take what a configuration says about data, as `ImageDataModule` takes it"
     known = inspect.signature(ImageDataModule).parameters
-    return {f.name:_READ.get(f.name, lambda o: o)(getattr(config, f.name)) for f in fields(config) if f.name in known} | _transforms(config)
+    options = {f.name:getattr(config, f.name) for f in fields(config) if f.name in known}
+    read = {k:_READ[k](v) if k in _READ else v for k, v in options.items()}
+    return read | _transforms(config)
 
 def _transforms(config):
     "Read LightlyTrain's `transform_args` as what the data module takes"
     if config.transform_args is None: return {}
-    args = {k:v for k,v in config.transform_args.items() if v != "auto"}
-    size,stats,val = args.pop("image_size", None), args.pop("normalize", {}), dict(args.get("val") or {})
-    for k,mine in (("image_size", size), ("normalize", stats)):
-        if k in val and val.pop(k) not in (None, "auto", mine): raise ConfigError(f"transform_args['val'] has another {k} than training", "transform_args", "Make them alike: a model sees all images in one way")
-    train,valid = from_transform_args(args | dict(val=val, normalize=stats), size or 224)
-    said = dict(image_size=tuple(size) if isinstance(size, (list, tuple)) else size, in_chans=args.get("num_channels"), normalize=((0.,), (1.,)) if stats is None else (tuple(stats["mean"]), tuple(stats["std"])) if stats else None)
-    for k in [k for k,v in said.items() if v is not None and getattr(config, k) is not None]: raise ConfigError(f"{k} stands in transform_args and beside it", "transform_args", "Keep one")
-    return dict(train_transforms=train, eval_transforms=valid, **{k:v for k,v in said.items() if v is not None})
+    args = {k:v for k, v in config.transform_args.items() if v != "auto"}
+    size = args.pop("image_size", None)
+    stats = args.pop("normalize", {})
+    val = dict(args.get("val") or {})
+    _take_same_as_training(val, image_size=size, normalize=stats)
+    train, valid = from_transform_args(args | dict(val=val, normalize=stats), size or 224)
+    size = tuple(size) if isinstance(size, (list, tuple)) else size
+    options = dict(image_size=size, in_chans=args.get("num_channels"), normalize=_mean_and_std(stats))
+    options = {k:v for k, v in options.items() if v is not None}
+    twice = [k for k in options if getattr(config, k) is not None]
+    if twice: raise ConfigError(f"{twice[0]} stands in transform_args and beside it", "transform_args", "Keep one")
+    return dict(train_transforms=train, eval_transforms=valid, **options)
+
+def _take_same_as_training(val, **training):
+    "Take entries out of the arguments for validation that must be those of training"
+    for k, mine in training.items():
+        if k in val and val.pop(k) not in (None, "auto", mine):
+            raise ConfigError(f"transform_args['val'] has another {k} than training", "transform_args",
+                              "Make them alike: a model sees all images in one way")
+
+def _mean_and_std(stats):
+    "Read LightlyTrain's `normalize`: None leaves pixels as they are; empty stands for the default, None here"
+    if stats is None: return (0.,), (1.,)
+    return (tuple(stats["mean"]), tuple(stats["std"])) if stats else None
 
 def make_data(config:TrainConfig)->ImageDataModule:
     "Make the data module of a configuration"
@@ -69,47 +99,66 @@ def make_data(config:TrainConfig)->ImageDataModule:
 # %% ../../nbs/runs/09_making.ipynb #a16fcf85
 def make_model(config:TrainConfig, dm:ImageDataModule)->ImageClassifier:
     "Build the network of a configuration; a new head's weights follow from the seed"
-    if config.weights and not config.model: raise ConfigError("Weights need the name of their model", config.weights, "Give model= too, such as resnet50")
-    name = _model_folder(config.model) if config.model else suggest_model(len(dm.catalog.subset("train")), max(dm.image_size))
+    if config.weights and not config.model:
+        raise ConfigError("Weights need the name of their model", config.weights, "Give model= too, such as resnet50")
+    if config.model: name = _model_folder(config.model)
+    else: name = suggest_model(len(dm.catalog.subset("train")), max(dm.image_size))
     size = dm.given["image_size"] or (dm.image_size if dm.is_small else None)
+    pretrained = config.pretrained and not config.weights
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key("model", config.seed))
-        model = ImageClassifier(name, dm.num_classes, config.pretrained and not config.weights, dm.in_chans, config.weights, size, config.drop_rate, config.drop_path_rate, **(config.model_args or {}))
+        model = ImageClassifier(name, dm.num_classes, pretrained, dm.in_chans, config.weights, size,
+                                config.drop_rate, config.drop_path_rate, **(config.model_args or {}))
         return _with_head_for(model, name, dm.classes, config.reuse_class_head)
 
 def _model_folder(name):
     "Find the exported model of a run; LightlyTrain's exported_best.pt is a folder here"
     path = Path(name).expanduser()
-    found = standing(path.with_suffix("") if path.suffix == ".pt" and not path.exists() else path)
+    is_folder_here = path.suffix == ".pt" and not path.exists()
+    found = standing(path.with_suffix("") if is_folder_here else path)
     if (found/"exported_models").is_dir(): return str(exported(found))
     return str(found) if found.is_dir() and found != path else name
 
 def _with_head_for(model, name, classes, reuse):
-    "Give a model that was exported with other classes a new head; with `reuse` the classes that both know keep their rows"
+    "Give a model of other classes a new head; with `reuse` the classes that both know keep their rows"
     manifest = Path(name).expanduser()/MANIFEST
     with manifest_understood(manifest):
         known = list(parse_json_file(manifest)["classes"]) if manifest.is_file() else list(classes)
         if known == list(classes): return model
         model.reset_head(len(classes))
-        shared = [(i, known.index(c)) for i,c in enumerate(classes) if c in known] if reuse else []
-        if shared: _copy_rows(model.net, read_weights(manifest.with_name(WEIGHTS)), *map(list, zip(*shared)))
+        shared = [(i, known.index(c)) for i, c in enumerate(classes) if c in known] if reuse else []
+        if shared:
+            to, at = map(list, zip(*shared))
+            _copy_rows(model.net, read_weights(manifest.with_name(WEIGHTS)), to, at)
     return model
 
 @torch.no_grad()
 def _copy_rows(net, tensors, to, at):
     "Copy rows of a saved head into another"
-    for k,v in net.state_dict().items():
+    for k, v in net.state_dict().items():
         if k.rpartition(".")[0] in head_names(net): v[to] = tensors[k][at].to(v)
 
 def _weights_of(config, dm):
     "Read class weights: by name of the class, one a class, or a way to find them"
     w = config.class_weights
-    if isinstance(w, dict): return [float(w.get(o, 1.)) for o in dm.classes] if all(one_of(k, dm.classes, "class in class_weights") for k in w) else None
-    if isinstance(w, list) and len(w) == 1 and isinstance(w[0], str): return w[0]
-    if isinstance(w, list) and len(w) != dm.num_classes: raise ConfigError(f"class_weights has {len(w)} numbers, for {dm.num_classes} classes", "", "Give one for each class, a dict by name, or auto")
-    return [float(o) for o in w] if isinstance(w, list) else w
+    if isinstance(w, dict): return _weights_by_name(w, dm.classes)
+    if not isinstance(w, list): return w
+    if len(w) == 1 and isinstance(w[0], str): return w[0]
+    if len(w) != dm.num_classes:
+        raise ConfigError(f"class_weights has {len(w)} numbers, for {dm.num_classes} classes", "",
+                          "Give one for each class, a dict by name, or auto")
+    return [float(o) for o in w]
 
-def metrics_of(config): return [MetricConfig(**o) if isinstance(o, dict) else o for o in config.metrics] if isinstance(config.metrics, list) else config.metrics or ("accuracy", "f1_macro")
+def _weights_by_name(weights, classes):
+    "List the weight of each class: 1 for those without a name in `weights`"
+    if not all(one_of(k, classes, "class in class_weights") for k in weights): return None
+    return [float(weights.get(o, 1.)) for o in classes]
+
+def metrics_of(config):
+    "Read the metrics of a configuration"
+    if isinstance(config.metrics, list):
+        return [MetricConfig(**o) if isinstance(o, dict) else o for o in config.metrics]
+    return config.metrics or ("accuracy", "f1_macro")
 
 def optimizer_of(config):
     "Join an optimiser's name and its options"
@@ -119,22 +168,33 @@ def optimizer_of(config):
 
 def make_learner(config:TrainConfig, dm:ImageDataModule)->Learner:
     "Make the learner of a configuration"
-    learn = Learner(dm, make_model(config, dm), loss=config.loss, metrics=metrics_of(config), opt=optimizer_of(config), lr=config.lr, weight_decay=config.weight_decay, label_smoothing=config.label_smoothing,
-                    class_weights=_weights_of(config, dm), layer_decay=config.layer_decay, device=config.device, precision=config.precision, seed=config.seed, threshold=config.threshold, positive=config.positive)
+    learn = Learner(
+        dm, make_model(config, dm), loss=config.loss, metrics=metrics_of(config), opt=optimizer_of(config),
+        lr=config.lr, weight_decay=config.weight_decay, label_smoothing=config.label_smoothing,
+        class_weights=_weights_of(config, dm), layer_decay=config.layer_decay, device=config.device,
+        precision=config.precision, seed=config.seed, threshold=config.threshold, positive=config.positive)
     if config.loss_args:
-        learn.loss_func = make_loss(config.loss, learn.task, learn.loss_func.weight, label_smoothing=config.label_smoothing, **config.loss_args)
+        weight = learn.loss_func.weight
+        smoothing = config.label_smoothing
+        learn.loss_func = make_loss(config.loss, learn.task, weight, label_smoothing=smoothing, **config.loss_args)
         learn.valid_loss_func = plain_loss(learn.loss_func, learn.task)
     return learn
 
 # %% ../../nbs/runs/09_making.ipynb #cf790e19
+def _per_channel(numbers):
+    "Make a tensor of one number a channel, to compute with images"
+    return torch.tensor(numbers, dtype=torch.float32).view(1, -1, 1, 1)
+
 class _Restated(torch.nn.Module):
     "Show a network pixels that were normalised for another"
     def __init__(self, net, given, wanted):
         super().__init__()
-        as_ = lambda o: torch.tensor(o, dtype=torch.float32).view(1, -1, 1, 1)
-        (mean,std),(mean2,std2) = (tuple(map(as_, o)) for o in (given, wanted))
+        mean, std = map(_per_channel, given)
+        mean2, std2 = map(_per_channel, wanted)
         self.net = net
-        self.register_buffer("scale", std/std2); self.register_buffer("shift", (mean-mean2)/std2)
+        self.register_buffer("scale", std/std2)
+        self.register_buffer("shift", (mean-mean2)/std2)
+
     def forward(self, x): return self.net(x*self.scale + self.shift)
 
 def teacher_for(
@@ -143,7 +203,13 @@ def teacher_for(
 )->torch.nn.Module:
     "Load a teacher, if it suits the student"
     found = load_model(exported(folder), device=learn.device)
-    if list(found.classes) != list(learn.classes): raise ConfigError(f"The teacher knows other classes, or in another order: {', '.join(map(str, found.classes[:5]))} …", str(folder), "Train it on the same classes")
-    stats = [(tuple(p.mean), tuple(p.std)) for p in (learn.data.eval_pipeline, found.pipeline)]
-    if len(stats[0][0]) != len(stats[1][0]): raise ConfigError(f"The teacher sees {len(stats[1][0])} channels and the student {len(stats[0][0])}", str(folder), "Give both the same in_chans")
-    return found.model if stats[0] == stats[1] else _Restated(found.model, *stats).to(learn.device)
+    if list(found.classes) != list(learn.classes):
+        first = ', '.join(map(str, found.classes[:5]))
+        raise ConfigError(f"The teacher knows other classes, or in another order: {first} …", str(folder),
+                          "Train it on the same classes")
+    ours, theirs = [(tuple(p.mean), tuple(p.std)) for p in (learn.data.eval_pipeline, found.pipeline)]
+    n_ours, n_theirs = len(ours[0]), len(theirs[0])
+    if n_ours != n_theirs:
+        raise ConfigError(f"The teacher sees {n_theirs} channels and the student {n_ours}", str(folder),
+                          "Give both the same in_chans")
+    return found.model if ours == theirs else _Restated(found.model, ours, theirs).to(learn.device)

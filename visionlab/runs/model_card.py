@@ -21,7 +21,9 @@ from .config import shown
 # %% ../../nbs/runs/11_model_card.ipynb #4c5d6104
 class _Answers(Metric):
     "Keep what a model answers while its scores are computed"
-    show,on_epoch = False, False
+    show = False
+    on_epoch = False
+
     def __init__(self): super().__init__("answers")
     def reset(self): self.seen = []
     def update(self, logits, target): self.seen.append((logits.cpu(), target.cpu()))
@@ -38,38 +40,50 @@ class BestEpoch:
 
 def measure(learn:Learner)->tuple: # split → name → number, and split → `Interpretation`
     "Answer the images that were not trained on: scores, and what there is to say about them"
-    scores,found = {}, {}
+    scores, found = {}, {}
     for split in [s for s in ("val", "test") if s in learn.data.catalog.splits]:
-        kept,own = _Answers(), learn.metrics
+        kept = _Answers()
+        own = learn.metrics
         learn.metrics = [*own, kept]
-        try: scores[split] = {"loss" if k == "valid_loss" else k:v for k,v in learn.validate(split).items()}
+        try: measured = learn.validate(split)
         except PredictError as e:
             warnings.warn(f"There are no scores of {split}. {e.what}", stacklevel=2)
             continue
         finally: learn.metrics = own
-        if Learner.group is None: found[split] = answered(learn, learn._loader(split), *map(torch.cat, zip(*kept.seen)))
+        scores[split] = {"loss" if k == "valid_loss" else k:v for k, v in measured.items()}
+        if Learner.group is None:
+            logits, targets = map(torch.cat, zip(*kept.seen))
+            found[split] = answered(learn, learn._loader(split), logits, targets)
     return scores, found
 
 def _shown(learn, found, split):
-    "Give the answers to a split, asking for them where they are not there yet; None where the model has none"
+    "Return the answers to a split, asking for them where they are not there yet; None where the model has none"
     try: return (found or {}).get(split) or learn.interpret(split)
     except PredictError: return None
 
 def write_figures(
-    learn:Learner, out:Path,
+    learn:Learner,
+    out:Path,       # a folder, made if it is not there
     found:dict=None # split → `Interpretation`, where images were answered already
 )->dict: # name → path
     "Save the batch, the class balance, the learning curve and the confusion matrix"
     out.mkdir(parents=True, exist_ok=True)
-    split = "test" if "test" in learn.data.catalog.splits else "val"
-    figures = dict(batch=learn.data.show_batch().figure(), balance=learn.data.class_balance().figure(), curve=learn.recorder.plot())
-    if split in learn.data.catalog.splits and learn.task == "multiclass" and (shown := _shown(learn, found, split)): figures["confusion"] = shown.confusion().plot()
-    for name,fig in figures.items(): fig.savefig(out/f"{name}.png", dpi=110)
+    splits = learn.data.catalog.splits
+    split = "test" if "test" in splits else "val"
+    figures = dict(
+        batch=learn.data.show_batch().figure(),
+        balance=learn.data.class_balance().figure(),
+        curve=learn.recorder.plot())
+    if split in splits and learn.task == "multiclass":
+        answers = _shown(learn, found, split)
+        if answers: figures["confusion"] = answers.confusion().plot()
+    for name, fig in figures.items(): fig.savefig(out/f"{name}.png", dpi=110)
     return {name:out/f"{name}.png" for name in figures}
 
 # %% ../../nbs/runs/11_model_card.ipynb #65f01bb2
 SPLIT_TITLES = dict(train="Training", val="Validation", test="Test")
-_UNTOLD = ("data", "out", "resume_interrupted", "overwrite", "username", "token", "push_to_hub", "best_path")      # where things are on this machine, or whose they are
+# where things are on this machine, or whose they are
+_UNTOLD = ("data", "out", "resume_interrupted", "overwrite", "username", "token", "push_to_hub", "best_path")
 
 _MARKUP = re.compile(r"[\\*\[\]#!|~$]|\b_|_\b|^[-+=>](?=.)|^\d+(?=[.)]\s)")       # what Markdown would act upon
 _ENTITIES = {"&":"&amp;", "<":"&lt;", "`":"'", "@":"&#64;", "://":"&#58;//", "www.":"www&#46;"}
@@ -79,59 +93,121 @@ def _text(o):
     text = _MARKUP.sub(_escaped, printable(" ".join(str(o).split())))
     return re.sub("|".join(map(re.escape, _ENTITIES)), lambda m: _ENTITIES[m[0]], text)
 
-def _escaped(m): return m[0].replace("_", "\\_") if "_" in m[0] else f"{m[0]}\\" if m[0].isdigit() else f"\\{m[0]}"
+def _escaped(m):
+    "Write a piece of markup so that Markdown shows it"
+    if "_" in m[0]: return m[0].replace("_", "\\_")
+    return f"{m[0]}\\" if m[0].isdigit() else f"\\{m[0]}"
 
 def _row(cells): return f"| {' | '.join(cells)} |"
-def _table(head, rows): return [_row(map(_text, head)), _row(["---"]*len(head)), *(_row(map(_text, o)) for o in rows), ""]
+def _table(head, rows):
+    "Write a table in Markdown, as lines"
+    return [_row(map(_text, head)), _row(["---"]*len(head)), *(_row(map(_text, o)) for o in rows), ""]
+
+def _is_hub_name(model):
+    "Return whether a model's name is that of a repository on the Hugging Face Hub"
+    if not model or not re.fullmatch(r"[\w.-]+/[\w.-]+", model): return False
+    return not Path(model).exists() and not model.startswith(("timm/", "torchvision/"))
 
 def _card_front(learn, config):
     "Write what the Hugging Face Hub reads of a card"
     name = getattr(getattr(learn.model, "config", None), "architecture", "")
-    base = [f"base_model: {config.model}"] if config.model and re.fullmatch(r"[\w.-]+/[\w.-]+", config.model) and not Path(config.model).exists() and not config.model.startswith(("timm/", "torchvision/")) else []
-    return ["---", "tags:", "- image-classification", "- visionlab", *(["- timm", "library_name: timm"] if name.startswith("timm/") else []), "pipeline_tag: image-classification", *base, "---", ""]
+    base = [f"base_model: {config.model}"] if _is_hub_name(config.model) else []
+    library = ["- timm", "library_name: timm"] if name.startswith("timm/") else []
+    tags = ["tags:", "- image-classification", "- visionlab"]
+    return ["---", *tags, *library, "pipeline_tag: image-classification", *base, "---", ""]
 
 def _card_scores(scores, found):
     "Write how good a model is"
     if not scores: return ["There is no validation split, so nothing is known of how good it is.", ""]
     names = dict.fromkeys(k for s in scores.values() for k in s if "/" not in k)
     rows = [[k, *(f"{s[k]:.4f}" if k in s else "" for s in scores.values())] for k in names]
-    return [*_table(["", *(SPLIT_TITLES[s] for s in scores)], rows), *_card_mistakes(found)]
+    head = ["", *(SPLIT_TITLES[s] for s in scores)]
+    return [*_table(head, rows), *_card_mistakes(found)]
 
 def _card_mistakes(found):
     "Name the classes that are confused most"
-    last = next((o for s in ("test", "val") if (o := found.get(s)) is not None and o.task == "multiclass"), None)
-    worst = [] if last is None else list(last.most_confused().head(3).itertuples(index=False))
-    return ["Most often confused: " + ", ".join(f"{_text(a)} taken for {_text(b)} ({n:,} of {len(last):,} images)" for a,b,n in worst) + ".", ""] if worst else []
+    answers = [found.get(s) for s in ("test", "val")]
+    last = next((o for o in answers if o is not None and o.task == "multiclass"), None)
+    if last is None: return []
+    worst = list(last.most_confused().head(3).itertuples(index=False))
+    if not worst: return []
+    pairs = [f"{_text(a)} taken for {_text(b)} ({n:,} of {len(last):,} images)" for a, b, n in worst]
+    return ["Most often confused: " + ", ".join(pairs) + ".", ""]
+
+def _class_counts(cat, counts):
+    "Write how many images each class has, where there are few classes with different numbers"
+    if len(counts) > 30 or not any(counts[s].nunique() > 1 for s in cat.splits): return []
+    rows = [[c, *(f"{counts.loc[c, s]:,}" for s in cat.splits)] for c in counts.index]
+    return _table(["class", *(SPLIT_TITLES.get(s, s) for s in cat.splits)], rows)
+
+def _split_counts(cat, counts):
+    "List each split with its number of images, and the fewest and most of a class"
+    rows = []
+    for s in cat.splits:
+        of_class = sorted({counts[s].min(), counts[s].max()})
+        rows.append([SPLIT_TITLES.get(s, s), f"{len(cat.subset(s)):,}", " to ".join(f"{n:,}" for n in of_class)])
+    return rows
 
 def _card_data(dm):
     "Write what a model was trained on"
-    cat,counts = dm.catalog, dm.catalog.counts()
-    rows = [[SPLIT_TITLES.get(s, s), f"{len(cat.subset(s)):,}", " to ".join(f"{n:,}" for n in sorted({counts[s].min(), counts[s].max()}))] for s in cat.splits]
-    uneven = len(counts) <= 30 and any(counts[s].nunique() > 1 for s in cat.splits)
-    few = _table(["class", *(SPLIT_TITLES.get(s, s) for s in cat.splits)], [[c, *(f"{counts.loc[c, s]:,}" for s in cat.splits)] for c in counts.index]) if uneven else []
-    notes = [v for k,v in dm.facts() if k == "Note"] + [f"left out: {n:,} × {reason}" for reason,n in cat.skipped["reason"].value_counts().items()]
-    return [f"{_text(cat.source)}, {len(cat.classes):,} classes" + (", any number to an image." if cat.task == "multilabel" else "."), "", *_table(["split", "images", "of each class"], rows), *few, *[f"- {_text(o)}" for o in notes], ""]
+    cat = dm.catalog
+    counts = cat.counts()
+    rows = _split_counts(cat, counts)
+    few = _class_counts(cat, counts)
+    left_out = cat.skipped["reason"].value_counts().items()
+    notes = [v for k, v in dm.facts() if k == "Note"] + [f"left out: {n:,} × {reason}" for reason, n in left_out]
+    ending = ", any number to an image." if cat.task == "multilabel" else "."
+    first = f"{_text(cat.source)}, {len(cat.classes):,} classes{ending}"
+    table = _table(["split", "images", "of each class"], rows)
+    return [first, "", *table, *few, *[f"- {_text(o)}" for o in notes], ""]
+
+def _without_folders(o):
+    "Return the last part of an absolute path, anything else as it is"
+    return os.path.basename(o) if isinstance(o, str) and os.path.isabs(o) else o
+
+def _how_trained(learn, best):
+    "Tell in a sentence or two how long and in which arithmetic a model was trained"
+    arithmetic = "float32" if learn.dtype is None else str(learn.dtype).removeprefix("torch.")
+    n = len(learn.history)
+    top = max(learn.recorder.lrs, default=learn.lr)
+    made = (f"{n} epoch{'s'*(n != 1)}, {learn.step:,} batches of {learn.data.batch_size}, "
+            f"learning rate up to {top:.2g}, in {arithmetic}.")
+    return made if best is None else f"{made} The weights are those of {_text(best)}."
 
 def _card_options(learn, config, best=None):
     "Write how a model was made"
-    said = {k:v for k,v in shown(config.changed()).items() if k not in _UNTOLD}
-    local = lambda o: os.path.basename(o) if isinstance(o, str) and os.path.isabs(o) else o
-    model = learn.describe_model()
-    arithmetic = "float32" if learn.dtype is None else str(learn.dtype).removeprefix("torch.")
-    made = f"{len(learn.history)} epoch{'s'*(len(learn.history) != 1)}, {learn.step:,} batches of {learn.data.batch_size}, learning rate up to {max(learn.recorder.lrs, default=learn.lr):.2g}, in {arithmetic}."
-    if best is not None: made += f" The weights are those of {_text(best)}."
-    return [_text(model), "", made, "", *(_table(["option", "value"], [[k, local(v)] for k,v in said.items()]) if said else ["All options as usual.", ""])]
+    options = {k:v for k, v in shown(config.changed()).items() if k not in _UNTOLD}
+    about = [_text(learn.describe_model()), "", _how_trained(learn, best), ""]
+    if not options: return [*about, "All options as usual.", ""]
+    return [*about, *_table(["option", "value"], [[k, _without_folders(v)] for k, v in options.items()])]
 
 def _card_use(name, library):
     "Write how to use a model"
-    other = [] if name == "exported_last" else ["The weights of the last epoch are in `exported_models/exported_last`; no score here is about them.", ""]
-    alone = [f'With timm alone: `timm.create_model("local-dir:exported_models/{name}", pretrained=True)`.', ""] if library == "timm" else []
-    return ["```python", "from visionlab.all import load_model", f'model = load_model("exported_models/{name}")', 'model.predict("image.jpg", topk=3)', "```", "", "```sh", f"visionlab predict exported_models/{name} image.jpg", "```", "", *alone, *other]
+    python = ["```python", "from visionlab.all import load_model", f'model = load_model("exported_models/{name}")',
+              'model.predict("image.jpg", topk=3)', "```", ""]
+    shell = ["```sh", f"visionlab predict exported_models/{name} image.jpg", "```", ""]
+    alone, other = [], []
+    if library == "timm":
+        call = f'timm.create_model("local-dir:exported_models/{name}", pretrained=True)'
+        alone = [f'With timm alone: `{call}`.', ""]
+    if name != "exported_last":
+        where = "`exported_models/exported_last`"
+        other = [f"The weights of the last epoch are in {where}; no score here is about them.", ""]
+    return [*python, *shell, *alone, *other]
 
 def write_card(learn, config, scores, found, best=None):
     "Write the model card"
     name = "exported_last" if best is None else "exported_best"
+    library = getattr(getattr(learn.model, "config", None), "architecture", "").partition("/")[0]
     classes = f"{', '.join(map(_text, learn.classes[:20]))}{' …' if len(learn.classes) > 20 else ''}"
-    versions = ", ".join(f"{k} {v}" for k,v in library_versions().items())
-    parts = {"Scores":_card_scores(scores, found), "Use":_card_use(name, getattr(getattr(learn.model, "config", None), "architecture", "").partition("/")[0]), "Data":_card_data(learn.data), "Training":_card_options(learn, config, best), "Versions":[versions, ""]}
-    return "\n".join([*_card_front(learn, config), f"# {_text(Path(config.out).name)}", "", f"An image classifier for {len(learn.classes):,} classes: {classes}.", "", *[o for title,part in parts.items() for o in (f"## {title}", "", *part)]])
+    versions = ", ".join(f"{k} {v}" for k, v in library_versions().items())
+    parts = {
+        "Scores":_card_scores(scores, found),
+        "Use":_card_use(name, library),
+        "Data":_card_data(learn.data),
+        "Training":_card_options(learn, config, best),
+        "Versions":[versions, ""]}
+    title = f"# {_text(Path(config.out).name)}"
+    about = f"An image classifier for {len(learn.classes):,} classes: {classes}."
+    body = [line for name, part in parts.items() for line in (f"## {name}", "", *part)]
+    return "\n".join([*_card_front(learn, config), title, "", about, "", *body])

@@ -26,44 +26,72 @@ from .making import metrics_of, optimizer_of, teacher_for
 # %% ../../nbs/runs/10_plan.ipynb #58e5f6f6
 @dataclass
 class Fit:
-    "Say what one fit of a training is"
+    "Describe one fit of a training"
     epochs:int
     lr:object          # a number, or a slice from the first layers to the head
     head_only:bool     # the body stays as it is
     batches:int=None   # after which it ends; None: after the epochs
 
 def is_started(learn, config)->bool:
-    "Say whether a network starts from weights that were trained"
-    return config.weights is not None or bool(getattr(getattr(learn.model, "config", None), "pretrained", False))
+    "Return whether a network starts from weights that were trained"
+    if config.weights is not None: return True
+    return bool(getattr(getattr(learn.model, "config", None), "pretrained", False))
 
 def _batches(steps, per_epoch, accumulated):
     "Count the batches of so many steps, of which the last in an epoch may be short"
-    whole,rest = divmod(steps, -(-per_epoch//accumulated))
+    whole, rest = divmod(steps, -(-per_epoch//accumulated))
     return whole*per_epoch + min(rest*accumulated, per_epoch)
+
+def _epochs_of_head(config, started):
+    "Count the epochs in which only the head learns, before the whole network does"
+    if config.freeze_backbone: return 0
+    return int(started) if config.freeze_epochs is None else config.freeze_epochs
+
+def _rates_of_all(config, top, started):
+    "Choose the learning rates of a whole network: lower for the first layers, where those were trained before"
+    if not started or config.freeze_backbone: return top
+    if config.layer_decay is not None or config.lr_div == 1: return top
+    return slice(top/config.lr_div, top)
 
 def planned_fits(learn:Learner, config:TrainConfig)->list: # of `Fit`
     "Plan the fits of a training"
-    started,n = is_started(learn, config), length(learn.train_dl)
-    first = 0 if config.freeze_backbone else int(started) if config.freeze_epochs is None else config.freeze_epochs
+    started = is_started(learn, config)
+    n = length(learn.train_dl)
+    first = _epochs_of_head(config, started)
     top = learn.lr/2 if first and started else learn.lr            # after the head has learned
-    rates = slice(top/config.lr_div, top) if started and config.layer_decay is None and config.lr_div != 1 and not config.freeze_backbone else top
-    if config.steps is None: return [Fit(first, learn.lr, True)]*(first > 0) + [Fit(config.epochs, rates, config.freeze_backbone)]
-    steps = _batches(config.steps, n, config.gradient_accumulation)
-    head = min(first*n, steps//2)
-    return [Fit(-(-head//n), learn.lr, True, head)]*(head > 0) + [Fit(-(-(steps-head)//n), rates, config.freeze_backbone, steps-head)]
+    rates = _rates_of_all(config, top, started)
+    frozen = config.freeze_backbone
+    if config.steps is None:
+        return [Fit(first, learn.lr, True)]*(first > 0) + [Fit(config.epochs, rates, frozen)]
+    batches = _batches(config.steps, n, config.gradient_accumulation)
+    head = min(first*n, batches//2)
+    rest = batches - head
+    of_head = [Fit(-(-head//n), learn.lr, True, head)] if head > 0 else []
+    return [*of_head, Fit(-(-rest//n), rates, frozen, rest)]
 
 _WARMUPS = dict(one_cycle=.25, cosine=.1, linear=.1, polynomial=.1)
 
+_WARMUP_ARGS = {"warmup_steps", "warmup_epochs", "warmup_ratio", "pct_start", "warmup"}
+
+def _usual_warmup(config):
+    "Look up the warm-up that a schedule usually has; None where the configuration has one of its own"
+    name = config.scheduler if isinstance(config.scheduler, str) else ""
+    if not name or _WARMUP_ARGS & set(config.scheduler_args or {}): return None
+    return _WARMUPS.get(find_schedule(name)[0])
+
 def _schedule(config):
     "Make the schedule of a fit"
-    args,given = dict(config.scheduler_args or {}), config.scheduler if isinstance(config.scheduler, str) else ""
-    said = {"warmup_steps", "warmup_epochs", "warmup_ratio", "pct_start", "warmup"} & set(args)
-    usual = None if said or not given else _WARMUPS.get(find_schedule(given)[0])
-    return Schedule(config.scheduler, args.pop("warmup", None) if config.warmup is None and "warmup" in args else usual if config.warmup is None else config.warmup, **args)
+    args = dict(config.scheduler_args or {})
+    usual = _usual_warmup(config)
+    if config.warmup is not None: warmup = config.warmup
+    else: warmup = args.pop("warmup", usual)
+    return Schedule(config.scheduler, warmup, **args)
 
 def fit_callbacks(config:TrainConfig)->list:
     "Make what every fit of a training switches on"
-    mixes = [Mix(config.mixup, config.cutmix, config.mix_prob, switch_off=config.mix_switch_off)] if config.mixup or config.cutmix else []
+    mixes = []
+    if config.mixup or config.cutmix:
+        mixes = [Mix(config.mixup, config.cutmix, config.mix_prob, switch_off=config.mix_switch_off)]
     return [_schedule(config), *fit_options(config).callbacks(), *mixes]
 
 def check_plan(config:TrainConfig):
@@ -71,8 +99,10 @@ def check_plan(config:TrainConfig):
     fit_callbacks(config)
     logger_names(config.log or "none")
     _schedule(config).make(epochs=config.epochs, steps=config.steps or 10**6)
-    optimizer_for(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)), optimizer_of(config), config.lr or 1e-3, config.weight_decay)
-    _for_some_task(lambda task: make_loss(config.loss, task, label_smoothing=config.label_smoothing, **(config.loss_args or {})))
+    tiny_net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    optimizer_for(tiny_net, optimizer_of(config), config.lr or 1e-3, config.weight_decay)
+    options = dict(label_smoothing=config.label_smoothing, **(config.loss_args or {}))
+    _for_some_task(lambda task: make_loss(config.loss, task, **options))
     _for_some_task(lambda task: make_metrics(metrics_of(config), task, n=10))
 
 def _for_some_task(make):
@@ -84,17 +114,22 @@ def _for_some_task(make):
 
 def run_schedule(learn:Learner, config:TrainConfig)->Learner:
     "Run the fits of a training"
-    teacher = [] if config.teacher is None else [Distill(teacher_for(learn, config.teacher), config.distill_weight, config.distill_temperature)]
+    teacher = []
+    if config.teacher is not None:
+        net = teacher_for(learn, config.teacher)
+        teacher = [Distill(net, config.distill_weight, config.distill_temperature)]
     keep = is_started(learn, config) and has_few_images(learn)
     for fit in planned_fits(learn, config):
         if learn.interrupted: break
-        _one_fit(learn, fit, [*fit_callbacks(config), *teacher, *([] if fit.batches is None else [Steps(fit.batches)])], keep)
+        limit = [] if fit.batches is None else [Steps(fit.batches)]
+        _one_fit(learn, fit, [*fit_callbacks(config), *teacher, *limit], keep)
     return learn
 
 def _one_fit(learn, fit, cbs, keep):
     "Run one fit, with the body frozen or not"
     if fit.head_only: learn.freeze()
     try:
-        with kept_statistics(learn, keep and not fit.head_only): learn.fit(fit.epochs, fit.lr, cbs)
+        with kept_statistics(learn, keep and not fit.head_only):
+            learn.fit(fit.epochs, fit.lr, cbs)
     finally:
         if fit.head_only: learn.unfreeze()

@@ -33,22 +33,28 @@ from .model_card import write_card, SPLIT_TITLES, BestEpoch, measure, write_figu
 
 # %% ../../nbs/runs/12_train.ipynb #cf7c6045
 def write_run(
-    learn:Learner, config:TrainConfig, run:RunFolder, scores:dict,
+    learn:Learner,
+    config:TrainConfig,
+    run:RunFolder,
+    scores:dict,         # split → name → number
     found:dict=None,     # split → `Interpretation`
     best:BestEpoch=None, # whose weights the learner has; default: it has those of the last epoch
     last:dict=None       # with `best`: the weights of the last epoch
-)->Path:
-    "Write a finished run; return where the exported model is, which card and scores are about. The card comes last: with it all is there"
+)->Path: # the exported model, which card and scores are about
+    "Write a finished run; the card comes last: where it is, all is there"
     for name in ("README.md", "scores.json"): (run.path/name).unlink(missing_ok=True)
-    if best is None: model = learn.export(run.exports/"exported_last")
-    else:
-        with _lent(learn, last, best.weights): learn.export(run.exports/"exported_last")
-        learn.scores = epoch_scores(learn, best.number)
-        model = learn.export(run.exports/"exported_best")
-    run.write("scores.json", json.dumps({SPLIT_TITLES[k]:finite(s) for k,s in scores.items()}, indent=1))
+    model = _export_of_run(learn, run, best, last)
+    run.write("scores.json", json.dumps({SPLIT_TITLES[k]:finite(s) for k, s in scores.items()}, indent=1))
     write_figures(learn, run.path/"figures", found)
     run.write("README.md", write_card(learn, config, scores, found or {}, best))
     return model
+
+def _export_of_run(learn, run, best, last):
+    "Export the model of the last epoch, and that of the best where there is one; return the better one's folder"
+    if best is None: return learn.export(run.exports/"exported_last")
+    with _lent(learn, last, best.weights): learn.export(run.exports/"exported_last")
+    learn.scores = epoch_scores(learn, best.number)
+    return learn.export(run.exports/"exported_best")
 
 @contextmanager
 def _lent(learn, weights, own):
@@ -62,17 +68,19 @@ def as_config(
     config,      # a `TrainConfig`, a dict, a YAML file, a run's folder, or None
     changes:dict # fields that are to be otherwise
 )->TrainConfig:
-    "Make a configuration of whatever says one"
+    "Make a configuration of whatever describes one"
     if isinstance(config, TrainConfig): return config.but(**changes) if changes else config
     if isinstance(config, (str, os.PathLike)): return TrainConfig.load(_config_file(config), **changes)
     if isinstance(config, dict) or config is None: return TrainConfig.from_dict({**(config or {}), **changes})
-    raise ConfigError(f"A {type(config).__name__} is no configuration", "", "Give a TrainConfig, a YAML file, or fields by name: train(data=…)")
+    raise ConfigError(f"A {type(config).__name__} is no configuration", "",
+                      "Give a TrainConfig, a YAML file, or fields by name: train(data=…)")
 
 def _config_file(path):
     "Find the file that is meant"
     found = run_config_file(path) if Path(path).expanduser().is_dir() else path
-    if found is None or Path(found).suffix.lower() not in (".yaml", ".yml", ".json"): raise ConfigError(f"{str(path)!r} is no configuration", "", f"Give a YAML file or a run's folder; to train on what is there: train(data={str(path)!r})")
-    return found
+    if found is not None and Path(found).suffix.lower() in (".yaml", ".yml", ".json"): return found
+    raise ConfigError(f"{str(path)!r} is no configuration", "",
+                      f"Give a YAML file or a run's folder; to train on what is there: train(data={str(path)!r})")
 
 def train(
     config=None,  # a `TrainConfig`, a YAML file, or a run's folder to do the same again; or give fields by name
@@ -81,10 +89,16 @@ def train(
 )->Learner:
     "Train a classifier from one configuration, and write the run folder"
     check_guarded()
-    config,n = as_config(config, changes), world_size()
+    config = as_config(config, changes)
+    n = world_size()
     if n == 1 and (config.devices or 1) > 1: return _learner_again(config, train_in_processes(config, say))
-    if config.devices not in (None, n): raise ConfigError(f"devices={config.devices}, and there are {n} processes already", "", "Leave devices out under torchrun")
-    with Distributed(config.strategy, config.sync_batchnorm, device=config.device) if Learner.group is None else nullcontext(): return _train(config, _plainly(say) if say and is_main() else lambda *o: None)
+    if config.devices not in (None, n):
+        raise ConfigError(f"devices={config.devices}, and there are {n} processes already", "",
+                          "Leave devices out under torchrun")
+    if Learner.group is not None: together = nullcontext()
+    else: together = Distributed(config.strategy, config.sync_batchnorm, device=config.device)
+    with together:
+        return _train(config, _plainly(say) if say and is_main() else lambda *o: None)
 
 def _plainly(say):
     "Say things without anything in them that would command a terminal"
@@ -92,9 +106,11 @@ def _plainly(say):
 
 def _train(config, say):
     "Train in this process, with others if there are any; the first one tells and writes"
-    config,finished = _started_again(config), False
+    config = _started_again(config)
+    finished = False
     check_plan(config)
-    run = RunFolder(config.out, config.overwrite, config.resume_interrupted) if config.out and is_main() else None
+    run = None
+    if config.out and is_main(): run = RunFolder(config.out, config.overwrite, config.resume_interrupted)
     try:
         learn = _train_into(run, config, say)
         finished = True
@@ -107,13 +123,32 @@ def _train(config, say):
         if run: run.close(finished)
 
 def _of_first(o):
-    "Give all processes what the first one has"
+    "Return in all processes what the first one has"
     return o if Learner.group is None else Learner.group.gather(o)[0]
 
 def _started_again(config):
     "Go on with the run that was begun, where torchrun has started the processes again"
     before = _of_first(begun(config.out) if config.out and is_main() else None)
-    return config if before is None else config.but(out=str(before), resume_interrupted=True, overwrite=False)
+    if before is None: return config
+    return config.but(out=str(before), resume_interrupted=True, overwrite=False)
+
+def _checkpoint_to_resume(config):
+    "Find the newest checkpoint of a run that is to be resumed; None where there is none"
+    if not config.resume_interrupted or not config.out: return None
+    return Checkpoint.newest(config.out) if list_checkpoints(Path(config.out)/"checkpoints") else None
+
+def _write_inputs(run, learn, config):
+    "Write what a run starts from: configuration and catalog"
+    run.write("config.yaml", config_text(config.but(resume_interrupted=False, overwrite=False)))
+    learn.data.catalog.save(run.path/"catalog")
+
+def _take_best(learn, best, run, say):
+    "Put the weights of the best epoch into a learner; return those of the last, where a run is to be written"
+    last = whole_tensors(learn.model) if run else None
+    put_tensors(learn.model, best.weights)
+    value = learn.history[best.number-1].get(best.monitor, math.nan)
+    say(f"The model is that of {best} ({value:.4g}); scores and card are about it")
+    return last
 
 def _train_into(run, config, say):
     "Train, with a folder to write into or none"
@@ -121,22 +156,22 @@ def _train_into(run, config, say):
     learn = make_learner(config, make_data(config))
     say(learn.data.summary())
     if run and run.path.name != Path(config.out).name: say(f"{config.out} exists: this run goes to {run.path}")
-    goes_on = Checkpoint.newest(config.out) if config.resume_interrupted and config.out and list_checkpoints(Path(config.out)/"checkpoints") else None
+    goes_on = _checkpoint_to_resume(config)
     config = _settled(learn, config, goes_on, say)
     say(learn)
     if goes_on: _go_on(learn, config, goes_on, say)
-    if run: run.write("config.yaml", config_text(config.but(resume_interrupted=False, overwrite=False))); learn.data.catalog.save(run.path/"catalog")
+    if run: _write_inputs(run, learn, config)
     if config.find_lr and not goes_on: _use_found_lr(learn, say)
-    with _saving(learn, config, run, say) as watcher: stopped = _run_until_stopped(learn, config)
+    with _saving(learn, config, run, say) as watcher:
+        stopped = _run_until_stopped(learn, config)
     if stopped and not learn.history: raise KeyboardInterrupt
     if stopped: say(f"Interrupted after {len(learn.history)} epochs: what has been learned is measured and written")
-    best,last = _best_epoch(learn, watcher, run), None
-    if best is not None:
-        last = whole_tensors(learn.model) if run else None
-        put_tensors(learn.model, best.weights)
-        say(f"The model is that of {best} ({learn.history[best.number-1].get(best.monitor, math.nan):.4g}); scores and card are about it")
-    with learn.together(False): scores,found = measure(learn)
-    for split,s in scores.items(): say(f"{SPLIT_TITLES[split]}: " + ", ".join(f"{k} {v:.4f}" for k,v in s.items()))
+    best = _best_epoch(learn, watcher, run)
+    last = None if best is None else _take_best(learn, best, run, say)
+    with learn.together(False):
+        scores, found = measure(learn)
+    for split, s in scores.items():
+        say(f"{SPLIT_TITLES[split]}: " + ", ".join(f"{k} {v:.4f}" for k, v in s.items()))
     if run: _tell(learn, config, run, scores, found, best, last, say)
     elif best is not None: learn.scores = epoch_scores(learn, best.number)
     if stopped and not in_notebook(): raise KeyboardInterrupt
@@ -144,23 +179,32 @@ def _train_into(run, config, say):
 
 def _told_and_logged(run, say):
     "Say things, and note them in the run's log"
-    def both(o): say(o); run.log(o)
+    def both(o):
+        say(o)
+        run.log(o)
     return both
 
 _SHORT = 200       # batches of a training, below which bfloat16 gains too little to give digits up
 
+def _batches_of_all(learn, config):
+    "Count the batches of a whole training"
+    per_epoch = length(learn.train_dl) or 0
+    return sum(o.batches or o.epochs*per_epoch for o in planned_fits(learn, config))
+
 def _settled(learn, config, goes_on, say):
-    "Decide the arithmetic where that is left open and the processor has a choice: as before, or by what the network computes"
+    "Decide the arithmetic where that is left open and the processor has a choice: as before, or by what pays"
     if config.precision != "auto" or learn.device.type != "cpu" or not has_bf16(learn.device): return config
     if goes_on:
         before = goes_on.state["settings"]
-        if before.get("device") != learn.device.type or before.get("precision") not in ("fp32", "torch.bfloat16"): return config
+        if before.get("device") != learn.device.type: return config
+        if before.get("precision") not in ("fp32", "torch.bfloat16"): return config
         learn.dtype = choose_precision(before["precision"], learn.device)
-    elif sum(o.batches or o.epochs*(length(learn.train_dl) or 0) for o in planned_fits(learn, config)) < _SHORT: return config
+    elif _batches_of_all(learn, config) < _SHORT: return config
     else:
         learn.dtype = torch.bfloat16 if gains_by_bf16(learn) else None
         used = "float32" if learn.dtype is None else "bfloat16, with fewer digits,"
-        say(f"Arithmetic: {used} by what this network computes and this processor can do. precision=fp32 or bf16 decides it")
+        say(f"Arithmetic: {used} by what this network computes and this processor can do. "
+            "precision=fp32 or bf16 decides it")
     return config.but(precision="fp32" if learn.dtype is None else "bf16")
 
 def _go_on(learn, config, checkpoint, say):
@@ -173,26 +217,32 @@ def _best_epoch(learn, watcher, run):
     "Find the best epoch of a training: in the run's checkpoints, else in memory; None where none was judged"
     column = watcher and (watcher.watched or watcher.column(learn))
     if column is None: return None
-    if isinstance(watcher, KeepBest): return watcher.weights and BestEpoch(watcher.best_epoch, column, watcher.weights)
+    if isinstance(watcher, KeepBest):
+        return watcher.weights and BestEpoch(watcher.best_epoch, column, watcher.weights)
     kept = run.best() if run else None          # the first process reads, and tells the others
-    return _of_first(kept and BestEpoch(kept.state["position"]["epochs_done"], column, kept.weights(learn.model)))
+    best = kept and BestEpoch(kept.state["position"]["epochs_done"], column, kept.weights(learn.model))
+    return _of_first(best)
 
 def _watcher(learn, config, place):
     "Make what keeps the best epoch: checkpoints where there is a run, else memory; None where nothing is to be kept"
     args = save_options(config.save_checkpoint_args, config.save_total_limit)
     judged = learn.valid_dl is not None or config.monitor == "train_loss"
-    if place and args is not None: return SaveCheckpoints(place, **dict(monitor=config.monitor if judged else None) | args)
+    if place and args is not None:
+        return SaveCheckpoints(place, **dict(monitor=config.monitor if judged else None) | args)
     return KeepBest(config.monitor, restore=False, all_fits=True) if judged and not place else None
 
 @contextmanager
 def _saving(learn, config, run, say):
     "Let a training write checkpoints, history and what trackers are told"
     own = learn.callbacks
-    place = _of_first(run.checkpoints if run else None)           # every process takes part in a checkpoint, the first one writes it
+    # every process takes part in a checkpoint, the first one writes it
+    place = _of_first(run.checkpoints if run else None)
     watcher = _watcher(learn, config, place)
     trackers = make_loggers(config.log or "none", config.logger_args, run)
     for o in trackers: say(f"Tracked by {o}")
-    learn.callbacks = [*own, *([watcher] if watcher else []), *([WriteHistory(run.path)] if run else []), *trackers]
+    watchers = [watcher] if watcher else []
+    history = [WriteHistory(run.path)] if run else []
+    learn.callbacks = [*own, *watchers, *history, *trackers]
     try: yield watcher
     finally:
         learn.callbacks = own
@@ -208,11 +258,12 @@ def train_in_processes(
     return launch(_learned, config.devices, config, say, threads=threads, **options)[0]
 
 def _learned(config, say):
-    "Train as one of several processes; the first gives what was learned"
+    "Train as one of several processes; the first returns what was learned"
     learn = train(config, say)
     if not is_main(): return None
     counts = {k:getattr(learn, k) for k in ("lr", "step", "epochs_done", "interrupted", "notes")}
-    return dict(weights={k:v.cpu() for k,v in learn.model.state_dict().items()}, recorder=learn.recorder.state_dict(), counts=counts)
+    weights = {k:v.cpu() for k, v in learn.model.state_dict().items()}
+    return dict(weights=weights, recorder=learn.recorder.state_dict(), counts=counts)
 
 def _learner_again(config, learned):
     "Make the learner that processes have trained"
@@ -223,7 +274,7 @@ def _learner_again(config, learned):
     return learn
 
 def _run_until_stopped(learn, config)->bool:
-    "Train; say whether the interrupt key ended it"
+    "Train; return whether the interrupt key ended it"
     try: run_schedule(learn, config)
     except KeyboardInterrupt: return True
     return learn.interrupted
@@ -247,11 +298,15 @@ def push_run(
 )->str: # where it is
     "Upload a run's best model and its card to a private repository of the Hugging Face Hub"
     from huggingface_hub import HfApi
-    folder,api = Path(run), HfApi(token=token)
+    folder = Path(run)
+    api = HfApi(token=token)
     try:
         repo = f"{username or api.whoami()['name']}/{folder.name}"
         api.create_repo(repo, private=True, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=str(exported(folder)))
         api.upload_file(repo_id=repo, path_or_fileobj=str(folder/"README.md"), path_in_repo="README.md")
-    except Exception as e: raise ExportError(f"The model could not be uploaded: {type(e).__name__}: {first_line(e)}", str(folder), "The run is complete on disk. Log in with `hf auth login`, and call push_run(folder) again") from e
+    except Exception as e:
+        fix = "The run is complete on disk. Log in with `hf auth login`, and call push_run(folder) again"
+        what = f"The model could not be uploaded: {type(e).__name__}: {first_line(e)}"
+        raise ExportError(what, str(folder), fix) from e
     return repo

@@ -17,8 +17,12 @@ from ..models.probs import to_probs
 class Metric:
     "Sum something over batches; `update` never waits for the device"
     higher_is_better = True
-    one_sided = False      # about one of two classes, which `about` chooses
-    stages,show,on_step,on_epoch = ("val", "test"), True, False, True      # when it is computed, whether progress shows it, and whether each step or each epoch records it
+    one_sided = False          # about one of two classes, which `about` chooses
+    stages = ("val", "test")   # when it is computed
+    show = True                # progress shows it
+    on_step = False            # each training step records it
+    on_epoch = True            # each epoch records it
+
     def __init__(self, name:str): self.name = name
     def reset(self): raise NotImplementedError
     def update(self, logits, target): raise NotImplementedError
@@ -28,7 +32,8 @@ class Metric:
     def __repr__(self): return self.name
 
     def counting(self, logits): # a key
-        "Say what is summed, and from where on: metrics that say the same have the same sums; None: nobody else's"
+        "Return what is summed, and from where on: metrics with one key have the same sums; None: shared with nobody"
+
     def follow(self, other:"Metric"):
         "Take over the sums of a metric that counts the same, until they are read"
 
@@ -41,7 +46,7 @@ class Metric:
     def values(self,
         classes=None # names, for metrics that score each class
     )->dict: # name → number
-        "Compute all there is to say"
+        "Compute every number that the metric has"
         return {self.name:self.compute()}
 
     def sync(self,
@@ -52,14 +57,20 @@ class Metric:
 
 def update_all(metrics, logits, target):
     "Take in a batch; what several metrics count is counted once"
+    kinds = [(m, m.counting(logits)) for m in metrics]
     first = {}
-    for m,kind in [(m, m.counting(logits)) for m in metrics]:
-        if kind is None or kind not in first: m.update(logits, target); first[kind] = m
-        else: m.follow(first[kind])
+    for m, kind in kinds:
+        if kind is not None and kind in first:
+            m.follow(first[kind])
+        else:
+            m.update(logits, target)
+            first[kind] = m
 
 def on_cpu(o):
     "Copy a tensor, or a list of them, to the CPU"
-    return [on_cpu(v) for v in o] if isinstance(o, list) else o.detach().cpu() if isinstance(o, torch.Tensor) else o
+    if isinstance(o, list): return [on_cpu(v) for v in o]
+    if isinstance(o, torch.Tensor): return o.detach().cpu()
+    return o
 
 def _exact(device):
     "Choose the widest float a device has"
@@ -71,42 +82,64 @@ class Mean(Metric):
         name:str,
         f,                         # (logits, target) → (B,) values
         higher_is_better:bool=True
-    ): super().__init__(name); self.f,self.higher_is_better = f, higher_is_better
-    def reset(self): self.total,self.n = 0., 0
+    ):
+        super().__init__(name)
+        self.f = f
+        self.higher_is_better = higher_is_better
+
+    def reset(self):
+        self.total = 0.
+        self.n = 0
+
     def update(self, logits, target):
         self.total = self.total + self.f(logits, target).sum(dtype=_exact(logits.device))
         self.n += len(target)
+
     def compute(self): return float(self.total)/max(self.n, 1)
     def state(self): return float(self.total), self.n
-    def merge(self, states): self.total,self.n = (sum(o) for o in zip(*states))
+    def merge(self, states): self.total, self.n = (sum(o) for o in zip(*states))
 
 def _share_of(target, said):
     "Find how much of each image's target its answers get: 1 or 0, or for a mixed image the share"
-    return said == target if target.ndim == 1 else target.gather(1, said[:,None])[:,0]
+    if target.ndim == 1: return said == target
+    return target.gather(1, said[:,None])[:,0]
 
 def hits(logits, target): return _share_of(target, logits.argmax(1))
 def misses(logits, target): return 1 - hits(logits, target).float()
+
 def hits_in_top(logits, target, k):
+    "Find how much of each image's target is among the `k` best answers"
     best = logits.topk(min(k, logits.shape[1]), 1).indices
-    return (best == target[:,None]).any(1) if target.ndim == 1 else target.gather(1, best).sum(1)
+    if target.ndim == 1: return (best == target[:,None]).any(1)
+    return target.gather(1, best).sum(1)
 
 # %% ../../nbs/training/03_counts.ipynb #ff9a4d90
 AVERAGES = ("macro", "micro", "weighted", "binary", "per_class")
 
 def _scores(score, hit, true, said):
     "Score classes by how many images were rightly called so, are so, and were called so"
-    return {"precision":hit/said.clamp_min(1e-12), "recall":hit/true.clamp_min(1e-12), "f1":2*hit/(true+said).clamp_min(1e-12)}[score]
+    return {"precision":hit/said.clamp_min(1e-12),
+            "recall":hit/true.clamp_min(1e-12),
+            "f1":2*hit/(true+said).clamp_min(1e-12)}[score]
 
 def _averaged(score, average, hit, true, said, positive=1):
     "Score classes and average them"
-    if average == "binary": return float(_scores(score, hit, true, said)[positive]) if len(hit) == 2 else refuse_not_two(len(hit))
-    if average == "micro": hit,true,said = (o.sum()[None] for o in (hit, true, said))
+    if average == "binary":
+        if len(hit) != 2: refuse_not_two(len(hit))
+        return float(_scores(score, hit, true, said)[positive])
+    if average == "micro":
+        hit = hit.sum()[None]
+        true = true.sum()[None]
+        said = said.sum()[None]
     value = _scores(score, hit, true, said)
     seen = (true+said) > 0                       # a class neither met nor predicted has no score
     weight = true if average == "weighted" else seen.double()
     return float((value*weight).sum()/weight.sum().clamp_min(1e-12))
 
-def refuse_not_two(n): raise ConfigError(f"A binary score is for two classes, and these are {n}", "", "Use the macro, micro or weighted one")
+def refuse_not_two(n):
+    "Refuse a binary score of more or fewer classes than two"
+    raise ConfigError(f"A binary score is for two classes, and these are {n}", "",
+                      "Use the macro, micro or weighted one")
 
 def named_after_class(name, short, usual, positive):
     "Put the class that a metric is about into its name, unless it has a name of somebody's choice"
@@ -116,37 +149,67 @@ class Counted(Metric):
     "Score classes from three counts of each"
     def __init__(self, score, average):
         super().__init__(f"{score}_{average}")
-        self.score,self.average,self.positive = one_of(score, ("precision", "recall", "f1"), "score"), one_of(average, AVERAGES, "average"), 1
+        self.score = one_of(score, ("precision", "recall", "f1"), "score")
+        self.average = one_of(average, AVERAGES, "average")
+        self.positive = 1
+
     @property
     def one_sided(self): return self.average == "binary"
-    def about(self, positive, name): self.positive,self.name = positive, named_after_class(self.name, self.score, f"{self.score}_binary", name)
+
+    def about(self, positive, name):
+        self.positive = positive
+        self.name = named_after_class(self.name, self.score, f"{self.score}_binary", name)
+
     def counts(self): raise NotImplementedError
-    def reset(self): self.sums,self.following = None, False
+
+    def reset(self):
+        self.sums = None
+        self.following = False
+
     def counting(self, logits): return type(self), id(self.sums)
-    def follow(self, other): self.sums,self.following = other.sums, True
+
+    def follow(self, other):
+        self.sums = other.sums
+        self.following = True
+
     def state(self): return on_cpu(self.sums)
+
     def merge(self, states):
         seen = [o for o in states if o is not None]
         self.sums = sum(seen[1:], seen[0]) if seen else None
-    def compute(self): return float("nan") if self.sums is None else _averaged(self.score, self.average, *self.counts(), self.positive)
+
+    def compute(self):
+        if self.sums is None: return float("nan")
+        return _averaged(self.score, self.average, *self.counts(), self.positive)
+
     def values(self, classes=None):
-        if self.following: self.sums,self.following = self.sums.clone(), False        # its own again, whoever goes on
+        if self.following:                       # its own sums again, whoever goes on
+            self.sums = self.sums.clone()
+            self.following = False
         if self.average != "per_class" or self.sums is None: return {self.name:self.compute()}
         each = _scores(self.score, *self.counts()).tolist()
-        return {self.name:self.compute(), **{f"{self.name}/{c}":v for c,v in zip(classes or range(len(each)), each)}}
+        by_class = zip(classes or range(len(each)), each)
+        return {self.name:self.compute(), **{f"{self.name}/{c}":v for c, v in by_class}}
 
 class Counts(Counted):
     "Score from the matrix of true against predicted classes"
     def __init__(self,
         score:str="f1",         # "precision", "recall" or "f1"
-        average:str="macro",    # "macro": classes alike; "weighted": by size; "micro": images alike; "binary": one of two, by default the second; "per_class": macro, and each class
+        # "macro": classes alike; "weighted": by size; "micro": images alike; "binary": one of two; "per_class": each
+        average:str="macro",
     ): super().__init__(score, average)
 
     def update(self, logits, target):
-        n,said = logits.shape[1], logits.argmax(1)
-        self.sums = torch.zeros(n*n, device=logits.device) if self.sums is None else self.sums.to(logits.device)      # what a checkpoint kept may be elsewhere
-        if target.ndim == 1: self.sums.scatter_add_(0, target*n + said, torch.ones(len(target), device=logits.device))
-        else: self.sums.view(n, n).index_add_(1, said, target.t().to(self.sums.dtype))
+        n = logits.shape[1]
+        said = logits.argmax(1)
+        if self.sums is None:
+            self.sums = torch.zeros(n*n, device=logits.device)
+        else:
+            self.sums = self.sums.to(logits.device)      # what a checkpoint kept may be elsewhere
+        if target.ndim == 1:
+            self.sums.scatter_add_(0, target*n + said, torch.ones(len(target), device=logits.device))
+        else:
+            self.sums.view(n, n).index_add_(1, said, target.t().to(self.sums.dtype))
 
     def counts(self):
         n = math.isqrt(len(self.sums))
@@ -157,76 +220,124 @@ class Counts(Counted):
 def auroc(
     score,  # (n,) higher for what has the class, or for what is not normal
     hit     # (n,) bool: does the image have the class, or a defect?
-)->float: # nan where one of the two kinds is missing
+)->float: # NaN where one of the two kinds is missing
     "Compute the area under the ROC curve from ranks; ties share their mean rank"
-    score,hit = np.asarray(score, dtype=np.float64).ravel(), np.asarray(hit).astype(bool).ravel()
-    n1 = int(hit.sum()); n0 = len(hit)-n1
+    score = np.asarray(score, dtype=np.float64).ravel()
+    hit = np.asarray(hit).astype(bool).ravel()
+    n1 = int(hit.sum())
+    n0 = len(hit) - n1
     if not n0 or not n1 or np.isnan(score).any(): return float("nan")
-    _,at,count = np.unique(score, return_inverse=True, return_counts=True)
+    _, at, count = np.unique(score, return_inverse=True, return_counts=True)
     rank = np.cumsum(count) - (count-1)/2
     return float((rank[at][hit].sum() - n1*(n1+1)/2)/(n0*n1))
 
 def average_precision(
     score:np.ndarray, # (n,)
     hit:np.ndarray    # (n,) bool: does the image have the class?
-)->float: # nan where no image has the class
+)->float: # NaN where no image has the class
     "Compute the average precision"
     if not hit.any() or np.isnan(score).any(): return float("nan")
-    _,at,count = np.unique(-score, return_inverse=True, return_counts=True)
+    _, at, count = np.unique(-score, return_inverse=True, return_counts=True)
     true = np.cumsum(np.bincount(at, weights=hit))
     return float((np.diff(true, prepend=0)*true/np.cumsum(count)).sum()/true[-1])
+
+def _fast_probs(logits, task):
+    "Turn outputs into probabilities; on the CPU torch sums short rows nine times as fast when they lie as columns"
+    by_column = task == "multiclass" and logits.shape[1] < 16 and logits.device.type == "cpu"
+    if by_column: return logits.float().t().softmax(0).t().contiguous()
+    return to_probs(logits, task)
 
 def probs_of(logits, task):
     "Turn outputs into probabilities once, however many metrics ask: they stay with the tensor"
     if getattr(logits, "probs_for", None) != task:
-        by_column = task == "multiclass" and logits.shape[1] < 16 and logits.device.type == "cpu"        # there torch sums short rows nine times as fast when they lie as columns
-        logits.probs,logits.probs_for = logits.float().t().softmax(0).t().contiguous() if by_column else to_probs(logits, task), task
+        logits.probs = _fast_probs(logits, task)
+        logits.probs_for = task
     return logits.probs
 
 class Kept(Metric):
-    "Keep what every batch gives, for metrics that need all at once; mixed batches are left out, as they have no one class"
-    def __init__(self, name, task="multiclass"): super().__init__(name); self.task = task
-    def reset(self): self.seen,self.left_out = [], 0
+    "Keep the output of every batch, for metrics that need all at once; mixed batches, without one class, are left out"
+    def __init__(self, name, task="multiclass"):
+        super().__init__(name)
+        self.task = task
+
+    def reset(self):
+        self.seen = []
+        self.left_out = 0
+
     def outputs(self, logits): return probs_of(logits, self.task)
+
     def update(self, logits, target):
-        if is_mixed(target, self.task): self.left_out += 1; return
-        self.seen.append((self.outputs(logits), target))
+        if is_mixed(target, self.task):
+            self.left_out += 1
+        else:
+            self.seen.append((self.outputs(logits), target))
+
     def state(self): return [tuple(on_cpu(list(o))) for o in self.seen], self.left_out
-    def merge(self, states): self.seen,self.left_out = [o for s,_ in states for o in s], sum(n for _,n in states)
+
+    def merge(self, states):
+        self.seen = [o for seen, _ in states for o in seen]
+        self.left_out = sum(n for _, n in states)
+
     def all(self):
         "Join what was kept, on the CPU; None without any"
         warn_left_out(self)
-        return [torch.cat([p.cpu() for p in o]) for o in zip(*self.seen)] if self.seen else None
+        if not self.seen: return None
+        return [torch.cat([p.cpu() for p in o]) for o in zip(*self.seen)]
 
 def is_mixed(target, task): return task == "multiclass" and target.ndim > 1
 
 def warn_left_out(m):
-    if m.left_out: warnings.warn(f"{m.name} leaves out {m.left_out} batches of mixed images, which have no one class", stacklevel=2)
+    "Warn of batches that a metric could not score"
+    if not m.left_out: return
+    warnings.warn(f"{m.name} leaves out {m.left_out} batches of mixed images, which have no one class", stacklevel=2)
 
 class Ranked(Kept):
     "Score how well each class is ranked"
-    def __init__(self, name:str, f, task="multiclass", average="macro"): super().__init__(name, task); self.f,self.average,self.positive = f, average, 1
+    def __init__(self, name:str, f, task="multiclass", average="macro"):
+        super().__init__(name, task)
+        self.f = f
+        self.average = average
+        self.positive = 1
+
     @property
-    def one_sided(self): return self.task == "multiclass" and self.f is not auroc        # the area under the ROC curve is the same for both
-    def about(self, positive, name): self.positive,self.name = positive, named_after_class(self.name, self.f.__name__, self.f.__name__, name)
+    def one_sided(self):
+        return self.task == "multiclass" and self.f is not auroc  # the area under the ROC curve is the same for both
+
+    def about(self, positive, name):
+        self.positive = positive
+        self.name = named_after_class(self.name, self.f.__name__, self.f.__name__, name)
+
     def outputs(self, logits):
         if self.task == "multilabel": return logits.float()           # the order is that of the probabilities
-        return (logits[:,self.positive].float()-logits[:,1-self.positive].float())[:,None] if logits.shape[1] == 2 else logits.float().softmax(1)
+        if logits.shape[1] != 2: return logits.float().softmax(1)
+        one = logits[:,self.positive].float()
+        other = logits[:,1-self.positive].float()
+        return (one - other)[:,None]
+
+    def _hits_of_classes(self, target, n):
+        "Find which images have each of the classes that are scored"
+        if target.ndim > 1: return target > .5
+        numbers = np.arange(n) if n > 1 else np.array([self.positive])
+        return target[:,None] == numbers
 
     def each(self):
         "Compute the score of each class"
         kept = self.all()
         if kept is None: return np.array([np.nan])
-        score,target = (o.numpy() for o in kept)
-        hit = (target > .5) if target.ndim > 1 else target[:,None] == (np.arange(score.shape[1]) if score.shape[1] > 1 else np.array([self.positive]))
-        return np.array([self.f(score[:,c], hit[:,c]) for c in range(score.shape[1])])
+        score, target = (o.numpy() for o in kept)
+        n = score.shape[1]
+        hit = self._hits_of_classes(target, n)
+        return np.array([self.f(score[:,c], hit[:,c]) for c in range(n)])
 
     def compute(self):
         each = self.each()
-        return float(np.nanmean(each)) if not np.isnan(each).all() else float("nan")
+        return float("nan") if np.isnan(each).all() else float(np.nanmean(each))
+
     def values(self, classes=None):
-        if self.average != "per_class": return {self.name:self.compute()}
-        return {self.name:self.compute(), **{f"{self.name}/{c}":float(v) for c,v in zip(classes or range(10**6), self.each())}}
+        mean = {self.name:self.compute()}
+        if self.average != "per_class": return mean
+        by_class = zip(classes or range(10**6), self.each())
+        return {**mean, **{f"{self.name}/{c}":float(v) for c, v in by_class}}
 
 # %% ../../nbs/training/03_counts.ipynb #398c6b90
 class LabelCounts(Counted):
@@ -235,11 +346,14 @@ class LabelCounts(Counted):
         score:str="f1",        # "precision", "recall" or "f1"
         average:str="macro",   # as in `Counts`
         threshold:float=.5     # a class is said to be there above this probability
-    ): super().__init__(score, average); self.threshold = threshold
+    ):
+        super().__init__(score, average)
+        self.threshold = threshold
 
     def update(self, logits, target):
         wide = _exact(logits.device)
-        said,true = (to_probs(logits, "multilabel") > self.threshold).to(wide), target.to(wide)
+        said = (to_probs(logits, "multilabel") > self.threshold).to(wide)
+        true = target.to(wide)
         batch = torch.stack([(said*true).sum(0), true.sum(0), said.sum(0)])
         self.sums = batch if self.sums is None else self.sums.to(batch) + batch
 

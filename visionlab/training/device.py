@@ -18,14 +18,17 @@ from ..core.text import first_line
 from ..images.batch import ImageBatch
 
 # %% ../../nbs/training/07_device.ipynb #695153bd
-PRECISIONS = {**dict.fromkeys(("fp32", "float32", "32", "32-true", "none", "no"), None), **dict.fromkeys(("bf16", "bfloat16", "bf16-mixed"), torch.bfloat16),
-              **dict.fromkeys(("fp16", "float16", "half", "16", "16-mixed"), torch.float16)}
+PRECISIONS = {
+    **dict.fromkeys(("fp32", "float32", "32", "32-true", "none", "no"), None),
+    **dict.fromkeys(("bf16", "bfloat16", "bf16-mixed"), torch.bfloat16),
+    **dict.fromkeys(("fp16", "float16", "half", "16", "16-mixed"), torch.float16)}
 
 def has_bf16(device)->bool:
-    "Say whether a device computes in bfloat16 itself, rather than in disguise"
+    "Return whether a device computes in bfloat16 itself, rather than in disguise"
     kind = torch.device(device).type
     if kind == "cuda": return torch.cuda.get_device_capability(device)[0] >= 8
-    return kind == "cpu" and any(getattr(torch.cpu, f"_is_{o}_supported", bool)() for o in ("avx512_bf16", "amx_tile")) or kind == "mps"
+    if kind != "cpu": return kind == "mps"
+    return any(getattr(torch.cpu, f"_is_{o}_supported", bool)() for o in ("avx512_bf16", "amx_tile"))
 
 def choose_precision(
     precision,  # "auto", or one of `PRECISIONS`; None is full precision
@@ -35,42 +38,57 @@ def choose_precision(
     if precision == "auto":
         if torch.device(device).type != "cuda": return None
         return torch.bfloat16 if has_bf16(device) else torch.float16
-    dtype = PRECISIONS[one_of(str(precision).lower().removeprefix("torch."), list(PRECISIONS), "precision")]
-    if dtype is torch.bfloat16 and not has_bf16(device): warnings.warn(f"{device} has no bfloat16 arithmetic: it is imitated, and slower than precision='fp32'", stacklevel=3)
+    name = str(precision).lower().removeprefix("torch.")
+    dtype = PRECISIONS[one_of(name, list(PRECISIONS), "precision")]
+    if dtype is torch.bfloat16 and not has_bf16(device):
+        warnings.warn(f"{device} has no bfloat16 arithmetic: it is imitated, and slower than precision='fp32'",
+                      stacklevel=3)
     return dtype
+
+def _first_of(batch, *names):
+    "Find the first of some keys that a batch has"
+    return next((batch[k] for k in names if k in batch), None)
 
 def _tensors_of(batch):
     "Split any batch into (x, y); y is None where there is none"
     if isinstance(batch, ImageBatch): return batch.image, batch.target
     if isinstance(batch, dict):
-        find = lambda *names: next((batch[k] for k in names if k in batch), None)
-        return find("image", "pixel_values", "x"), find("label", "labels", "target", "y")
-    return (batch, None) if isinstance(batch, torch.Tensor) else (batch[0], batch[1] if len(batch) > 1 else None)
+        return _first_of(batch, "image", "pixel_values", "x"), _first_of(batch, "label", "labels", "target", "y")
+    if isinstance(batch, torch.Tensor): return batch, None
+    return batch[0], batch[1] if len(batch) > 1 else None
 
 def _plain_target(y):
     "Make class ids of any whole-number type (B,) int64, and soft targets float32"
     if y.is_floating_point(): return y.float() if y.dtype is torch.float64 else y
-    if y.dtype is not torch.int64: y = y.long()
+    if y.dtype is not torch.int64:
+        y = y.long()
     return y[:,0] if y.ndim == 2 and y.shape[1] == 1 else y
 
 def to_device(batch, device):
     "Split any batch into (x, y) on the device"
-    x,y = _tensors_of(batch)
-    if isinstance(y, torch.Tensor): y = _plain_target(y).to(device, non_blocking=True)
-    if isinstance(x, torch.Tensor): x = (x.float() if x.dtype is torch.float64 else x).to(device, non_blocking=True)
+    x, y = _tensors_of(batch)
+    if isinstance(y, torch.Tensor):
+        y = _plain_target(y).to(device, non_blocking=True)
+    if isinstance(x, torch.Tensor):
+        x = x.float() if x.dtype is torch.float64 else x
+        x = x.to(device, non_blocking=True)
     return x, y
 
 def length(dl)->int:
     "Count the batches of a loader, or return None where nobody knows"
-    try: return len(dl)
-    except TypeError: return None
+    try:
+        return len(dl)
+    except TypeError:
+        return None
 
 def usable_device(device)->torch.device:
     "Check that a device is there"
     try:
         torch.zeros(1, device=device or default_device())
         return torch.device(device or default_device())
-    except (RuntimeError, AssertionError) as e: raise ConfigError(f"The device {device!r} cannot be used: {first_line(e)}", "", "Leave it out, or give 'cpu', 'cuda' or 'mps'") from e
+    except (RuntimeError, AssertionError) as e:
+        raise ConfigError(f"The device {device!r} cannot be used: {first_line(e)}", "",
+                          "Leave it out, or give 'cpu', 'cuda' or 'mps'") from e
 
 def norms_with_statistics(model)->list:
     "List the layers that keep running statistics, such as BatchNorm"
@@ -79,24 +97,41 @@ def norms_with_statistics(model)->list:
 @contextmanager
 def kept_pages(device):
     "Let glibc keep the memory it frees while training on a CPU (`VISIONLAB_MALLOPT=0` turns this off)"
-    libc = _glibc() if torch.device(device).type == "cpu" and os.environ.get("VISIONLAB_MALLOPT") != "0" else None
+    wanted = torch.device(device).type == "cpu" and os.environ.get("VISIONLAB_MALLOPT") != "0"
+    libc = _glibc() if wanted else None
     try:
-        if libc: libc.mallopt(_MMAP_MAX, 0); libc.mallopt(_TRIM_THRESHOLD, 2**31-1)
+        if libc:
+            libc.mallopt(_MMAP_MAX, 0)
+            libc.mallopt(_TRIM_THRESHOLD, 2**31-1)
         yield
     finally:
-        if libc: libc.mallopt(_MMAP_MAX, 65536); libc.mallopt(_MMAP_THRESHOLD, 2**25); libc.mallopt(_TRIM_THRESHOLD, 2**26); libc.malloc_trim(0)       # where glibc ends by itself; left alone it would stay where it begins, and every large tensor be paged in anew
+        if libc:
+            _usual_pages(libc)
 
-_TRIM_THRESHOLD,_MMAP_THRESHOLD,_MMAP_MAX = -1, -3, -4       # of malloc.h
+def _usual_pages(libc):
+    "Set glibc's thresholds to where it ends by itself"
+    # left alone they would stay where it begins, and every large tensor be paged in anew
+    libc.mallopt(_MMAP_MAX, 65536)
+    libc.mallopt(_MMAP_THRESHOLD, 2**25)
+    libc.mallopt(_TRIM_THRESHOLD, 2**26)
+    libc.malloc_trim(0)
+
+# of malloc.h
+_TRIM_THRESHOLD = -1
+_MMAP_THRESHOLD = -3
+_MMAP_MAX = -4
 
 def _glibc():
     "Find glibc, if this is a Linux that uses it"
     if sys.platform != "linux": return None
-    try: libc = ctypes.CDLL("libc.so.6")
-    except OSError: return None
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return None
     return libc if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version") else None
 
 def reads_at_once(device)->bool:
-    "Say whether a number on a device can be read without waiting for work that is under way"
+    "Return whether a number on a device can be read without waiting for work that is under way"
     return device.type == "cpu"
 
 @lru_cache

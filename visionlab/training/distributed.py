@@ -20,11 +20,15 @@ from .learner import Learner
 from .process_parts import part_of, PartDataLoader
 
 # %% ../../nbs/training/12_distributed.ipynb #7f3b7625
+def _parameters_in(module):
+    "Count the parameters of a module"
+    return sum(p.numel() for p in module.parameters())
+
 def _blocks(model, least):
     "List the modules that a large network repeats, innermost first"
-    size = lambda m: sum(p.numel() for p in m.parameters())
-    lists = (nn.ModuleList, nn.ModuleDict)
-    found = dict.fromkeys(m for c in model.modules() if isinstance(c, (nn.Sequential, nn.ModuleList)) for m in c.children() if not isinstance(m, lists) and size(m) >= least)
+    holders = [m for m in model.modules() if isinstance(m, (nn.Sequential, nn.ModuleList))]
+    members = [m for holder in holders for m in holder.children() if not isinstance(m, (nn.ModuleList, nn.ModuleDict))]
+    found = {m for m in members if _parameters_in(m) >= least}
     return [m for m in reversed(list(model.modules())) if m in found]
 
 def shard(
@@ -36,39 +40,60 @@ def shard(
     "Copy a model with its parameters split among the processes"
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-    new,device = deepcopy(model).to(memory_format=torch.contiguous_format), torch.device(device)       # parts are cut from rows
-    options = dict(mesh=init_device_mesh(device.type, (dist.get_world_size(),)), mp_policy=MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype else None))
-    for m in _blocks(new, least): fully_shard(m, **options)
-    return fully_shard(new, reshard_after_forward=True, **options)       # or what a validation gathered would be used again after the weights changed
+    new = deepcopy(model).to(memory_format=torch.contiguous_format)       # parts are cut from rows
+    mesh = init_device_mesh(torch.device(device).type, (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype else None)
+    for m in _blocks(new, least):
+        fully_shard(m, mesh=mesh, mp_policy=policy)
+    # resharded, or what a validation gathered would be used again after the weights changed
+    return fully_shard(new, reshard_after_forward=True, mesh=mesh, mp_policy=policy)
 
 @torch.no_grad()
 def unshard_into(model:nn.Module, sharded:nn.Module):
     "Bring the parts of a split model together in the model it was copied from; all processes must"
-    for p,o in zip(model.parameters(), sharded.parameters()): p.copy_(o.full_tensor() if hasattr(o, "full_tensor") else o)
-    for b,o in zip(model.buffers(), sharded.buffers()): b.copy_(o)
+    for p, o in zip(model.parameters(), sharded.parameters()):
+        p.copy_(o.full_tensor() if hasattr(o, "full_tensor") else o)
+    for b, o in zip(model.buffers(), sharded.buffers()):
+        b.copy_(o)
 
 def _synchronised(model):
     "Let BatchNorm see the images of all processes; return what undoes that"
     from timm.layers import convert_sync_batchnorm
-    before = [(m, name, child) for m in model.modules() for name,child in m.named_children() if isinstance(child, nn.modules.batchnorm._BatchNorm)]
+    children = [(m, name, child) for m in model.modules() for name, child in m.named_children()]
+    before = [o for o in children if isinstance(o[2], nn.modules.batchnorm._BatchNorm)]
     convert_sync_batchnorm(model)
     def undo():
-        for m,name,child in before: setattr(m, name, child.train(getattr(m, name).training))
+        for m, name, child in before:
+            setattr(m, name, child.train(getattr(m, name).training))
     return undo
 
 # %% ../../nbs/training/12_distributed.ipynb #4ee4fd48
 class _Agree(Callback):
     "Count each batch for all processes, and end a fit in all of them at once, between two steps"
-    order,aside = -90, True
+    order = -90
+    aside = True
     def __init__(self, peers): self.peers = peers
+
     def before_fit(self, learn):
+        self._check_alike(learn)
+        self.every = 1
+        self.left = 1
+        self.since = time.monotonic()
+
+    def _check_alike(self, learn):
+        "Refuse processes that train differently"
         common = tuple(type(o).__name__ for o in learn.bound if getattr(o, "together", False))
-        found = self.peers.group.gather((learn.epochs, learn.n_batches, learn.step, sum(p.numel() for p in learn.model.parameters() if p.requires_grad), common))
-        if len(set(found)) > 1: raise ConfigError(f"The processes do not do the same: (epochs, batches, steps done, parameters, common callbacks) are {found}", "", "Give each process the same data, model and settings, and SaveCheckpoints to all or to none")
-        self.every,self.left,self.since = 1, 1, time.monotonic()
+        parameters = sum(p.numel() for p in learn.model.parameters() if p.requires_grad)
+        found = self.peers.group.gather((learn.epochs, learn.n_batches, learn.step, parameters, common))
+        if len(set(found)) > 1:
+            raise ConfigError("The processes do not do the same: "
+                              f"(epochs, batches, steps done, parameters, common callbacks) are {found}", "",
+                              "Give each process the same data, model and settings, "
+                              "and SaveCheckpoints to all or to none")
 
     def before_epoch(self, learn):
-        if isinstance(learn.train_dl, PartDataLoader): learn.train_dl.sampler.epoch = learn.epochs_done
+        if isinstance(learn.train_dl, PartDataLoader):
+            learn.train_dl.sampler.epoch = learn.epochs_done
 
     def before_batch(self, learn):
         self.peers.count(learn)
@@ -76,22 +101,32 @@ class _Agree(Callback):
 
     def after_batch(self, learn):
         self.left -= 1
-        if not self.left: self._agree(learn)
+        if not self.left:
+            self._agree(learn)
 
     def _agree(self, learn):
         "Stop if any process was asked to, save if any wants to; set how many steps pass until the next time"
         now = time.monotonic()
-        asked,wished,self.every = (int(o) for o in self.peers.group.most(self.peers.asked, self.peers.wished, min(100, max(1, .2*self.every//max(now-self.since, 1e-6)))))
-        self.left,self.since,self.peers.saving = self.every, now, self.peers.saving or bool(wished)
-        if asked and not learn.stepping: self.left = 1           # gradients are being gathered: ask again after the next batch
-        elif asked: learn.interrupted,self.peers.ended = True, asked == _END
+        steps = min(100, max(1, .2*self.every//max(now-self.since, 1e-6)))      # about a fifth of a second
+        agreed = [int(o) for o in self.peers.group.most(self.peers.asked, self.peers.wished, steps)]
+        asked, wished = agreed[:2]
+        self.every = agreed[2]
+        self.left = self.every
+        self.since = now
+        self.peers.saving = self.peers.saving or bool(wished)
+        if asked and not learn.stepping:
+            self.left = 1           # gradients are being gathered: ask again after the next batch
+        elif asked:
+            learn.interrupted = True
+            self.peers.ended = asked == _END
 
     def after_train(self, learn): self.peers.even_statistics(learn.model)
     def after_epoch(self, learn): self._agree(learn)
 
 class _Sync(Callback):
     "Average gradients in the backward pass that ends a step, and in no other"
-    order,aside = 91, True         # after `Accumulate` has said whether this one does
+    order = 91         # after `Accumulate` has decided whether this one does
+    aside = True
     def __init__(self, peers): self.peers = peers
     def before_epoch(self, learn): self.peers.wrap_again(learn)
     def before_batch(self, learn): self.peers.synchronise(learn)
@@ -99,79 +134,124 @@ class _Sync(Callback):
 def _averaging(model, find_unused):
     "Wrap a model so that its backward pass averages gradients; running statistics are left to `even_statistics`"
     DDP = nn.parallel.DistributedDataParallel
-    buffers = "forward_sync_buffers" if "forward_sync_buffers" in inspect.signature(DDP).parameters else "broadcast_buffers"       # the name depends on torch's version
+    known = inspect.signature(DDP).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # by torch's version
     return DDP(model, find_unused_parameters=find_unused, **{buffers:False})
 
-_STOP,_END = 1, 2       # what a process may be asked for: to stop the fit, or to end altogether
+# what a process may be asked for: to stop the fit, or to end altogether
+_STOP = 1
+_END = 2
+
+def _trainable(model):
+    "List for each parameter whether it learns"
+    return [p.requires_grad for p in model.parameters()]
 
 class Peers:
     "What one fit has of the other processes"
     def __init__(self, group, learn):
-        self.group,self.asked,self.n,self.synced,self.model,self._parts = group, 0, 0, True, None, {}
-        self.train_dl,self.wished,self.saving,self.ended = learn.train_dl, False, False, False       # the loader of all; a checkpoint is wanted here, agreed by all; all are to end
-        self.find_unused = group.find_unused if learn.dtype is not torch.float16 else bool(group.find_unused)       # a scaler must see whole gradients
+        self.group = group
+        self.asked = 0
+        self.n = 0
+        self.synced = True
+        self.model = None
+        self._parts = {}
+        self.train_dl = learn.train_dl       # the loader of all
+        self.wished = False                  # a checkpoint is wanted here
+        self.saving = False                  # all agreed on one
+        self.ended = False                   # all are to end
+        self.find_unused = group.find_unused
+        if learn.dtype is torch.float16:
+            self.find_unused = bool(group.find_unused)       # a scaler must see whole gradients
         self.callbacks = [_Agree(self), _Sync(self)]
 
     def wrap(self, learn):
         "Put the model into what averages its gradients"
-        self.laid_out,self.rehearsing = False, False
-        self.flags = [p.requires_grad for p in learn.model.parameters()]
-        if self.group.strategy == "fsdp": learn.model = self.model = shard(learn.model, learn.device, learn.dtype)
-        elif not any(self.flags): self.model = learn.model
-        else: self.model = _averaging(learn.model, bool(self.find_unused))
+        self.laid_out = False
+        self.rehearsing = False
+        self.flags = _trainable(learn.model)
+        if self.group.strategy == "fsdp":
+            self.model = shard(learn.model, learn.device, learn.dtype)
+            learn.model = self.model
+        elif not any(self.flags):
+            self.model = learn.model
+        else:
+            self.model = _averaging(learn.model, bool(self.find_unused))
 
     def wrap_again(self, learn):
         "Wrap anew where layers were frozen or thawed since"
-        if self.group.strategy == "ddp" and self.flags != [p.requires_grad for p in learn.model.parameters()]: self.wrap(learn)
+        if self.group.strategy == "ddp" and self.flags != _trainable(learn.model):
+            self.wrap(learn)
 
     def run(self, x):
         "Run the model on a batch that is learned from"
-        try: return self.model(x)
+        try:
+            return self.model(x)
         except RuntimeError as e:
             if "finished reduction" not in str(e): raise
-            raise TrainingError("Some parameters took no part in the loss of the last step", f"process {self.group.rank} of {self.group.world}", "Use Distributed(find_unused=True), which looks for them at each step") from e
+            raise TrainingError("Some parameters took no part in the loss of the last step",
+                                f"process {self.group.rank} of {self.group.world}",
+                                "Use Distributed(find_unused=True), which looks for them at each step") from e
 
     def synchronise(self, learn):
-        "Say whether the coming backward pass averages gradients"
+        "Decide whether the coming backward pass averages gradients"
         if not isinstance(self.model, nn.parallel.DistributedDataParallel): return
-        if self.rehearsing: self._rehearse(learn)
-        self.synced = self.model.require_backward_grad_sync = learn.stepping and self.find_unused is not None
+        if self.rehearsing:
+            self._rehearse(learn)
+        self.synced = learn.stepping and self.find_unused is not None
+        self.model.require_backward_grad_sync = self.synced
         self.laid_out = self.laid_out or self.synced
 
     def state_dict(self)->dict: return dict(find_unused=self.find_unused, laid_out=self.laid_out)
+
     def load_state_dict(self, state:dict, learn):
         "Average as a stopped fit did"
-        if self.group.strategy != "ddp" or self.find_unused is not None and self.find_unused != state["find_unused"]: return
-        if state["find_unused"] is not None and self.find_unused is None: self._settle(learn, state["find_unused"])
+        before = state["find_unused"]
+        if self.group.strategy != "ddp" or self.find_unused is not None and self.find_unused != before: return
+        if before is not None and self.find_unused is None:
+            self._settle(learn, before)
         self.rehearsing = state["laid_out"] and not self.laid_out
 
     def _rehearse(self, learn):
-        "Run a batch for nothing: after its first backward pass torch lays gradients out anew, and the order of parts decides how sums are rounded"
-        self.rehearsing,self.laid_out,self.model.require_backward_grad_sync,kept = False, True, True, [b.clone() for b in learn.model.buffers()]
+        "Run a batch for nothing, after which torch lays gradients out anew"
+        # the order of their parts decides how sums are rounded
+        self.rehearsing = False
+        self.laid_out = True
+        self.model.require_backward_grad_sync = True
+        kept = [b.clone() for b in learn.model.buffers()]
         learn._seed_step()
-        with learn._autocast(): loss = learn.loss_func(self.model(learn.xb), learn.yb)
+        with learn._autocast():
+            loss = learn.loss_func(self.model(learn.xb), learn.yb)
         loss.backward()
         learn.drop_gradients()
         with torch.no_grad():
-            for b,o in zip(learn.model.buffers(), kept): b.copy_(o)
+            for b, o in zip(learn.model.buffers(), kept):
+                b.copy_(o)
 
     def complete(self, learn):
-        "Average the gradients that no backward pass has averaged: of a fit's first step, and of what is left at an epoch's end"
+        "Average what no backward pass has averaged: gradients of a fit's first step, or left at an epoch's end"
         if self.synced: return
-        self.synced,params = True, [p for p in learn.model.parameters() if p.requires_grad]
+        self.synced = True
+        params = [p for p in learn.model.parameters() if p.requires_grad]
         used = torch.tensor([float(p.grad is not None) for p in params], device=learn.device)
         dist.all_reduce(used)
-        for p,n in zip(params, used.tolist()):
-            if not n: continue
-            if p.grad is None: p.grad = torch.zeros_like(p)
-            dist.all_reduce(p.grad)
-            p.grad /= self.group.world
-        if self.find_unused is None: self._settle(learn, bool((used < self.group.world).any()))
+        for p, n in zip(params, used.tolist()):
+            if n:
+                self._average_gradient(p)
+        if self.find_unused is None:
+            self._settle(learn, bool((used < self.group.world).any()))
+
+    def _average_gradient(self, p):
+        "Average the gradient of a parameter, which is zero where it took no part in the loss"
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+        dist.all_reduce(p.grad)
+        p.grad /= self.group.world
 
     def _settle(self, learn, unused):
         "Know from the first step whether parameters without a gradient have to be looked for"
         self.find_unused = unused
-        if unused: self.wrap(learn)
+        if unused:
+            self.wrap(learn)
 
     def count(self, learn):
         "Count the images of this batch in all processes"
@@ -185,14 +265,17 @@ class Peers:
 
     def even_statistics(self, model):
         "Average the running statistics of normalisation that learns them"
-        found = [t for m in norms_with_statistics(model) if m.training for t in (m.running_mean, m.running_var)]
-        if not found: return
+        norms = [m for m in norms_with_statistics(model) if m.training]
+        if not norms: return
+        found = [t for m in norms for t in (m.running_mean, m.running_var)]
         mean = self.mean(torch.cat([t.flatten() for t in found]))
-        for t,v in zip(found, mean.split([t.numel() for t in found])): t.copy_(v.view_as(t))
+        for t, v in zip(found, mean.split([t.numel() for t in found])):
+            t.copy_(v.view_as(t))
 
     def part(self, dl):
         "Take this process's part of a loader that is evaluated"
-        if id(dl) not in self._parts: self._parts[id(dl)] = dl, part_of(dl, self.group.rank, self.group.world)
+        if id(dl) not in self._parts:
+            self._parts[id(dl)] = dl, part_of(dl, self.group.rank, self.group.world)
         return self._parts[id(dl)][1]
 
     def ask(self):
@@ -205,10 +288,14 @@ class Peers:
         self.asked = _END
 
     def too_large(self, learn):
-        "Say that memory ran out in this process"
-        where = f"process {self.group.rank} of {self.group.world}, epoch {learn.epoch+1}, step {learn.step}, on {learn.device}"
-        return TrainingError(f"Memory ran out with {len(learn.xb)} images, this process's part of a batch of {self.n}", where,
-                             "Use a smaller batch_size with callbacks=[Accumulate(…)], precision='bf16', or strategy='fsdp'. The largest batch that fits is found with one process alone: there the error says it, and callbacks=[AutoBatch()] splits batches", batch_size=self.n)
+        "Make an error that says that memory ran out in this process"
+        process = f"process {self.group.rank} of {self.group.world}"
+        return TrainingError(
+            f"Memory ran out with {len(learn.xb)} images, this process's part of a batch of {self.n}",
+            f"{process}, epoch {learn.epoch+1}, step {learn.step}, on {learn.device}",
+            "Use a smaller batch_size with callbacks=[Accumulate(…)], precision='bf16', or strategy='fsdp'. "
+            "The largest batch that fits is found with one process alone: there the error says it, "
+            "and callbacks=[AutoBatch()] splits batches", batch_size=self.n)
 
 # %% ../../nbs/training/12_distributed.ipynb #890f7906
 STRATEGIES = ("ddp", "fsdp")
@@ -217,27 +304,36 @@ MEETING = "VISIONLAB_MEETING"       # the file where the processes of `launch` f
 class Distributed:
     "Let the processes of a run train as one"
     def __init__(self,
-        strategy:str="ddp",         # "ddp": each process holds the model; "fsdp": each holds a part of it, for models that are large
+        strategy:str="ddp",         # "ddp": each process holds the model; "fsdp": a part of it, for large models
         sync_batchnorm:bool=False,  # BatchNorm sees the images of all processes; on GPUs
-        find_unused:bool=None,      # whether parameters may take no part in the loss; default: the first step of a fit tells
+        find_unused:bool=None,      # whether parameters may take no part in the loss; default: the first step tells
         device=None,                # "cpu" keeps off the GPUs; default: a GPU for each process, where there are any
         timeout:float=1800.         # seconds to wait for the others before giving up
     ):
-        self.strategy,self.sync_batchnorm,self.find_unused = one_of(strategy, STRATEGIES, "strategy"), sync_batchnorm, find_unused
-        self.device,self.timeout,self.rank,self.world = device, timedelta(seconds=timeout), rank(), world_size()
+        self.strategy = one_of(strategy, STRATEGIES, "strategy")
+        self.sync_batchnorm = sync_batchnorm
+        self.find_unused = find_unused
+        self.device = device
+        self.timeout = timedelta(seconds=timeout)
+        self.rank = rank()
+        self.world = world_size()
 
     def __enter__(self):
-        self._before,self._began = Learner.group, False
+        self._before = Learner.group
+        self._began = False
         if self.world > 1:
             self._began = not dist.is_initialized()
-            if self._began: _meet(self)
-            self._numbers = dist.new_group(backend="gloo", timeout=self.timeout)      # numbers travel beside the gradients
+            if self._began:
+                _meet(self)
+            # numbers travel beside the gradients
+            self._numbers = dist.new_group(backend="gloo", timeout=self.timeout)
             Learner.group = self
         return self
 
     def __exit__(self, kind, error, trace):
         Learner.group = self._before
-        if self._began: _part_ways(failed=kind is not None)
+        if self._began:
+            _part_ways(failed=kind is not None)
 
     def gather(self, o)->list:
         "Collect an object from every process, in the order of ranks"
@@ -247,7 +343,9 @@ class Distributed:
 
     def total(self, *numbers)->list: return self._reduced(numbers, dist.ReduceOp.SUM)
     def most(self, *numbers)->list: return self._reduced(numbers, dist.ReduceOp.MAX)
+
     def _reduced(self, numbers, op):
+        "Bring numbers of all processes together"
         t = torch.tensor([float(o) for o in numbers], dtype=torch.float64)
         dist.all_reduce(t, op, group=self._numbers)
         return t.tolist()
@@ -255,63 +353,110 @@ class Distributed:
     @contextmanager
     def together(self, learn, training=True):
         "Lend a learner the other processes for a fit, or for measuring"
-        if learn.peers is not None: yield; return
+        if learn.peers is not None:
+            yield
+            return
         self._check(learn)
         own = {k:getattr(learn, k) for k in ("train_dl", "gather", "model")}
-        learn.peers,learn.gather,learn.own_key = Peers(self, learn), self.gather, (self.rank,)*(self.rank > 0)
+        learn.peers = Peers(self, learn)
+        learn.gather = self.gather
+        learn.own_key = (self.rank,) if self.rank > 0 else ()
         undo = _synchronised(learn.model) if training and self.sync_batchnorm else None
         try:
             if training:
                 learn.train_dl = part_of(learn.train_dl, self.rank, self.world, True, learn.seed)
                 learn.peers.wrap(learn)
-            try: yield
+            try:
+                yield
             except KeyboardInterrupt:
-                if training and learn.interrupted: self._collect(learn, own["model"])       # all were asked, and all are here
+                if training and learn.interrupted:
+                    self._collect(learn, own["model"])       # all were asked, and all are here
                 raise
-            if training: self._collect(learn, own["model"])
+            if training:
+                self._collect(learn, own["model"])
         finally:
-            if undo: undo()
-            learn.peers,learn.weight,learn.own_key = None, 1., ()
+            if undo:
+                undo()
+            learn.peers = None
+            learn.weight = 1.
+            learn.own_key = ()
             vars(learn).update(own)
 
     def _collect(self, learn, model):
         "Bring together what each process has its own of"
         learn.peers.even_statistics(learn.model)
-        if model is not learn.model: unshard_into(model, learn.model)
+        if model is not learn.model:
+            unshard_into(model, learn.model)
 
     def _check(self, learn):
         "Refuse what cannot be shared"
         kind = learn.device.type
-        if kind not in ("cpu", "cuda") or kind == "cuda" and "nccl" not in dist.get_backend_config(): raise ConfigError(f"The device {str(learn.device)!r} cannot be shared by these processes", "", "Give Distributed and the learner the same device, 'cpu' or 'cuda'")
-        if self.sync_batchnorm and kind == "cpu": raise ConfigError("sync_batchnorm works on GPUs alone", "", "Leave it out: BatchNorm then sees the images of its own process, and its statistics are averaged")
-        if self.strategy == "fsdp" and learn.dtype is torch.float16: raise ConfigError("strategy='fsdp' does not go with float16, whose scaling needs whole gradients", "", "Use precision='bf16' or 'fp32'")
+        if kind not in ("cpu", "cuda") or kind == "cuda" and "nccl" not in dist.get_backend_config():
+            raise ConfigError(f"The device {str(learn.device)!r} cannot be shared by these processes", "",
+                              "Give Distributed and the learner the same device, 'cpu' or 'cuda'")
+        if self.sync_batchnorm and kind == "cpu":
+            raise ConfigError("sync_batchnorm works on GPUs alone", "",
+                              "Leave it out: BatchNorm then sees the images of its own process, "
+                              "and its statistics are averaged")
+        if self.strategy == "fsdp" and learn.dtype is torch.float16:
+            raise ConfigError("strategy='fsdp' does not go with float16, whose scaling needs whole gradients", "",
+                              "Use precision='bf16' or 'fp32'")
 
     def __repr__(self): return f"Distributed: process {self.rank} of {self.world}, {self.strategy}"
 
+def _wants_gpus(group):
+    "Return whether the processes compute on GPUs"
+    if not torch.cuda.device_count(): return False
+    return group.device is None or torch.device(group.device).type == "cuda"
+
+def _take_gpu(group):
+    "Choose this process's GPU"
+    if torch.cuda._is_in_bad_fork():
+        raise ConfigError("A GPU was looked at before launch, and does not survive a fork", "",
+                          "Restart the kernel and call launch first, or put the function into a module "
+                          "and use start='spawn'")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", group.world))
+    if here > torch.cuda.device_count():
+        raise ConfigError(f"There are {here} processes and {torch.cuda.device_count()} GPUs", "",
+                          "Start one process for each GPU, or give device='cpu'")
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", group.rank)))
+
 def _meet(group):
     "Join the other processes"
-    wanted = torch.cuda.device_count() > 0 and (group.device is None or torch.device(group.device).type == "cuda")
-    if wanted and torch.cuda._is_in_bad_fork(): raise ConfigError("A GPU was looked at before launch, and does not survive a fork", "", "Restart the kernel and call launch first, or put the function into a module and use start='spawn'")
-    place,here = int(os.environ.get("LOCAL_RANK", group.rank)), int(os.environ.get("LOCAL_WORLD_SIZE", group.world))
-    if wanted and here > torch.cuda.device_count(): raise ConfigError(f"There are {here} processes and {torch.cuda.device_count()} GPUs", "", "Start one process for each GPU, or give device='cpu'")
-    if wanted: torch.cuda.set_device(place)
-    if "TORCHELASTIC_RUN_ID" in os.environ: end_with_parent(os.getppid())       # torchrun may be killed without a word to its processes
-    file,store = os.environ.get(MEETING), _store_of_attempt(group)
-    where = dict(init_method=f"file://{file}" if file else "env://") if store is None else dict(store=store)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if wanted else "gloo", **where, rank=group.rank, world_size=group.world, timeout=group.timeout)
+    wanted = _wants_gpus(group)
+    if wanted:
+        _take_gpu(group)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent(os.getppid())       # torchrun may be killed without a word to its processes
+    backend = "cpu:gloo,cuda:nccl" if wanted else "gloo"
+    place = _meeting_place(group)
+    dist.init_process_group(backend, **place, rank=group.rank, world_size=group.world, timeout=group.timeout)
+
+def _meeting_place(group):
+    "Find where the processes meet: in torchrun's store, in the file of a launch, or as the environment says"
+    file = os.environ.get(MEETING)
+    store = _store_of_attempt(group)
+    if store is not None: return dict(store=store)
+    return dict(init_method=f"file://{file}" if file else "env://")
 
 def _store_of_attempt(group):
-    "Meet under the number of the attempt: torchrun keeps one store over its restarts, and in it addresses of workers that are gone; agents of several machines count apart"
+    "Meet in torchrun's store, under the number of the attempt; None elsewhere"
+    # it keeps one store over its restarts, with addresses of workers that are gone;
+    # agents of several machines count restarts each for itself
     env = os.environ
-    if env.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or env.get("LOCAL_WORLD_SIZE") != str(group.world) or MEETING in env: return None
-    store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), group.world, is_master=False, timeout=group.timeout)
+    if env.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or MEETING in env: return None
+    if env.get("LOCAL_WORLD_SIZE") != str(group.world): return None
+    address = env["MASTER_ADDR"], int(env["MASTER_PORT"])
+    store = dist.TCPStore(*address, group.world, is_master=False, timeout=group.timeout)
     return dist.PrefixStore(f"visionlab/{env.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 def _part_ways(failed):
     "Leave the other processes; after an error without waiting for what they may still want"
     abort = getattr(dist.distributed_c10d, "_abort_process_group", None)
-    if failed and abort and "nccl" in dist.get_backend_config(): abort()
-    else: dist.destroy_process_group()
+    if failed and abort and "nccl" in dist.get_backend_config():
+        abort()
+    else:
+        dist.destroy_process_group()
 
 # %% ../../nbs/training/12_distributed.ipynb #d5a7b783
 def end_with_parent(parent):
@@ -319,5 +464,7 @@ def end_with_parent(parent):
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
 
 def _follow(parent):
-    while os.getppid() == parent: time.sleep(1)
+    "Wait until another process is the parent, then end at once"
+    while os.getppid() == parent:
+        time.sleep(1)
     os._exit(1)

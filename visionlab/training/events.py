@@ -14,20 +14,22 @@ class CancelEpoch(Exception): "Skip the rest of this epoch's training"
 class CancelValid(Exception): "Skip this epoch's validation"
 class CancelFit(Exception): "End the fit"
 
-EVENTS = ("before_fit", "before_epoch", "got_batch", "before_batch", "after_loss", "before_step", "after_step", "after_batch", "after_train", "before_valid", "after_epoch", "after_fit", "cleanup_fit")
+EVENTS = ("before_fit", "before_epoch", "got_batch", "before_batch", "after_loss", "before_step", "after_step",
+          "after_batch", "after_train", "before_valid", "after_epoch", "after_fit", "cleanup_fit")
 
 class Callback:
     "React to a learner's events; define the methods you need"
-    order = 0    # smaller comes first
-    keeps = ()   # attributes that a resumed run needs: numbers, texts, tensors, or lists and dicts of them
+    order = 0      # smaller comes first
+    keeps = ()     # attributes that a resumed run needs: numbers, texts, tensors, or lists and dicts of them
     aside = False  # True: nothing of what is learned depends on it, so a resumed run may have it or not
-    apart = ()   # what of its state is of this process's images alone, where several train as one
+    apart = ()     # what of its state is of this process's images alone, where several train as one
 
     def shared(self, parts:list, rank:int, world:int)->dict:
-        "Take this process's share of what is `apart` in the processes of a stopped run; all of it is written for each of them"
+        "Take this process's share of the `apart` of a stopped run's processes; all of it is written for each of them"
         return parts[rank % len(parts)]
+
     def state_dict(self)->dict: return {k:getattr(self, k) for k in self.keeps if hasattr(self, k)}
-    def load_state_dict(self, state:dict): vars(self).update({k:v for k,v in state.items() if k in self.keeps})
+    def load_state_dict(self, state:dict): vars(self).update({k:v for k, v in state.items() if k in self.keeps})
     def __repr__(self): return type(self).__name__
 
 # %% ../../nbs/training/06_events.ipynb #8ed42c98
@@ -35,9 +37,12 @@ class EndOfFit(Exception): "The fit is over before its last epoch, and `after_fi
 
 def flat(callbacks)->list:
     "List callbacks: one, several, or what something with a `callbacks` method makes"
-    if isinstance(callbacks, type): raise ConfigError(f"{callbacks.__name__} is a class, not a callback", "", f"Write {callbacks.__name__}()")
+    if isinstance(callbacks, type):
+        raise ConfigError(f"{callbacks.__name__} is a class, not a callback", "", f"Write {callbacks.__name__}()")
     if callbacks is None: return []
     if hasattr(callbacks, "callbacks"): return flat(callbacks.callbacks())
     if isinstance(callbacks, (list, tuple)): return [c for o in callbacks for c in flat(o)]
-    if not hasattr(callbacks, "order"): raise ConfigError(f"A callback cannot be a {type(callbacks).__name__}", "", "Give objects of classes made from Callback")
+    if not hasattr(callbacks, "order"):
+        raise ConfigError(f"A callback cannot be a {type(callbacks).__name__}", "",
+                          "Give objects of classes made from Callback")
     return [callbacks]

@@ -18,120 +18,204 @@ from .recorder import places_not_finite
 
 # %% ../../nbs/training/09_guards.ipynb #dc10d2e1
 class StopOnNaN(Callback):
-    "Stop when the loss is no longer finite and keep the batch: at once on a CPU, on a GPU within a second or so, never waiting for it"
-    order,keeps = -5, ("started",)        # after the recorder has read the losses
+    "Stop when the loss is not finite and keep the batch: at once on a CPU, within about a second on a GPU, not waiting"
+    order = -5        # after the recorder has read the losses
+    keeps = ("started",)
     def __init__(self, every:float=1.): self.every = every        # seconds between two looks on a GPU
-    def before_epoch(self, learn): self.next,self.sent,self.started = time.monotonic()+self.every, None, learn.step
+
+    def before_epoch(self, learn):
+        self.next = time.monotonic()+self.every
+        self.sent = None
+        self.started = learn.step
+
     def after_loss(self, learn):
         if reads_at_once(learn.device):
-            if not math.isfinite(learn.loss.item()): self._stop(learn, learn.step, learn.batch)
-        elif time.monotonic() > self.next: self._glance(learn)
+            if not math.isfinite(learn.loss.item()):
+                self._stop(learn, learn.step, learn.batch)
+        elif time.monotonic() > self.next:
+            self._glance(learn)
+
     def after_train(self, learn):
-        if not math.isfinite(learn.recorder.total): self._find(learn)
+        if not math.isfinite(learn.recorder.total):
+            self._find(learn)
 
     def _glance(self, learn):
         "Read the loss that was sent for some time ago, if it has come, and send for the next"
-        if self.sent is not None and learn.device.type == "cuda":
-            if not self.come.query(): return
-            if not math.isfinite(self.sent.item()): self._find(learn)
         if learn.device.type != "cuda": return
-        self.sent,self.come,self.next = torch.empty((), pin_memory=True).copy_(learn.loss.detach(), non_blocking=True), torch.cuda.Event(), time.monotonic()+self.every
+        if self.sent is not None:
+            if not self.come.query(): return
+            if not math.isfinite(self.sent.item()):
+                self._find(learn)
+        self.sent = torch.empty((), pin_memory=True).copy_(learn.loss.detach(), non_blocking=True)
+        self.come = torch.cuda.Event()
+        self.next = time.monotonic()+self.every
         self.come.record()
 
     def _find(self, learn):
-        "Find the first step whose loss is no number, and its batch again where the loader can make it"
+        "Find the first step whose loss is not finite, and its batch again where the loader can make it"
         losses = [float(o) for o in learn.recorder.losses[learn.recorder.first:]]
-        k = next((i for i,o in enumerate(losses) if not math.isfinite(o)), len(losses))
-        again = isinstance(learn.train_dl, Loader) and self.started + k < learn.step
-        self._stop(learn, self.started+k, next(learn.train_dl.batches(learn.epochs_done - (learn.batch is None), k), None) if again else learn.batch, harmed=True)
+        k = next((i for i, o in enumerate(losses) if not math.isfinite(o)), len(losses))
+        step = self.started + k
+        batch = learn.batch
+        if isinstance(learn.train_dl, Loader) and step < learn.step:
+            epoch = learn.epochs_done - (learn.batch is None)
+            batch = next(learn.train_dl.batches(epoch, k), None)
+        self._stop(learn, step, batch, harmed=True)
 
     def _stop(self, learn, step, batch, harmed=False):
+        "Keep a batch in `learn.bad_batch`, and raise an error that says what is wrong"
         paths = list(getattr(batch, "path", None) or [])
-        if batch is not None: learn.bad_batch = dict(zip("xy", to_device(batch, "cpu")), step=step, seed=learn.seed, paths=paths)
-        if found := image_problem(learn, learn.xb) if learn.xb is not None else None: raise DataError(found[0], f"step {step}", found[1])
-        if batch is not None and (bad := places_not_finite(learn.bad_batch["x"])):
-            named = ", ".join(paths[i] if paths else f"image {i} of the batch" for i in bad[:5])
-            raise TrainingError(f"{len(bad)} of the {len(learn.bad_batch['x'])} images of a batch have pixels that are not finite numbers", f"step {step}: {named}",
-                            "Look at the transform that makes them: a division by 0 or a logarithm of 0 does. They are in learn.bad_batch", step=step, paths=[paths[i] for i in bad] if paths else bad)
-        fix = f"Train with a lower learning rate than {learn.opt.param_groups[-1]['lr']:.1e} (learn.lr_find() suggests one), in precision='fp32', and look at the inputs: they are in learn.bad_batch"
-        raise TrainingError("The loss is no longer a finite number", f"epoch {learn.epoch+1}, step {step}" + (f", a batch with {paths[0]}" if paths else ""),
-                            fix + ("; the weights took harm" if harmed else ""), step=step, paths=paths)
+        if batch is not None:
+            learn.bad_batch = dict(zip("xy", to_device(batch, "cpu")), step=step, seed=learn.seed, paths=paths)
+        found = image_problem(learn, learn.xb) if learn.xb is not None else None
+        if found: raise DataError(found[0], f"step {step}", found[1])
+        if batch is not None:
+            self._check_pixels(learn.bad_batch["x"], step, paths)
+        where = f"epoch {learn.epoch+1}, step {step}"
+        if paths:
+            where += f", a batch with {paths[0]}"
+        fix = (f"Train with a lower learning rate than {learn.opt.param_groups[-1]['lr']:.1e} "
+               "(learn.lr_find() suggests one), in precision='fp32', and look at the inputs: "
+               "they are in learn.bad_batch")
+        if harmed:
+            fix += "; the weights took harm"
+        raise TrainingError("The loss is no longer a finite number", where, fix, step=step, paths=paths)
+
+    def _check_pixels(self, x, step, paths):
+        "Refuse a batch with pixels that are not finite"
+        bad = places_not_finite(x)
+        if not bad: return
+        named = ", ".join(paths[i] if paths else f"image {i} of the batch" for i in bad[:5])
+        raise TrainingError(
+            f"{len(bad)} of the {len(x)} images of a batch have pixels that are not finite numbers",
+            f"step {step}: {named}",
+            "Look at the transform that makes them: a division by 0 or a logarithm of 0 does. "
+            "They are in learn.bad_batch", step=step, paths=[paths[i] for i in bad] if paths else bad)
 
 # %% ../../nbs/training/09_guards.ipynb #ed01a86d
 class Advisor(Callback):
     "Say what is odd about the settings, and when the loss does not move"
     aside = True
-    order,keeps,muted = 95, ("said",), False       # muted: something else shows the notes
+    order = 95
+    keeps = ("said",)
+    muted = False      # something else shows the notes
     def __init__(self): self.said = []
+
     def _say(self, learn, *notes):
+        "Print notes that were not printed before"
         for note in notes:
             if note in self.said: continue
-            self.said.append(note); learn.notes.append(note)
-            if not self.muted and progress_mode() != "off": print(f"Note: {note}")
+            self.said.append(note)
+            learn.notes.append(note)
+            if not self.muted and progress_mode() != "off":
+                print(f"Note: {note}")
 
     def before_fit(self, learn):
-        if learn.valid_dl is None: self._say(learn, "There is no validation set, so nothing will tell how good the model is on new images: give val_split=.1, a folder named val, or (train, valid) loaders")
+        if learn.valid_dl is None:
+            self._say(learn, "There is no validation set, so nothing will tell how good the model is on new images: "
+                             "give val_split=.1, a folder named val, or (train, valid) loaders")
         self._say(learn, *_rate_notes(learn), *_step_notes(learn), *_positive_notes(learn))
 
     def after_epoch(self, learn):
         losses = [r["train_loss"] for r in learn.history[-3:]]
-        if len(losses) == 3 and learn.epoch > 1 and max(losses)-min(losses) < .005*losses[0] and losses[-1] > .3:
-            self._say(learn, "The loss has not moved for three epochs: raise the learning rate (learn.lr_find()), lower weight_decay, and see that labels fit images; learn.overfit_one_batch() tells whether the model can learn at all")
+        if len(losses) < 3 or learn.epoch <= 1: return
+        if max(losses)-min(losses) < .005*losses[0] and losses[-1] > .3:
+            self._say(learn, "The loss has not moved for three epochs: raise the learning rate (learn.lr_find()), "
+                             "lower weight_decay, and see that labels fit images; learn.overfit_one_batch() tells "
+                             "whether the model can learn at all")
 
-_USUAL = {"adam":(1e-6, 2e-2), "adamw":(1e-6, 2e-2), "adamw_torch":(1e-6, 2e-2), "sgd":(1e-5, 5.)}     # highest rate of the fit
+# lowest and highest rate of the fit
+_USUAL = {"adam":(1e-6, 2e-2), "adamw":(1e-6, 2e-2), "adamw_torch":(1e-6, 2e-2), "sgd":(1e-5, 5.)}
 
 def _rate_notes(learn):
-    "Say so if the learning rate is far from what such networks bear"
-    if learn.opt_name not in _USUAL if isinstance(learn.opt_name, str) else True: return []
-    (low,high),lr = _USUAL[learn.opt_name], max(g.get("initial_lr", g["lr"]) for g in learn.opt.param_groups)
-    if learn.opt_name != "sgd" and getattr(getattr(learn.model, "config", None), "pretrained", False): high = 20*default_lr(learn.model)
-    far = "high" if lr > high else "low" if lr < low else None
-    return [f"A learning rate of {lr:.1e} is very {far} for {learn.opt_name} and this model; learn.lr_find() suggests one"] if far else []
+    "Note a learning rate that is far from what such networks bear"
+    if not isinstance(learn.opt_name, str) or learn.opt_name not in _USUAL: return []
+    low, high = _USUAL[learn.opt_name]
+    lr = max(g.get("initial_lr", g["lr"]) for g in learn.opt.param_groups)
+    if learn.opt_name != "sgd" and getattr(getattr(learn.model, "config", None), "pretrained", False):
+        high = 20*default_lr(learn.model)
+    if not (lr > high or lr < low): return []
+    far = "high" if lr > high else "low"
+    return [f"A learning rate of {lr:.1e} is very {far} for {learn.opt_name} and this model; "
+            "learn.lr_find() suggests one"]
 
 def _positive_notes(learn):
-    "Say which of two classes binary metrics are about, where nobody chose it"
+    "Note which of two classes binary metrics are about, where nobody chose it"
     names = [m.name for m in learn.metrics if m.one_sided]
     if not names or learn.positive is not None or learn.classes is None or len(learn.classes) != 2: return []
-    other,one = learn.classes
-    return [f"{', '.join(names)}: of the two classes {one!r} is scored, the second; positive={other!r} scores the other"]
+    other, one = learn.classes
+    return [f"{', '.join(names)}: of the two classes {one!r} is scored, the second; "
+            f"positive={other!r} scores the other"]
 
 def _step_notes(learn):
-    "Say so if there are hardly any steps"
+    "Note that there are hardly any steps"
     if learn.one_table is not None and learn.one_table.frozen: return []      # more epochs follow
-    if learn.n_batches is None or (n := learn.n_batches*learn.epochs) >= 20: return []
+    if learn.n_batches is None: return []
+    n = learn.n_batches*learn.epochs
+    if n >= 20: return []
     return [f"Only {n} step{'s' if n > 1 else ''} in all: use a smaller batch or more epochs"]
 
 # %% ../../nbs/training/09_guards.ipynb #8eff1a8b
 def image_problem(learn, x):
-    "Say what is wrong with the images of a batch"
-    if not isinstance(x, torch.Tensor): return f"The images of a batch are {type(x).__name__}, not a tensor", "Let the loader give (images, targets), both tensors"
-    if not x.is_floating_point(): return f"The images are {x.dtype}, and the model computes with fractions", "Divide by 255 and normalise in the data set, or use ImageDataModule, which does"
+    "Find what is wrong with the images of a batch, and what helps; None where nothing is"
+    if not isinstance(x, torch.Tensor):
+        return (f"The images of a batch are {type(x).__name__}, not a tensor",
+                "Let the loader give (images, targets), both tensors")
+    if not x.is_floating_point():
+        return (f"The images are {x.dtype}, and the model computes with fractions",
+                "Divide by 255 and normalise in the data set, or use ImageDataModule, which does")
     if not len(x): return "A batch has no image", "Leave empty batches out"
 
 def _of_outputs(learn, pred):
-    "Say what is wrong with what the model answered"
+    "Find what is wrong with what the model answered, and what helps; None where nothing is"
     if pred is None: return None
-    if not isinstance(pred, torch.Tensor): return f"The model answers with {type(pred).__name__}, not a tensor (images, classes)", "Wrap it in a module that returns the logits alone"
-    if pred.ndim != 2 and learn.named_loss: return f"The model answers with shape {tuple(pred.shape)}, not (images, classes)", "End it with pooling, nn.Flatten() and a linear layer"
+    if not isinstance(pred, torch.Tensor):
+        return (f"The model answers with {type(pred).__name__}, not a tensor (images, classes)",
+                "Wrap it in a module that returns the logits alone")
+    if pred.ndim != 2 and learn.named_loss:
+        return (f"The model answers with shape {tuple(pred.shape)}, not (images, classes)",
+                "End it with pooling, nn.Flatten() and a linear layer")
 
 def _of_targets(learn, y, pred):
-    "Say what is wrong with the targets of a batch"
-    if not isinstance(y, torch.Tensor): return ("The batches have no targets" if y is None else f"The targets of a batch are {type(y).__name__}, not a tensor"), "Let the loader give (images, targets), both tensors"
+    "Find what is wrong with the targets of a batch, and what helps; None where nothing is"
+    if not isinstance(y, torch.Tensor):
+        what = f"The targets of a batch are {type(y).__name__}, not a tensor"
+        return ("The batches have no targets" if y is None else what,
+                "Let the loader give (images, targets), both tensors")
     if not isinstance(pred, torch.Tensor) or not learn.named_loss: return None
     if len(y) != len(pred): return f"{len(y)} targets for {len(pred)} images", "Give one target for each image"
-    if y.ndim == 1 and learn.task == "multilabel": return f"The targets have shape {tuple(y.shape)}, and several classes to an image need (images, classes)", "Give a row of zeros and ones for each image"
-    if y.ndim == 2 and y.shape != pred.shape: return f"The targets have {y.shape[1]} columns and the model {pred.shape[1]} outputs", "Make them alike"
-    if y.ndim == 1 and y.is_floating_point(): return f"The targets are {y.dtype} numbers, and classes are counted in whole ones", "Use y.long(), or a loss of your own"
-    if y.ndim == 1 and not 0 <= (worst := (y.min() if y.min() < 0 else y.max()).item()) < pred.shape[1]:
-        return f"A target is {worst}, and the model has {pred.shape[1]} outputs, counted from 0", f"Number the classes from 0 to {pred.shape[1]-1}, or give the model more outputs"
+    if y.ndim == 2 and y.shape != pred.shape:
+        return f"The targets have {y.shape[1]} columns and the model {pred.shape[1]} outputs", "Make them alike"
+    return _of_class_ids(learn, y, pred.shape[1]) if y.ndim == 1 else None
+
+def _of_class_ids(learn, y, n):
+    "Find what is wrong with targets of one number for each image, where the model has `n` outputs"
+    if learn.task == "multilabel":
+        return (f"The targets have shape {tuple(y.shape)}, and several classes to an image need (images, classes)",
+                "Give a row of zeros and ones for each image")
+    if y.is_floating_point():
+        return (f"The targets are {y.dtype} numbers, and classes are counted in whole ones",
+                "Use y.long(), or a loss of your own")
+    worst = (y.min() if y.min() < 0 else y.max()).item()
+    if not 0 <= worst < n:
+        return (f"A target is {worst}, and the model has {n} outputs, counted from 0",
+                f"Number the classes from 0 to {n-1}, or give the model more outputs")
 
 def explain_batch(
-    learn, e:Exception, # what was raised
-    x, y, pred          # the batch, and what the model answered if it came so far
+    learn,
+    e:Exception, # what was raised
+    x,           # the images of the batch
+    y,           # its targets
+    pred         # what the model answered, if it came so far
 ):
     "Find what is wrong with the batch that made a step fail, as a typed error, or None"
     if "more than 1 value per channel" in str(e):
-        found = "A batch has one image, and batch normalisation needs two in training", "Give the DataLoader drop_last=True or another batch size; an ImageDataModule sees to it"
-    else: found = image_problem(learn, x) or _of_outputs(learn, pred) or _of_targets(learn, y, pred)
+        found = ("A batch has one image, and batch normalisation needs two in training",
+                 "Give the DataLoader drop_last=True or another batch size; an ImageDataModule sees to it")
+    else:
+        found = image_problem(learn, x) or _of_outputs(learn, pred) or _of_targets(learn, y, pred)
     if found is None: return None
-    return DataError(found[0], f"step {learn.step}" + (f", a batch of {len(x)}" if isinstance(x, torch.Tensor) else ""), found[1], step=learn.step)
+    where = f"step {learn.step}"
+    if isinstance(x, torch.Tensor):
+        where += f", a batch of {len(x)}"
+    return DataError(found[0], where, found[1], step=learn.step)

@@ -16,28 +16,40 @@ from .distributed import end_with_parent, MEETING, Distributed
 
 # %% ../../nbs/training/13_launch.ipynb #1eada758
 class ProcessError(TrainingError): "A process of a launch failed"
+
 class ChildTraceback(Exception):
     "Show the traceback of another process"
     def __init__(self, text): self.text = text
     def __str__(self): return "\n\n" + self.text
 
 def _importable(f):
-    "Say whether a fresh process could find a function by its name"
+    "Return whether a fresh process could find a function by its name"
     module = sys.modules.get(getattr(f, "__module__", None))
-    return getattr(module, getattr(f, "__qualname__", ""), None) is f and (f.__module__ != "__main__" or hasattr(module, "__file__"))
+    if getattr(module, getattr(f, "__qualname__", ""), None) is not f: return False
+    return f.__module__ != "__main__" or hasattr(module, "__file__")
+
+def _may_fork(f):
+    "Return whether processes may begin as copies of this one"
+    if multiprocessing.get_start_method(allow_none=True) not in (None, "fork"): return False
+    if sys.platform == "darwin" or torch.cuda.is_initialized(): return False
+    return not (torch.cuda.device_count() and _importable(f))
 
 def choose_start(f, start:str="auto")->str: # "fork" or "spawn"
     "Choose how processes begin"
     ways = [o for o in ("fork", "spawn") if o in multiprocessing.get_all_start_methods()]
     if one_of(start, ("auto", *ways), "start") == "auto":
-        start = "fork" if "fork" in ways and multiprocessing.get_start_method(allow_none=True) in (None, "fork") and sys.platform != "darwin" and not torch.cuda.is_initialized() and not (torch.cuda.device_count() and _importable(f)) else "spawn"
+        start = "fork" if "fork" in ways and _may_fork(f) else "spawn"
     if start == "spawn" and not _importable(f):
-        why = "the GPU is in use by this process, so it cannot fork" if torch.cuda.is_initialized() else "processes begin anew"
-        raise ConfigError(f"{getattr(f, '__name__', f)!r} cannot be found by another process: {why}", "", "Put the function into a module of its own; or restart the kernel and call launch before anything uses the GPU")
+        why = "processes begin anew"
+        if torch.cuda.is_initialized():
+            why = "the GPU is in use by this process, so it cannot fork"
+        raise ConfigError(f"{getattr(f, '__name__', f)!r} cannot be found by another process: {why}", "",
+                          "Put the function into a module of its own; "
+                          "or restart the kernel and call launch before anything uses the GPU")
     return start
 
 def launch(
-    f,                # what every process runs; what it returns must be such as can be sent, such as numbers, tensors, a history
+    f,                # what every process runs; it returns what can be sent, such as numbers, tensors, a history
     n:int=None,       # processes; default: the GPUs here
     *args,            # for `f`
     start:str="auto", # "fork", "spawn"; default: as above
@@ -48,14 +60,20 @@ def launch(
     "Run a function in several processes that train as one"
     check_guarded()
     n = whole_number(torch.cuda.device_count() or 1 if n is None else n, "n")
-    if world_size() > 1: raise ConfigError("launch was called in a process that is one of several", "", "Call it from one process, or use `with Distributed():` under torchrun")
-    Distributed(**options)                  # what is wrong is said here
+    if world_size() > 1:
+        raise ConfigError("launch was called in a process that is one of several", "",
+                          "Call it from one process, or use `with Distributed():` under torchrun")
+    Distributed(**options)                  # wrong options are met here
     ctx = multiprocessing.get_context(choose_start(f, start))
-    with tempfile.TemporaryDirectory(prefix="visionlab-") as folder, _quiet_forks(), _passed_on(team := _Team()):
+    team = _Team()
+    with tempfile.TemporaryDirectory(prefix="visionlab-") as folder, _quiet_forks(), _passed_on(team):
+        common = dict(world=n, meeting=os.path.join(folder, "meeting"), threads=threads or 1, parent=os.getpid())
         try:
-            for r in range(n): team.start(ctx, f, args, dict(rank=r, world=n, meeting=os.path.join(folder, "meeting"), threads=threads or 1, parent=os.getpid()), options)
+            for r in range(n):
+                team.start(ctx, f, args, dict(rank=r, **common), options)
             found = team.answers()
-        finally: team.end(grace)
+        finally:
+            team.end(grace)
     if team.terminated: raise SystemExit(143)
     return found
 
@@ -63,10 +81,14 @@ def launch(
 def _passed_on(team):
     "Pass SIGTERM on to the processes, which may want to write a checkpoint"
     before = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None): yield; return
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
+        yield
+        return
     signal.signal(signal.SIGTERM, lambda number, frame: team.terminate())
-    try: yield
-    finally: signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 @contextmanager
 def _quiet_forks():
@@ -78,124 +100,184 @@ def _quiet_forks():
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             yield
     finally:
-        if before is None: os.environ.pop("OMP_WAIT_POLICY", None)
+        if before is None:
+            os.environ.pop("OMP_WAIT_POLICY", None)
 
 class _Team:
     "Watch over processes from their start to their end"
-    def __init__(self): self.processes,self.pipes,self.asked,self.failed,self.terminated = [], [], False, True, False
+    def __init__(self):
+        self.processes = []
+        self.pipes = []
+        self.asked = False
+        self.failed = True
+        self.terminated = False
 
     def terminate(self):
         "End all, on behalf of somebody who asked this process to"
         self.terminated = True
         for p in self.processes:
-            if p.pid and p.is_alive(): os.kill(p.pid, signal.SIGTERM)
+            if p.pid and p.is_alive():
+                os.kill(p.pid, signal.SIGTERM)
 
     def start(self, ctx, f, args, place, options):
-        mine,theirs = ctx.Pipe(duplex=False)
-        process = ctx.Process(target=_child, args=(f, args, place, theirs, options), name=f"visionlab-{place['rank']}")
-        self.processes.append(process); self.pipes.append(mine)
-        process.start(); theirs.close()
+        "Start a process"
+        mine, theirs = ctx.Pipe(duplex=False)
+        name = f"visionlab-{place['rank']}"
+        process = ctx.Process(target=_child, args=(f, args, place, theirs, options), name=name)
+        self.processes.append(process)
+        self.pipes.append(mine)
+        process.start()
+        theirs.close()
 
     def answers(self)->list:
         "Wait for all answers, or raise the first error"
-        found,failures,until = {}, [], None
+        found = {}
+        failures = []
+        until = None
         while len(found)+len(failures) < len(self.pipes) and (until is None or time.monotonic() < until):
-            for r,said in self._heard({*found, *(r for r,_ in failures)}):
-                if said[0] == "answer": found[r] = said[1]
-                else: failures.append((r, said))
-            if failures and until is None: until = time.monotonic() + (10. if failures[0][1][0] in ("interrupt", "exit") else 1.)       # others may tell more
+            for r, message in self._heard({*found, *(r for r, _ in failures)}):
+                if message[0] == "answer":
+                    found[r] = message[1]
+                else:
+                    failures.append((r, message))
+            if failures and until is None:
+                kind = failures[0][1][0]
+                until = time.monotonic() + (10. if kind in ("interrupt", "exit") else 1.)       # others may tell more
         if failures: raise self._error(failures)
         self.failed = False
         return [found[r] for r in range(len(self.pipes))]
 
     def _heard(self, done):
-        "List what processes said since"
-        open_ = {p:r for r,p in enumerate(self.pipes) if r not in done}
-        try: return [(open_[p], self._said(p, open_[p])) for p in wait(list(open_), timeout=.5)]
+        "List the messages of processes since"
+        open_ = {p:r for r, p in enumerate(self.pipes) if r not in done}
+        try:
+            return [(open_[p], self._said(p, open_[p])) for p in wait(list(open_), timeout=.5)]
         except KeyboardInterrupt:
             if self.asked: raise
             self.asked = True
             for p in self.processes:
-                if p.is_alive(): os.kill(p.pid, signal.SIGINT)
+                if p.is_alive():
+                    os.kill(p.pid, signal.SIGINT)
             return []
 
     def _said(self, pipe, r):
-        try: return pipe.recv()
+        "Receive the message of a process, or that it died"
+        try:
+            return pipe.recv()
         except EOFError:
             self.processes[r].join(5)
             return "died", 0., self.processes[r].exitcode
 
     def _error(self, failures):
-        "Make an error of the failure that came first; a process that died without a word comes before those that missed it"
-        n = len(self.processes)
-        r,(kind,_,*what) = min(failures, key=lambda o: o[1][1])
+        "Make an error of the failure that came first; a process that died without a word comes before all others"
+        r, (kind, _, *what) = min(failures, key=lambda o: o[1][1])
         if kind == "interrupt": return KeyboardInterrupt()
-        if kind == "exit" or self.terminated: return SystemExit(what[0] if kind == "exit" else 143)
-        if kind == "died" and what[0] == UNGUARDED: return unguarded_error()
-        if kind == "died":
-            how = f"was killed by {signal.Signals(-what[0]).name}" if (what[0] or 0) < 0 else f"ended with exit code {what[0]}"
-            return ProcessError(f"Process {r} of {n} {how}", "", "The system may have run out of memory: use fewer processes, a smaller batch_size or fewer num_workers", rank=r)
-        error,name,text = what
-        if not isinstance(error, VisionlabError): error = ProcessError(f"Process {r} of {n} failed: {name}", "", "Its traceback stands above", rank=r)
-        elif n > 1: error = type(error)(error.what, f"{error.where} (process {r} of {n})".strip(), error.fix, **error.context)
+        if kind == "exit": return SystemExit(what[0])
+        if self.terminated: return SystemExit(143)
+        return self._death(r, *what) if kind == "died" else self._failure(r, *what)
+
+    def _death(self, r, code):
+        "Make an error of a process that died without a word"
+        if code == UNGUARDED: return unguarded_error()
+        killed = (code or 0) < 0
+        how = f"was killed by {signal.Signals(-code).name}" if killed else f"ended with exit code {code}"
+        return ProcessError(f"Process {r} of {len(self.processes)} {how}", "",
+                            "The system may have run out of memory: use fewer processes, a smaller batch_size "
+                            "or fewer num_workers", rank=r)
+
+    def _failure(self, r, error, name, text):
+        "Make an error of one that a process reported, with its traceback"
+        n = len(self.processes)
+        if not isinstance(error, VisionlabError):
+            error = ProcessError(f"Process {r} of {n} failed: {name}", "", "Its traceback stands above", rank=r)
+        elif n > 1:
+            where = f"{error.where} (process {r} of {n})".strip()
+            error = type(error)(error.what, where, error.fix, **error.context)
         error.__cause__ = ChildTraceback(text)
         return error
 
     def end(self, grace):
         "See to it that no process is left"
         for p in self.processes:
-            if self.failed and p.pid and p.is_alive(): _signal(p, signal.SIGTERM)
+            if self.failed and p.pid and p.is_alive():
+                _signal(p, signal.SIGTERM)
         until = time.monotonic() + grace
         for p in self.processes:
-            if p.pid: p.join(max(0, until-time.monotonic()))
-            if p.pid and p.is_alive(): _signal(p, getattr(signal, "SIGKILL", signal.SIGTERM)); p.join()
-        for pipe in self.pipes: pipe.close()
+            if p.pid:
+                p.join(max(0, until-time.monotonic()))
+            if p.pid and p.is_alive():
+                _signal(p, getattr(signal, "SIGKILL", signal.SIGTERM))
+                p.join()
+        for pipe in self.pipes:
+            pipe.close()
 
 def _signal(process, number):
     "Send a signal to a process and to those it has started"
-    try: os.killpg(process.pid, number)
-    except (OSError, AttributeError): process.kill() if number != signal.SIGTERM else process.terminate()
+    try:
+        os.killpg(process.pid, number)
+    except (OSError, AttributeError):
+        if number == signal.SIGTERM:
+            process.terminate()
+        else:
+            process.kill()
 
 def _child(f, args, place, pipe, options):
     "Be one of the processes"
-    start = time.monotonic
     try:
         _settle_in(**place)
         with Distributed(**options):
-            try: pipe.send_bytes(_sent(f(*args)))
+            try:
+                pipe.send_bytes(_sent(f(*args)))
             except BaseException as e:
-                _report(pipe, e, start())            # before the others notice that this one has gone
+                _report(pipe, e, time.monotonic())            # before the others notice that this one has gone
                 raise
-    except (Exception, KeyboardInterrupt) as e: _report(pipe, e, start())
+    except (Exception, KeyboardInterrupt) as e:
+        _report(pipe, e, time.monotonic())
     finally:
-        sys.stdout.flush(); sys.stderr.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
         pipe.close()
 
 def _settle_in(rank, world, meeting, threads, parent):
     "Take a place among the processes"
     local = dict(RANK=rank, WORLD_SIZE=world, LOCAL_RANK=rank, LOCAL_WORLD_SIZE=world)
-    os.environ.update({k:str(v) for k,v in local.items()}, **{MEETING:meeting})
-    if sys.platform == "linux": os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")         # they talk within this machine
-    if hasattr(os, "setpgid"): os.setpgid(0, 0)        # the interrupt key goes to the first process, which passes it on
+    os.environ.update({k:str(v) for k, v in local.items()}, **{MEETING:meeting})
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")         # they talk within this machine
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)        # the interrupt key goes to the first process, which passes it on
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN: signal.signal(signal.SIGTERM, signal.SIG_DFL)      # not the one it inherits
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)      # not the one it inherits
     end_with_parent(parent)
     torch.set_num_threads(threads)
 
 def _sent(answer):
     "Write an answer for the process that waits for it"
-    try: return pickle.dumps(("answer", answer))
-    except Exception as e: raise ConfigError(f"What the function returned cannot be sent back: a {type(answer).__name__} ({e})", "", "Return numbers, tensors, learn.history or a state_dict; write what is larger to a file") from e
+    try:
+        return pickle.dumps(("answer", answer))
+    except Exception as e:
+        kind = type(answer).__name__
+        raise ConfigError(f"What the function returned cannot be sent back: a {kind} ({e})", "",
+                          "Return numbers, tensors, learn.history or a state_dict; "
+                          "write what is larger to a file") from e
+
+def _message_of(e, now, text):
+    "Turn an exception into a message for the process that waits"
+    if isinstance(e, KeyboardInterrupt): return "interrupt", now
+    if isinstance(e, SystemExit): return "exit", now, e.code
+    return "error", now, e if isinstance(e, VisionlabError) else None, f"{type(e).__name__}: {e}", text
 
 def _report(pipe, e, now):
     "Tell what happened here, once"
     if getattr(e, "_told", False): return
     e._told = True
-    text,name = "".join(traceback.format_exception(type(e), e, e.__traceback__)), f"{type(e).__name__}: {e}"
-    if isinstance(e, KeyboardInterrupt): said = "interrupt", now
-    elif isinstance(e, SystemExit): said = "exit", now, e.code
-    else: said = "error", now, e if isinstance(e, VisionlabError) else None, name, text
-    try: data = pickle.dumps(said)
-    except Exception: data = pickle.dumps(("error", now, None, name, text))
-    try: pipe.send_bytes(data)
-    except OSError: pass
+    text = "".join(traceback.format_exception(type(e), e, e.__traceback__))
+    try:
+        data = pickle.dumps(_message_of(e, now, text))
+    except Exception:
+        data = pickle.dumps(("error", now, None, f"{type(e).__name__}: {e}", text))
+    try:
+        pipe.send_bytes(data)
+    except OSError:
+        pass

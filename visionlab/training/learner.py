@@ -38,87 +38,144 @@ from .guards import image_problem, Advisor, explain_batch, StopOnNaN
 # %% ../../nbs/training/10_learner.ipynb #00bbd8a5
 class Learner(metaclass=Extensible):
     "Train a model on data, and ask it things"
-    run = None                                        # the fit in the background, set by `in_background`
-    group,peers,weight,own_key = None, None, 1., ()   # processes that train as one: set by `Distributed`; what a fit has of them; this one's weight in their mean; its mark on randomness
+    run = None       # the fit in the background, set by `in_background`
+    group = None     # processes that train as one: set by `Distributed`
+    peers = None     # what a fit has of them
+    weight = 1.      # this process's weight in their mean
+    own_key = ()     # its mark on randomness
 
     def __init__(self,
         data,                     # an `ImageDataModule`, or (train, valid) of anything that yields (x, y)
         model=None,               # a name, an `ImageClassifier` or any module; default: one that suits the data
         loss="auto",              # a name, or a function of (outputs, targets); default: what suits the labels
-        metrics=None,             # names, torchmetrics objects, functions of (probabilities, targets), or a `MetricManager`; default: accuracy, or f1_macro where images have several classes
-        opt="adamw",              # a name, {"class": name, "params": options}, or a function from parameter groups to an optimiser
+        metrics=None,             # as `make_metrics` takes them; default: accuracy, or f1_macro for several classes
+        opt="adamw",              # a name, {"class": name, "params": options}, or a function of parameter groups
         lr=None,                  # learning rate; default: what suits the model
         weight_decay:float=.02,   # not applied to biases and normalisation
         label_smoothing:float=0., # for the named losses
-        class_weights=None,       # for the named losses: a number for each class, or "auto", which evens classes out by their counts
+        class_weights=None,       # for the named losses: a number for each class, or "auto", which evens classes out
         layer_decay:float=None,   # factor on the learning rate from each layer to the one below; default: none
         callbacks=(),             # run in every fit
         device=None,              # default: the fastest here
         precision="auto",         # "auto", "fp32", "bf16" or "fp16"
         pretrained:bool=True,     # for a model given by name: start from its published weights
         seed:int=0,               # of a new head's weights, the order of images, augmentation and dropout
-        threshold:float=.5,       # where images have several classes: one is said to be there above this probability
-        positive=None             # of two classes the one that binary metrics are about, by name or number; default: the second
+        threshold:float=.5,       # for several classes to an image: one is said to be there above this probability
+        positive=None             # of two classes the one of binary metrics, by name or number; default: the second
     ):
-        self.device,self.seed,self.opt_name,self.weight_decay,self.named_loss = usable_device(device), seed, opt, weight_decay, isinstance(loss, str)
-        if world_size() > 1 and self.group is None: raise ConfigError(f"This is one of {world_size()} processes that do not know of each other", "", "Put the training into `with Distributed():` (visionlab.training.distributed), or start it with launch(f, n)")
+        self.device = usable_device(device)
+        if world_size() > 1 and self.group is None:
+            raise ConfigError(f"This is one of {world_size()} processes that do not know of each other", "",
+                              "Put the training into `with Distributed():` (visionlab.training.distributed), "
+                              "or start it with launch(f, n)")
+        self.seed = seed
+        self.opt_name = opt
+        self.weight_decay = weight_decay
+        self.layer_decay = layer_decay
+        self.threshold = threshold
+        self.positive = positive
         self.data = data if hasattr(data, "train_dataloader") else None
         self.model = self._make_model(model, pretrained).to(self.device)
         self._connect(data)
         self.channels_last = has_convs(self.model)
-        if self.channels_last: self.model.to(memory_format=torch.channels_last)
-        self.task,self.threshold,self.positive = _task_of(self.data, loss), threshold, positive
-        self.layer_decay,self.gather = layer_decay, None         # gather: for metrics over several processes, as `Metric.sync` takes it
+        if self.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.task = _task_of(self.data, loss)
+        self.named_loss = isinstance(loss, str)
         self.loss_func = self._make_loss(loss, label_smoothing, class_weights)
         self.valid_loss_func = plain_loss(self.loss_func, self.task)
-        if getattr(self.data, "balanced_sampling", False) and _weighs(self.loss_func): warnings.warn(_TWICE, stacklevel=2)
-        self.metrics = make_metrics(metrics, self.task, threshold, len(self.classes) if self.classes is not None else None, self.classes, positive)
+        if getattr(self.data, "balanced_sampling", False) and _weighs(self.loss_func):
+            warnings.warn(_TWICE, stacklevel=2)
+        n = len(self.classes) if self.classes is not None else None
+        self.metrics = make_metrics(metrics, self.task, threshold, n, self.classes, positive)
         self.dtype = choose_precision(precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
         self.lr = lr if lr is not None else default_lr(self.model, opt)
-        self.recorder,self.opt,self.statistics = Recorder(), None, "learned"
+        self.recorder = Recorder()
+        self.callbacks = [*self._usual_callbacks(), *flat(callbacks)]
+        self._start_afresh()
+
+    def _usual_callbacks(self):
+        "Make the callbacks of every learner"
+        scored = any("train" in m.stages for m in self.metrics)
+        train = [TrainMetrics(self.metrics)] if scored else []
+        return [self.recorder, StopOnNaN(), Advisor(), Progress(), *train]
+
+    def _start_afresh(self):
+        "Set what fits change to how it is before the first one"
+        self.opt = None
+        self.statistics = "learned"
+        self.gather = None               # for metrics over several processes, as `Metric.sync` takes it
         self.batch = self.xb = self.yb = self.pred = self.loss = self.bad_batch = None
-        self.share,self.stepping,self.part,self.eval_part,self.split_on_oom = 1, True, None, None, False
-        self.notes,self.callbacks = [], [self.recorder, StopOnNaN(), Advisor(), Progress(), *([TrainMetrics(self.metrics)] if any("train" in m.stages for m in self.metrics) else []), *flat(callbacks)]
-        self.step,self.epochs_done,self.scores,self.interrupted,self._running = 0, 0, {}, False, False
-        self.one_table,self._fit_in = None, None                                    # of fits that are shown as one; the cell of the last fit
-        self.fits,self.first_batch,self.past,self.pending = [], 0, None, None       # epochs of each fit that came to its end; where in an epoch to begin, and how to get there with a DataLoader; what a checkpoint has left to say
+        self.share = 1
+        self.stepping = True
+        self.part = None
+        self.eval_part = None
+        self.split_on_oom = False
+        self.notes = []
+        self.step = 0
+        self.epochs_done = 0
+        self.scores = {}
+        self.interrupted = False
+        self._running = False
+        self.one_table = None            # of fits that are shown as one
+        self._fit_in = None              # the cell of the last fit
+        self.fits = []                   # epochs of each fit that came to its end
+        self.first_batch = 0             # where in an epoch to begin
+        self.past = None                 # how to get there with a DataLoader
+        self.pending = None              # what a checkpoint still has to bring back
 
     def _make_model(self, model, pretrained):
         "Build the model a name stands for, or take a module as it is"
         if isinstance(model, nn.Module): return model
-        if self.data is None: raise ConfigError("A model by name needs a data module, which knows the classes", "", "Give a module, or an ImageDataModule")
+        if self.data is None:
+            raise ConfigError("A model by name needs a data module, which knows the classes", "",
+                              "Give a module, or an ImageDataModule")
         name = model or suggest_model(len(self.data.catalog.subset("train")), max(self.data.image_size))
         size = self.data.given["image_size"] or (self.data.image_size if self.data.is_small else None)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key("model", self.seed))
-            return ImageClassifier(name, self.data.num_classes, pretrained=pretrained, in_chans=self.data.in_chans, image_size=size, classes=self.data.classes)
+            return ImageClassifier(name, self.data.num_classes, pretrained=pretrained, in_chans=self.data.in_chans,
+                                   image_size=size, classes=self.data.classes)
 
     def _make_loss(self, loss, label_smoothing, class_weights):
         "Make the loss; class weights by name come from the training images' counts"
         if not isinstance(loss, str): return make_loss(loss, self.task, class_weights, label_smoothing=label_smoothing)
-        if class_weights is None: class_weights = getattr(self.data, "class_weights", None)
-        counts = self.data.catalog.counts()["train"].to_numpy() if isinstance(class_weights, str) and self.data is not None else None
-        total = len(self.data.catalog.subset("train")) if counts is not None else None
+        if class_weights is None:
+            class_weights = getattr(self.data, "class_weights", None)
+        counts = total = None
+        if isinstance(class_weights, str) and self.data is not None:
+            counts = self.data.catalog.counts()["train"].to_numpy()
+            total = len(self.data.catalog.subset("train"))
         return make_loss(loss, self.task, class_weights, counts, total, label_smoothing=label_smoothing)
 
     def _connect(self, data):
         "Find the loaders"
         if self.data is not None:
-            if getattr(self.model, "config", None) is not None: self.data.adapt(self.model.config)
-            self.data = self.data.copy()        # another learner on the same data may need another size: this one keeps its own pipeline
-            self.data.device = self.device if self.device.type == "cuda" else None
-            self.train_dl = self.data.train_dataloader()
-            self.valid_dl = self.data.val_dataloader() if "val" in self.data.catalog.splits else None
-            self.classes = self.data.classes
-            n = getattr(getattr(self.model, "config", None), "num_classes", len(self.classes))
-            if n != len(self.classes): raise ClassMismatchError(f"The model answers with {n} classes, the data have {len(self.classes)}", "", "Give the model's name instead, or reset_head(num_classes)")
+            self._connect_module()
         else:
-            self.train_dl,self.valid_dl = data if _is_pair(data) else (data, None)
+            self.train_dl, self.valid_dl = data if _is_pair(data) else (data, None)
             self.classes = None
-            for dl in (self.train_dl, self.valid_dl): check_loader(dl, none=dl is self.valid_dl)
+            for dl in (self.train_dl, self.valid_dl):
+                check_loader(dl, none=dl is self.valid_dl)
         for dl in (self.train_dl, self.valid_dl):
-            if isinstance(dl, Loader): dl.to(self.device)
+            if isinstance(dl, Loader):
+                dl.to(self.device)
+
+    def _connect_module(self):
+        "Fit the data module to the model, and make its loaders"
+        config = getattr(self.model, "config", None)
+        if config is not None:
+            self.data.adapt(config)
+        self.data = self.data.copy()        # another learner on the same data may need another size
+        self.data.device = self.device if self.device.type == "cuda" else None
+        self.train_dl = self.data.train_dataloader()
+        self.valid_dl = self.data.val_dataloader() if "val" in self.data.catalog.splits else None
+        self.classes = self.data.classes
+        n = getattr(config, "num_classes", len(self.classes))
+        if n != len(self.classes):
+            raise ClassMismatchError(f"The model answers with {n} classes, the data have {len(self.classes)}", "",
+                                     "Give the model's name instead, or reset_head(num_classes)")
 
     @property
     def history(self)->list: return self.recorder.rows
@@ -138,8 +195,12 @@ class Learner(metaclass=Extensible):
         with self.together(), self._fitting(epochs, lr, callbacks):
             self._call("before_fit")
             try:
-                for self.epoch in range(0 if self.pending is None else self.pending.begin(self), epochs): self._one_epoch()
-            except EndOfFit: pass
+                first = 0 if self.pending is None else self.pending.begin(self)
+                for epoch in range(first, epochs):
+                    self.epoch = epoch
+                    self._one_epoch()
+            except EndOfFit:
+                pass
             self.fits = [*self.fits, epochs]
             self._call("after_fit")
         self._fit_in = running_cell()
@@ -147,10 +208,12 @@ class Learner(metaclass=Extensible):
 
     def alone(self):
         "Refuse what would get in the way of a fit in the background"
-        if self.run is not None and self.run.elsewhere: raise ConfigError("This learner is training in the background", "", "Wait for it with learn.run.wait(), or end it with learn.run.stop()")
+        if self.run is not None and self.run.elsewhere:
+            raise ConfigError("This learner is training in the background", "",
+                              "Wait for it with learn.run.wait(), or end it with learn.run.stop()")
 
     def together(self, training:bool=True):
-        "Do what follows with the other processes, if there are any: each takes its part of every batch, and all know the same numbers"
+        "Do what follows with the other processes, if any: each takes a part of every batch, all know the same numbers"
         return nullcontext() if self.group is None else self.group.together(self, training)
 
     @property
@@ -160,13 +223,18 @@ class Learner(metaclass=Extensible):
 
     def batch_loss(self)->float:
         "Read the loss of this batch, over all processes; it waits for the device"
-        return float(self.loss.detach()) if self.peers is None else float(self.peers.mean(self.loss*self.weight))
+        if self.peers is None: return float(self.loss.detach())
+        return float(self.peers.mean(self.loss*self.weight))
 
     def _one_epoch(self):
+        "Train on every batch once, then validate"
         self._call("before_epoch")
-        if self.pending is not None: self.pending.enter(self)
-        try: self._train_epoch()
-        except CancelEpoch: pass
+        if self.pending is not None:
+            self.pending.enter(self)
+        try:
+            self._train_epoch()
+        except CancelEpoch:
+            pass
         self.epochs_done += 1
         self._call("after_train")
         self.scores = {}
@@ -174,34 +242,52 @@ class Learner(metaclass=Extensible):
             try:
                 self._call("before_valid")
                 self.scores = self.validate() | self.scores      # what callbacks measured comes last
-            except CancelValid: pass
-        try: self._call("after_epoch")
-        except CancelFit: raise EndOfFit from None
+            except CancelValid:
+                pass
+        try:
+            self._call("after_epoch")
+        except CancelFit:
+            raise EndOfFit from None
+
+    def _batches_left(self):
+        "Iterate over the batches of this epoch that are still to come"
+        dl = self.train_dl
+        if not isinstance(dl, Loader): return self.past(dl) if self.n_done else dl
+        dl.last_epoch = self.epochs_done + self.epochs - self.epoch - 1      # after it nothing is begun
+        return dl.batches(self.epochs_done, self.n_done)
 
     def _train_epoch(self):
+        "Train on every batch once"
         self.model.train()
-        for m in self._held_norms(): m.eval()
-        self.n_done,self.first_batch = self.first_batch, 0
-        if isinstance(self.train_dl, Loader): self.train_dl.last_epoch = self.epochs_done + self.epochs - self.epoch - 1      # after it nothing is begun
-        batches = self.train_dl.batches(self.epochs_done, self.n_done) if isinstance(self.train_dl, Loader) else self.past(self.train_dl) if self.n_done else self.train_dl
+        for m in self._held_norms():
+            m.eval()
+        self.n_done = self.first_batch
+        self.first_batch = 0
+        batches = self._batches_left()
         got = self._on["got_batch"]
         on = [self._on[e] for e in ("before_batch", "after_loss", "before_step", "after_step", "after_batch")]
         try:
-            for self.batch in batches:
-                for f in got: f(self)
+            for batch in batches:
+                self.batch = batch
+                for f in got:
+                    f(self)
                 self.n_done += 1
-                try: self._one_batch(*on)
+                try:
+                    self._one_batch(*on)
                 except CancelBatch:
-                    if self.stepping: self.drop_gradients()
+                    if self.stepping:
+                        self.drop_gradients()
                 self.step += 1
                 if self.interrupted: raise CancelFit
         finally:
-            self.batch = self.pred = self.xb = self.yb = None      # nothing of the last step stays behind: memory, or a graph that cannot be copied
-            if self.loss is not None: self.loss = self.loss.detach()
+            # nothing of the last step stays behind: memory, or a graph that cannot be copied
+            batch = self.batch = self.pred = self.xb = self.yb = None
+            if self.loss is not None:
+                self.loss = self.loss.detach()
 
     @property
     def last_batch(self)->bool:
-        "Say whether this is the last batch of its epoch, as far as anybody knows"
+        "Return whether this is the last batch of its epoch, as far as anybody knows"
         return self.n_done == self.n_batches
 
     def _held_norms(self):
@@ -211,80 +297,110 @@ class Learner(metaclass=Extensible):
 
     def _take(self, batch):
         "Bring a batch to the device, in the layout of the model"
-        x,y = to_device(batch, self.device)
-        if self.channels_last and isinstance(x, torch.Tensor) and x.ndim == 4: x = x.contiguous(memory_format=torch.channels_last)
+        x, y = to_device(batch, self.device)
+        if self.channels_last and isinstance(x, torch.Tensor) and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
         return x, y
 
     def _one_batch(self, before, after_loss, before_step, after_step, after):
-        self.xb,self.yb = self._take(self.batch)
-        for f in before: f(self)
+        "Learn from one batch"
+        self.xb, self.yb = self._take(self.batch)
+        for f in before:
+            f(self)
         self._seed_step()
         self.pred = self.loss = None
-        try: self._gradients(after_loss)
-        except (RuntimeError, IndexError, ValueError, TypeError, AttributeError, MemoryError) as e: self._rescue(e, after_loss)
-        if self.stepping: self.update(before_step, after_step)
-        for f in after: f(self)
+        try:
+            self._gradients(after_loss)
+        except (RuntimeError, IndexError, ValueError, TypeError, AttributeError, MemoryError) as e:
+            self._rescue(e, after_loss)
+        if self.stepping:
+            self.update(before_step, after_step)
+        for f in after:
+            f(self)
 
     def _gradients(self, after_loss, share=None):
         "Run the model on the batch and add its gradients"
         if self.part is not None and len(self.xb) > self.part and share is None: return self._in_parts(after_loss)
+        run = self.model if self.peers is None else self.peers.run
         with self._autocast():
-            self.pred = (self.model if self.peers is None else self.peers.run)(self.xb)
+            self.pred = run(self.xb)
             self.loss = self.loss_func(self.pred, self.yb)
-        for f in after_loss: f(self)
+        for f in after_loss:
+            f(self)
         weight = (self.share if share is None else share)*self.weight
         self.scaler.scale(self.loss if weight == 1 else self.loss*weight).backward()
 
     def _in_parts(self, after_loss):
         "Add the gradients of a batch part by part; its loss is the mean over all its images"
-        x,y,n,preds,total = self.xb, self.yb, len(self.xb), [], 0.
+        xb, yb = self.xb, self.yb
+        n = len(xb)
+        preds = []
+        total = 0.
         try:
-            for self.xb,self.yb in zip(x.split(self.part), y.split(self.part)):
+            for x, y in zip(xb.split(self.part), yb.split(self.part)):
+                self.xb, self.yb = x, y
                 self._gradients(after_loss, self.share*len(self.xb)/n)
-                preds.append(self.pred.detach()); total = total + self.loss.detach()*(len(self.xb)/n)
-        finally: self.xb,self.yb = x, y
-        self.pred,self.loss = torch.cat(preds), total
+                preds.append(self.pred.detach())
+                total = total + self.loss.detach()*(len(self.xb)/n)
+        finally:
+            self.xb, self.yb = xb, yb
+        self.pred = torch.cat(preds)
+        self.loss = total
 
     def update(self, before_step=None, after_step=None):
         "Change the weights by the gradients there are"
-        before_step,after_step = self._on["before_step"] if before_step is None else before_step, self._on["after_step"] if after_step is None else after_step
-        if self.peers is not None: self.peers.complete(self)
+        before_step = self._on["before_step"] if before_step is None else before_step
+        after_step = self._on["after_step"] if after_step is None else after_step
+        if self.peers is not None:
+            self.peers.complete(self)
         if before_step:
             self.scaler.unscale_(self.opt)
-            for f in before_step: f(self)
-        if self.scaler.is_enabled(): self.scaler.step(self.opt)
-        else: take_step(self.opt)
+            for f in before_step:
+                f(self)
+        if self.scaler.is_enabled():
+            self.scaler.step(self.opt)
+        else:
+            take_step(self.opt)
         self.scaler.update()
         self.drop_gradients()
-        for f in after_step: f(self)
+        for f in after_step:
+            f(self)
 
     def _rescue(self, e, after_loss):
         "Go on in parts where memory ran out and that was asked for; else say what is wrong"
         if not is_oom(e):
-            if isinstance(e, VisionlabError) or (error := explain_batch(self, e, self.xb, self.yb, self.pred)) is None: raise
+            error = None if isinstance(e, VisionlabError) else explain_batch(self, e, self.xb, self.yb, self.pred)
+            if error is None: raise
             raise error from e
         self._let_go(e)
         if not self.split_on_oom or len(self.xb) < 2 or self.peers is not None: raise self._too_large() from None
         self.part = self._largest_part(after_loss)
-        warnings.warn(f"Memory ran out with {len(self.xb)} images: each batch now goes through the model in parts of {self.part}, with the same gradient (batch normalisation sees the parts)", stacklevel=5)
+        warnings.warn(f"Memory ran out with {len(self.xb)} images: each batch now goes through the model in parts of "
+                      f"{self.part}, with the same gradient (batch normalisation sees the parts)", stacklevel=5)
 
     def _let_go(self, e):
         "Free what a failed step holds; gradients of earlier batches stay if it did not come to its own"
         if self.loss is not None or self.part is not None:
-            if not self.stepping or self.share != 1: warnings.warn("The gradients accumulated before memory ran out are lost: this step learns from fewer images", stacklevel=6)
+            if not self.stepping or self.share != 1:
+                warnings.warn("The gradients accumulated before memory ran out are lost: "
+                              "this step learns from fewer images", stacklevel=6)
             self.drop_gradients()
         self.pred = self.loss = None
         release(e)
 
     def _largest_part(self, after_loss=None):
-        "Halve the batch until its gradients fit; with `after_loss` they are those of this step, else they are thrown away"
-        n,before = len(self.xb), self.part
-        part = before or n
+        "Halve the batch until its gradients fit; with `after_loss` they are those of this step, else for nothing"
+        before = self.part
+        part = before or len(self.xb)
         while part > 1:
-            self.part = part = part//2
+            part = part//2
+            self.part = part
             try:
                 self._seed_step()
-                self._in_parts(after_loss) if after_loss is not None else self._try_part(part)
+                if after_loss is not None:
+                    self._in_parts(after_loss)
+                else:
+                    self._try_part(part)
                 return part
             except Exception as e:
                 if not is_oom(e): raise
@@ -295,94 +411,138 @@ class Learner(metaclass=Extensible):
 
     def _try_part(self, n):
         "Compute gradients of some images for nothing, and add those of as many again, which takes a little more"
-        x,y = self.xb, self.yb
+        xb, yb = self.xb, self.yb
         try:
-            for self.xb,self.yb in [*zip(x.split(n), y.split(n))][:2]: self._gradients((), 1.)
-        finally: self.xb,self.yb = x, y; self.drop_gradients(); self.pred = self.loss = None
+            for x, y in [*zip(xb.split(n), yb.split(n))][:2]:
+                self.xb, self.yb = x, y
+                self._gradients((), 1.)
+        finally:
+            self.xb, self.yb = xb, yb
+            self.drop_gradients()
+            self.pred = self.loss = None
 
     def _too_large(self):
         "Find the largest batch that fits, and say how to learn the same with it"
         if self.peers is not None: return self.peers.too_large(self)
-        n,kept = len(self.xb), [b.clone() for b in self.model.buffers()]
-        try: fits = self._largest_part()
+        n = len(self.xb)
+        kept = [b.clone() for b in self.model.buffers()]
+        try:
+            fits = self._largest_part()
         finally:
-            for b,v in zip(self.model.buffers(), kept): b.copy_(v)
+            for b, v in zip(self.model.buffers(), kept):
+                b.copy_(v)
             self.part = None
-        how = f"{fits} images fit: batch_size={fits} with callbacks=[Accumulate({-(-n//fits)})] learns from as many a step; callbacks=[AutoBatch()] splits batches by itself" if fits else "Not even one image fits"
-        return TrainingError(f"Memory ran out with a batch of {n} images", f"epoch {self.epoch+1}, step {self.step}, on {self.device}",
-                             f"{how}. Less is needed with precision='bf16', callbacks=[Checkpointing()], a smaller image_size or a smaller model", batch_size=n, fits=fits)
+        how = "Not even one image fits"
+        if fits:
+            steps = -(-n//fits)
+            how = (f"{fits} images fit: batch_size={fits} with callbacks=[Accumulate({steps})] learns from as many "
+                   "a step; callbacks=[AutoBatch()] splits batches by itself")
+        return TrainingError(f"Memory ran out with a batch of {n} images", self._position(),
+                             f"{how}. Less is needed with precision='bf16', callbacks=[Checkpointing()], "
+                             "a smaller image_size or a smaller model", batch_size=n, fits=fits)
+
+    def _position(self):
+        "Return where a fit is, for a message"
+        return f"epoch {self.epoch+1}, step {self.step}, on {self.device}"
 
     def _autocast(self): return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
 
     def _seed_step(self):
+        "Seed what this step draws"
         seed = step_seed(self.seed, self.step, self.own_key)
         torch.default_generator.manual_seed(seed)        # 1 µs; torch.manual_seed would take 100
-        if self.device.type == "cuda": torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
 
     def drop_gradients(self):
         "Forget the gradients; a tenth of what the optimiser's own `zero_grad` takes, unless it has more to forget"
         if type(self.opt).zero_grad is not torch.optim.Optimizer.zero_grad: return self.opt.zero_grad()
         for g in self.opt.param_groups:
-            for p in g["params"]: p.grad = None
+            for p in g["params"]:
+                p.grad = None
 
     def _call(self, event):
-        for f in self._on[event]: f(self)
+        "Tell all callbacks of an event"
+        for f in self._on[event]:
+            f(self)
 
     def _bind(self, callbacks):
         "Look up who listens to what, once a fit"
-        cbs = sorted([*self.callbacks, *flat(callbacks), *([] if self.peers is None else self.peers.callbacks)], key=lambda o: o.order)
-        self.bound,self._on = cbs, {e:tuple(getattr(cb, e) for cb in cbs if hasattr(cb, e)) for e in EVENTS}
+        peers = [] if self.peers is None else self.peers.callbacks
+        self.bound = sorted([*self.callbacks, *flat(callbacks), *peers], key=lambda o: o.order)
+        self._on = {e:tuple(getattr(cb, e) for cb in self.bound if hasattr(cb, e)) for e in EVENTS}
+
+    def _check_trainable(self):
+        "Refuse a fit that has nothing to learn from, or nothing that learns"
+        if self.n_batches == 0:
+            raise TrainingError("There is no batch to train on", "",
+                                "Give at least one training image; with your own DataLoader, check drop_last")
+        if not any(p.requires_grad for p in self.model.parameters()):
+            raise TrainingError("No parameter is trainable", "", "Call learn.unfreeze()")
 
     @contextmanager
     def _fitting(self, epochs, lr, callbacks):
         "Prepare a fit, and clean up after it whatever happens"
         self._bind(callbacks)
-        self.epochs,self.n_batches,self.interrupted,self.epoch = epochs, length(self.train_dl), False, 0
-        if self.n_batches == 0: raise TrainingError("There is no batch to train on", "", "Give at least one training image; with your own DataLoader, check drop_last")
-        if not any(p.requires_grad for p in self.model.parameters()): raise TrainingError("No parameter is trainable", "", "Call learn.unfreeze()")
+        self.epochs = epochs
+        self.n_batches = length(self.train_dl)
+        self.interrupted = False
+        self.epoch = 0
+        self._check_trainable()
         self.opt = self._make_optimizer(self.lr if lr is None else lr)
         self.rates = [g["lr"] for g in self.opt.param_groups]        # as the fit began
         with _own_randomness(), kept_pages(self.device), self._interruptible():
             self._running = True
-            try: yield
-            except CancelFit: pass
+            try:
+                yield
+            except CancelFit:
+                pass
             except Exception as e:
                 if not is_oom(e): raise
                 release(e)
-                raise TrainingError("Memory ran out outside the model's gradients", f"epoch {self.epoch+1}, step {self.step}, on {self.device}",
-                                    "The optimiser's state and the metrics take memory too: use opt='sgd', fewer metrics, or a smaller model") from None
+                raise TrainingError("Memory ran out outside the model's gradients", self._position(),
+                                    "The optimiser's state and the metrics take memory too: "
+                                    "use opt='sgd', fewer metrics, or a smaller model") from None
             finally:
                 self._running = False
                 self.drop_gradients()
                 self._cleanup()
-                self.share,self.stepping = 1, True
+                self.share = 1
+                self.stepping = True
         if self.interrupted and not in_notebook(): raise KeyboardInterrupt
 
     def _make_optimizer(self, lr):
         "Build the optimiser; rates that rise from stem to head take the place of a decay by layer"
-        return optimizer_for(self.model, self.opt_name, lr, self.weight_decay, self.layer_decay if isinstance(lr, (int, float)) else None)
+        layer_decay = self.layer_decay if isinstance(lr, (int, float)) else None
+        return optimizer_for(self.model, self.opt_name, lr, self.weight_decay, layer_decay)
 
     def _cleanup(self):
         "Let every callback undo what it did, even if another one fails"
         first = None
         for f in self._on["cleanup_fit"]:
-            try: f(self)
-            except Exception as e: first = first or e
+            try:
+                f(self)
+            except Exception as e:
+                first = first or e
         if first: raise first
 
     @contextmanager
     def _interruptible(self):
         "Let the interrupt key finish the current step"
         before = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):      # None: somebody else's handler
-            yield; return
+        elsewhere = threading.current_thread() is not threading.main_thread()
+        if elsewhere or before in (signal.SIG_IGN, None):      # None: somebody else's handler
+            yield
+            return
         def on_interrupt(number, frame):
             if self.interrupted: raise KeyboardInterrupt
             if self.peers is not None: return self.peers.ask()        # all must stop at the same step
             self.interrupted = True
         signal.signal(signal.SIGINT, on_interrupt)
-        try: yield
-        finally: signal.signal(signal.SIGINT, before)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     @torch.inference_mode()
     def _outputs(self, dl):
@@ -390,23 +550,29 @@ class Learner(metaclass=Extensible):
         self.alone()
         self.model.eval()
         for batch in dl.batches(0) if isinstance(dl, Loader) else dl:
-            x,y = self._take(batch)
-            try: out = self._answer(x).float()
+            x, y = self._take(batch)
+            try:
+                out = self._answer(x).float()
             except (RuntimeError, ValueError, TypeError, AttributeError) as e:
-                if isinstance(e, VisionlabError) or (found := image_problem(self, x)) is None: raise
+                found = None if isinstance(e, VisionlabError) else image_problem(self, x)
+                if found is None: raise
                 raise DataError(found[0], "evaluation", found[1]) from e
             yield out, y
             if self.interrupted and self._running: raise CancelFit
 
     def _answer(self, x):
         "Run the model; where memory runs out on fewer images at a time, from then on"
-        if self.eval_part is not None and len(x) > self.eval_part: return torch.cat([self._answer(o) for o in x.split(self.eval_part)])
+        if self.eval_part is not None and len(x) > self.eval_part:
+            return torch.cat([self._answer(o) for o in x.split(self.eval_part)])
         try:
-            with self._autocast(): return self.model(x)
+            with self._autocast():
+                return self.model(x)
         except Exception as e:
             if not is_oom(e): raise
             release(e)
-            if len(x) < 2: raise TrainingError("Memory ran out on a single image", str(self.device), "Use a smaller image_size or a smaller model") from None
+            if len(x) < 2:
+                raise TrainingError("Memory ran out on a single image", str(self.device),
+                                    "Use a smaller image_size or a smaller model") from None
         self.eval_part = len(x)//2
         return self._answer(x)
 
@@ -414,58 +580,84 @@ class Learner(metaclass=Extensible):
         dl=None # a loader, "train", "val" or "test"; default: validation
     )->dict: # valid_loss and the metrics
         "Compute the plain loss and the metrics"
-        stage = dl if isinstance(dl, str) and dl == "test" else "val"
+        stage = "test" if isinstance(dl, str) and dl == "test" else "val"
         dl = self._loader(dl)
+        loss = Mean("valid_loss", per_sample(self.valid_loss_func), False)
         lost = Mean("unanswered", lambda out, y: unanswered(out, self.task), False)
-        metrics = [Mean("valid_loss", per_sample(self.valid_loss_func), False), *[m for m in self.metrics if stage in m.stages], lost]
-        for m in metrics: m.reset()
+        metrics = [loss, *(m for m in self.metrics if stage in m.stages), lost]
+        for m in metrics:
+            m.reset()
         n = 0
-        for out,y in self._outputs(dl if self.peers is None else self.peers.part(dl)):
-            if y is None: raise ConfigError("These images have no labels to compare with", "", "Use get_preds, or data with labels")
-            try:
-                update_all(metrics, out, y)
-            except (RuntimeError, IndexError, ValueError, TypeError) as e:
-                if isinstance(e, VisionlabError) or (error := explain_batch(self, e, out, y, out)) is None: raise
-                raise error from e
+        for out, y in self._outputs(dl if self.peers is None else self.peers.part(dl)):
+            self._take_scores(metrics, out, y)
             n += len(y)
-        if not n and self.peers is None: raise ConfigError("There is no image to validate on", "", "Give a loader with at least one batch")
+        if not n and self.peers is None:
+            raise ConfigError("There is no image to validate on", "", "Give a loader with at least one batch")
         scores = computed(metrics, self.classes, self.gather)
         if scores.pop(lost.name): return self._without_answers(scores, lost)
         return scores
 
     def _without_answers(self, scores, lost):
-        "Say that a model has no answer to some images: in a fit the epoch has no scores"
+        "Warn that a model has no answer to some images: in a fit the epoch has no scores"
         error = no_answer(round(float(lost.total)), lost.n)
         if not self._running: raise error
         warnings.warn(f"Epoch {self.epoch+1} has no scores. {error.what}", stacklevel=3)
         return dict.fromkeys(scores, math.nan)
 
+    def _take_scores(self, metrics, out, y):
+        "Let metrics take in a batch, and say what is wrong where they cannot"
+        if y is None:
+            raise ConfigError("These images have no labels to compare with", "", "Use get_preds, or data with labels")
+        try:
+            update_all(metrics, out, y)
+        except (RuntimeError, IndexError, ValueError, TypeError) as e:
+            error = None if isinstance(e, VisionlabError) else explain_batch(self, e, out, y, out)
+            if error is None: raise
+            raise error from e
+
     def get_preds(self,
         dl=None # a loader, "train", "val" or "test"; default: validation
     )->tuple: # (n, classes) probabilities and (n,) targets, (n, classes) for several to an image, on the CPU
         "Compute the probabilities of every image, in the loader's order"
-        pairs = [(out.cpu(), y if y is None else y.cpu()) for out,y in self._outputs(self._loader(dl))]
-        if not pairs: raise ConfigError("There is no image to predict", "", "Give a loader with at least one batch")
-        outs,ys = zip(*pairs)
+        outs = []
+        targets = []
+        for out, y in self._outputs(self._loader(dl)):
+            outs.append(out.cpu())
+            targets.append(y if y is None else y.cpu())
+        if not outs: raise ConfigError("There is no image to predict", "", "Give a loader with at least one batch")
         check_answered(torch.cat(outs), self.task)
-        return torch.cat([to_probs(o, self.task) for o in outs]), None if ys[0] is None else torch.cat(ys)
+        probs = torch.cat([to_probs(o, self.task) for o in outs])
+        return probs, None if targets[0] is None else torch.cat(targets)
+
+    def _named_loader(self, name):
+        "Find the loader of a split"
+        if self.data is not None: return self.data.loader(name)
+        return {"train":self.train_dl, "val":self.valid_dl}[one_of(name, ("train", "val"), "split")]
 
     def _loader(self, dl):
-        "Find a loader by name; images come in order and without augmentation. Called before anything else is touched"
+        "Find a loader, by name too, before anything else is touched; images come in order and without augmentation"
         self.alone()
-        if dl is None: dl = self.valid_dl
-        if isinstance(dl, str): dl = self.data.loader(dl) if self.data is not None else {"train":self.train_dl, "val":self.valid_dl}[one_of(dl, ("train", "val"), "split")]
-        if dl is None: raise ConfigError("There is no validation set", "", "Give a loader, or data with a validation split")
+        if dl is None:
+            dl = self.valid_dl
+        if isinstance(dl, str):
+            dl = self._named_loader(dl)
+        if dl is None:
+            raise ConfigError("There is no validation set", "", "Give a loader, or data with a validation split")
         check_loader(dl)
-        if isinstance(dl, Loader): dl.to(self.device)
+        if isinstance(dl, Loader):
+            dl.to(self.device)
         return dl
 
     def predictor(self)->Predictor:
         "Make a predictor of the model as it is"
         self.alone()
-        if self.data is None: raise ConfigError("Predicting from images needs a data module, which knows the pipeline", "", "Use get_preds with a loader of your own")
-        return Predictor(self.model, self.data.eval_pipeline, self.classes, self.device, task=self.task, threshold=self.threshold,
-                         max_pixels=self.data.catalog.info.get("max_pixels", MAX_PIXELS), value_range=getattr(self.data, "value_range", None))
+        if self.data is None:
+            raise ConfigError("Predicting from images needs a data module, which knows the pipeline", "",
+                              "Use get_preds with a loader of your own")
+        max_pixels = self.data.catalog.info.get("max_pixels", MAX_PIXELS)
+        value_range = getattr(self.data, "value_range", None)
+        return Predictor(self.model, self.data.eval_pipeline, self.classes, self.device, task=self.task,
+                         threshold=self.threshold, max_pixels=max_pixels, value_range=value_range)
 
     def predict(self, source, topk:int=None, threshold:float=None):
         "Name the classes of one image or of many, as `Predictor.predict` does"
@@ -478,55 +670,73 @@ class Learner(metaclass=Extensible):
         self.alone()
         freeze_to(self.model, n, how=3)
         return self
+
     def freeze(self)->"Learner":
         "Let only the head learn"
         return self.freeze_to(-1)
+
     def unfreeze(self)->"Learner":
         "Let everything learn"
         return self.freeze_to(0)
 
     def describe_model(self)->str:
-        "Say in one line what the model is, and the size of the images that it gets here"
+        "Describe in one line the model, and the size of the images that it gets here"
         if isinstance(self.model, ImageClassifier): return self.model.describe(getattr(self.data, "image_size", None))
         return self.model.describe() if hasattr(self.model, "describe") else type(self.model).__name__
 
     def _ipython_display_(self):
         "Show nothing below the table of a fit, which returns the learner; else what `repr` says"
-        if not in_notebook() or self._fit_in is None or self._fit_in != running_cell(): raise NotImplementedError        # IPython then takes `repr`
+        if not in_notebook() or self._fit_in is None or self._fit_in != running_cell():
+            raise NotImplementedError        # IPython then takes `repr`
 
     def __repr__(self):
         name = self.describe_model()
         arithmetic = "float32" if self.dtype is None else str(self.dtype).removeprefix("torch.")
-        return f"Learner: {name}\n  on {self.device} in {arithmetic}, lr {self.lr:g}, {length(self.train_dl) or '?'} batches an epoch, {len(self.history)} epochs done"
+        return (f"Learner: {name}\n  on {self.device} in {arithmetic}, lr {self.lr:g}, "
+                f"{length(self.train_dl) or '?'} batches an epoch, {len(self.history)} epochs done")
 
 @contextmanager
 def _own_randomness():
     "Put the user's random generators back after a fit"
-    py,np_,cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    python = random.getstate()
+    numpy = np.random.get_state()
+    cpu = torch.get_rng_state()
     gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    try: yield
+    try:
+        yield
     finally:
-        random.setstate(py); np.random.set_state(np_); torch.set_rng_state(cpu)
-        if gpu is not None: torch.cuda.set_rng_state_all(gpu)
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if gpu is not None:
+            torch.cuda.set_rng_state_all(gpu)
+
+def _is_batch(o)->bool:
+    "Return whether an object is a batch, rather than something that yields batches"
+    if isinstance(o, (ImageBatch, dict)): return True
+    return isinstance(o, (tuple, list)) and len(o) > 0 and isinstance(o[0], torch.Tensor)
 
 def _is_pair(data)->bool:
     "Tell (train, valid) from a list of two batches"
-    batch = lambda o: isinstance(o, (ImageBatch, dict)) or isinstance(o, (tuple, list)) and len(o) > 0 and isinstance(o[0], torch.Tensor)
-    return isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], torch.Tensor) and not (batch(data[0]) and batch(data[1]))
+    if not isinstance(data, (tuple, list)) or len(data) != 2 or isinstance(data[0], torch.Tensor): return False
+    return not (_is_batch(data[0]) and _is_batch(data[1]))
 
 def check_loader(dl, none=False):
-    "Refuse what gives no batches"
-    if not (none and dl is None or hasattr(dl, "__iter__") or hasattr(dl, "__getitem__")):
-        raise ConfigError(f"No batches can be read from a {type(dl).__name__}: {str(dl)[:60]}", "", "Give 'train', 'val' or 'test', or anything that yields (images, targets), such as a DataLoader")
+    "Refuse what yields no batches"
+    if none and dl is None or hasattr(dl, "__iter__") or hasattr(dl, "__getitem__"): return
+    raise ConfigError(f"No batches can be read from a {type(dl).__name__}: {str(dl)[:60]}", "",
+                      "Give 'train', 'val' or 'test', or anything that yields (images, targets), such as a DataLoader")
 
-_TWICE = "Balanced sampling and class weights both even out the classes: together they count rare classes too much. Use one of them"
+_TWICE = ("Balanced sampling and class weights both even out the classes: together they count rare classes too much. "
+          "Use one of them")
 
 def _weighs(loss)->bool:
-    "Say whether a loss counts some classes more than others"
-    weights = [w for k in ("weight", "pos_weight") if isinstance(w := getattr(loss, k, None), torch.Tensor)]
-    return any(bool(w.min() < w.max()) for w in weights if w.numel())
+    "Return whether a loss counts some classes more than others"
+    weights = [getattr(loss, k, None) for k in ("weight", "pos_weight")]
+    return any(bool(w.min() < w.max()) for w in weights if isinstance(w, torch.Tensor) and w.numel())
 
 def _task_of(data, loss):
-    "Say whether images have one class or several: the catalog knows it; without one, the loss tells"
+    "Return whether images have one class or several: the catalog knows it; without one, the loss tells"
     catalog = getattr(data, "catalog", None)
-    return getattr(catalog, "task", "multiclass") if catalog is not None else "multilabel" if loss == "bce" else getattr(loss, "task", "multiclass")
+    if catalog is not None: return getattr(catalog, "task", "multiclass")
+    return "multilabel" if loss == "bce" else getattr(loss, "task", "multiclass")

@@ -16,7 +16,8 @@ from ..transforms.mixup import soft_targets
 # %% ../../nbs/training/02_losses.ipynb #56b569ad
 class Loss:
     "Take logits and targets to one number, or to one an image"
-    task,per_sample = "multiclass", True
+    task = "multiclass"
+    per_sample = True
     weight = None
 
     def __call__(self, logits, target, reduction="mean"):
@@ -24,53 +25,65 @@ class Loss:
         return each if reduction == "none" else each.mean()
 
     def each(self, logits, target): raise NotImplementedError
+
     def plain(self)->"Loss":
-        "Give the loss that validation reports"
+        "Return the loss that validation reports"
         return CrossEntropy() if self.task == "multiclass" else BinaryCrossEntropy()
 
     def _weight_on(self, device):
         "Bring the weights to the device of the logits, once"
-        if self.weight is not None and self.weight.device != device: self.weight = self.weight.to(device)
+        if self.weight is not None and self.weight.device != device:
+            self.weight = self.weight.to(device)
         return self.weight
 
     def __repr__(self):
-        said = ", ".join(f"{k}={v if not isinstance(v, torch.Tensor) else '…'}" for k,v in vars(self).items() if v is not None)
-        return f"{type(self).__name__}({said})"
+        shown = {k:"…" if isinstance(v, torch.Tensor) else v for k, v in vars(self).items() if v is not None}
+        options = ", ".join(f"{k}={v}" for k, v in shown.items())
+        return f"{type(self).__name__}({options})"
 
 class CrossEntropy(Loss):
     "Cross-entropy that takes class ids or soft targets"
     def __init__(self,
         label_smoothing:float=0., # share of each label spread over all classes
         weight=None               # (classes,) weight of each class
-    ): self.label_smoothing,self.weight = _share(label_smoothing), _as_weight(weight)
+    ):
+        self.label_smoothing = _share(label_smoothing)
+        self.weight = _as_weight(weight)
 
     def __call__(self, logits, target, reduction="mean"):
         if self.weight is not None: return super().__call__(logits, target, reduction)
         return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing, reduction=reduction)
 
     def each(self, logits, target):
-        return F.cross_entropy(logits, target, weight=self._weight_on(logits.device), label_smoothing=self.label_smoothing, reduction="none")
+        weight = self._weight_on(logits.device)
+        return F.cross_entropy(logits, target, weight=weight, label_smoothing=self.label_smoothing, reduction="none")
 
 def _share(smoothing):
     "Check a label smoothing"
-    if not 0 <= smoothing < 1: raise ConfigError(f"label_smoothing is the share of a label spread over all classes, from 0 to less than 1, not {smoothing!r}", "", "0.1 is usual")
+    if not 0 <= smoothing < 1:
+        raise ConfigError("label_smoothing is the share of a label spread over all classes, from 0 to less than 1, "
+                          f"not {smoothing!r}", "", "0.1 is usual")
     return smoothing
 
 def _as_weight(weight):
     "Take weights as floats"
     if weight is None: return None
     weight = torch.as_tensor(weight, dtype=torch.float32)
-    if weight.ndim > 1 or not torch.isfinite(weight).all() or (weight < 0).any(): raise ConfigError(f"Class weights are one number a class, from 0 up, not {weight.tolist()}")
+    if weight.ndim > 1 or not torch.isfinite(weight).all() or (weight < 0).any():
+        raise ConfigError(f"Class weights are one number a class, from 0 up, not {weight.tolist()}")
     return weight
 
 # %% ../../nbs/training/02_losses.ipynb #76e332db
 class _EachClass(Loss):
     "Check what losses that ask each class by itself have in common"
     task = "multilabel"
+
     def _no_smoothing(self, label_smoothing):
+        "Refuse label smoothing"
         if not label_smoothing: return
-        raise ConfigError("label_smoothing does not go with several classes to an image: it moves a share of the one label to the other classes", f"label_smoothing={label_smoothing}",
-                          "Leave it at 0; weight= evens out rare classes")
+        raise ConfigError("label_smoothing does not go with several classes to an image: "
+                          "it moves a share of the one label to the other classes",
+                          f"label_smoothing={label_smoothing}", "Leave it at 0; weight= evens out rare classes")
 
     def _weighed(self, answers, target):
         "Weigh the images that have a class against those that don't"
@@ -84,30 +97,40 @@ class BinaryCrossEntropy(_EachClass):
         weight=None               # (classes,) weight of the images that have the class, against those that don't
     ):
         self._no_smoothing(label_smoothing)
-        self.label_smoothing,self.weight = 0., _as_weight(weight)
+        self.label_smoothing = 0.
+        self.weight = _as_weight(weight)
 
     def each(self, logits, target):
-        return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), pos_weight=self._weight_on(logits.device), reduction="none").mean(1)
+        weight = self._weight_on(logits.device)
+        target = target.to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight, reduction="none").mean(1)
 
 class OneHotBCE(Loss):
     "Ask of each class whether it is the image's one; the mean over classes"
     def __init__(self,
         label_smoothing:float=0., # share of each label spread over all classes
         weight=None,              # (classes,) weight of each class's question
-        target_threshold:float=None # a class whose share is above this counts as there, any other as not; default: shares stay shares; timm's recipe 0.2
-    ): self.label_smoothing,self.weight,self.target_threshold = _share(label_smoothing), _as_weight(weight), target_threshold
+        # a class whose share is above this counts as there, any other as not (timm's recipe 0.2); None: shares stay
+        target_threshold:float=None
+    ):
+        self.label_smoothing = _share(label_smoothing)
+        self.weight = _as_weight(weight)
+        self.target_threshold = target_threshold
 
     def each(self, logits, target):
         target = soft_targets(target, logits.shape[1], self.label_smoothing)
-        if self.target_threshold is not None: target = (target > self.target_threshold).float()
-        return F.binary_cross_entropy_with_logits(logits.float(), target, weight=self._weight_on(logits.device), reduction="none").mean(1)
+        if self.target_threshold is not None:
+            target = (target > self.target_threshold).float()
+        weight = self._weight_on(logits.device)
+        return F.binary_cross_entropy_with_logits(logits.float(), target, weight=weight, reduction="none").mean(1)
 
 # %% ../../nbs/training/02_losses.ipynb #d25a66fc
 _TINY = 1e-8       # a power below one has no slope at nought
 
 def _focal_answers(logits, target, gamma, alpha):
     "Compute the focal loss of every class's answer, as `torchvision.ops.sigmoid_focal_loss` defines it"
-    logits,target = logits.float(), target.float()
+    logits = logits.float()
+    target = target.float()
     p = logits.sigmoid()
     wrong = (p*(1-target) + (1-p)*target).clamp_min(_TINY)
     each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")*wrong**gamma
@@ -119,11 +142,15 @@ class Focal(Loss):
         gamma:float=2.,           # 0: cross-entropy; 2 is the paper's
         label_smoothing:float=0., # share of each label spread over all classes
         weight=None               # (classes,) weight of each class
-    ): self.gamma,self.label_smoothing,self.weight = gamma, _share(label_smoothing), _as_weight(weight)
+    ):
+        self.gamma = gamma
+        self.label_smoothing = _share(label_smoothing)
+        self.weight = _as_weight(weight)
 
     def each(self, logits, target):
         log_p = logits.float().log_softmax(1)
-        parts = soft_targets(target, logits.shape[1], self.label_smoothing)*(-torch.expm1(log_p)).clamp_min(_TINY)**self.gamma*-log_p
+        wrong = (-torch.expm1(log_p)).clamp_min(_TINY)
+        parts = soft_targets(target, logits.shape[1], self.label_smoothing)*wrong**self.gamma*-log_p
         weight = self._weight_on(logits.device)
         return (parts if weight is None else parts*weight).sum(1)
 
@@ -136,7 +163,9 @@ class BinaryFocal(_EachClass):
         weight=None               # (classes,) weight of the images that have the class, against those that don't
     ):
         self._no_smoothing(label_smoothing)
-        self.gamma,self.alpha,self.weight = gamma, alpha, _as_weight(weight)
+        self.gamma = gamma
+        self.alpha = alpha
+        self.weight = _as_weight(weight)
 
     def each(self, logits, target):
         return self._weighed(_focal_answers(logits, target, self.gamma, self.alpha), target).mean(1)
@@ -151,10 +180,14 @@ class Asymmetric(_EachClass):
         weight=None               # (classes,) weight of the images that have the class, against those that don't
     ):
         self._no_smoothing(label_smoothing)
-        self.gamma_neg,self.gamma_pos,self.clip,self.weight = gamma_neg, gamma_pos, clip, _as_weight(weight)
+        self.gamma_neg = gamma_neg
+        self.gamma_pos = gamma_pos
+        self.clip = clip
+        self.weight = _as_weight(weight)
 
     def each(self, logits, target):
-        logits,target = logits.float(), target.float()
+        logits = logits.float()
+        target = target.float()
         p = logits.sigmoid()
         absent = (p-self.clip).clamp_min(_TINY)             # the probability an absent class is charged for
         there = target*(1-p).clamp_min(_TINY)**self.gamma_pos*-F.logsigmoid(logits)
@@ -168,11 +201,17 @@ class OneHotAsymmetric(Loss):
         gamma_pos:float=0.,       # focus on the class that is there
         label_smoothing:float=.1, # share of each label spread over all classes
         weight=None               # (classes,) weight of each class
-    ): self.gamma_neg,self.gamma_pos,self.label_smoothing,self.weight = gamma_neg, gamma_pos, _share(label_smoothing), _as_weight(weight)
+    ):
+        self.gamma_neg = gamma_neg
+        self.gamma_pos = gamma_pos
+        self.label_smoothing = _share(label_smoothing)
+        self.weight = _as_weight(weight)
 
     def each(self, logits, target):
-        log_p,n = logits.float().log_softmax(1), logits.shape[1]
-        p,there = log_p.exp(), soft_targets(target, n)
+        n = logits.shape[1]
+        log_p = logits.float().log_softmax(1)
+        p = log_p.exp()
+        there = soft_targets(target, n)
         wrong = (1 - p*there - (1-p)*(1-there)).clamp_min(1e-8)
         focus = wrong**(self.gamma_pos*there + self.gamma_neg*(1-there))
         parts = soft_targets(target, n, self.label_smoothing)*focus*-log_p
@@ -188,21 +227,32 @@ def class_weights(
 ): # (classes,)
     "Compute the weights that even classes out"
     counts = torch.from_numpy(np.array(counts, dtype=np.float64))
-    if counts.ndim != 1 or not len(counts) or (counts < 0).any() or not counts.any(): raise ConfigError(f"Class weights need the number of images of each class, not {counts.tolist()}")
-    if task == "multilabel":
-        if total is None: raise ConfigError("Where images have several classes the number of images is not the sum of the classes'", "", "Give total=")
-        ratio = torch.where(counts > 0, (total-counts).clamp_min(0)/counts.clamp_min(1), 1.)
-        return ratio.clamp(1e-2, 100).pow(power).float()
+    if counts.ndim != 1 or not len(counts) or (counts < 0).any() or not counts.any():
+        raise ConfigError(f"Class weights need the number of images of each class, not {counts.tolist()}")
+    if task == "multilabel": return _presence_weights(counts, total, power)
     met = counts > 0
     weights = torch.where(met, counts.sum()/(met.sum()*counts.clamp_min(1)), 0.).pow(power)*met
     return (weights*counts.sum()/(weights*counts).sum()).float()
 
+def _presence_weights(counts, total, power):
+    "Compute for each class the weight of the images that have it, against those that don't"
+    if total is None:
+        raise ConfigError("Where images have several classes the number of images is not the sum of the classes'", "",
+                          "Give total=")
+    ratio = torch.where(counts > 0, (total-counts).clamp_min(0)/counts.clamp_min(1), 1.)
+    return ratio.clamp(1e-2, 100).pow(power).float()
+
 # %% ../../nbs/training/02_losses.ipynb #215a43b8
-LOSSES = {"multiclass":{"cross_entropy":CrossEntropy, "bce":OneHotBCE, "focal":Focal, "asymmetric":OneHotAsymmetric},
-          "multilabel":{"bce":BinaryCrossEntropy, "focal":BinaryFocal, "asymmetric":Asymmetric}}
+LOSSES = {
+    "multiclass":{"cross_entropy":CrossEntropy, "bce":OneHotBCE, "focal":Focal, "asymmetric":OneHotAsymmetric},
+    "multilabel":{"bce":BinaryCrossEntropy, "focal":BinaryFocal, "asymmetric":Asymmetric}}
 _USUAL = {"multiclass":"cross_entropy", "multilabel":"bce"}
-_SPELLINGS = {"ce":"cross_entropy", "crossentropy":"cross_entropy", "crossentropyloss":"cross_entropy", "soft_target_cross_entropy":"cross_entropy", "label_smoothing":"cross_entropy",
-              "binary_cross_entropy":"bce", "bce_with_logits":"bce", "bcewithlogitsloss":"bce", "focal_loss":"focal", "asl":"asymmetric", "asymmetric_loss":"asymmetric"}
+_SPELLINGS = {
+    "ce":"cross_entropy", "crossentropy":"cross_entropy", "crossentropyloss":"cross_entropy",
+    "soft_target_cross_entropy":"cross_entropy", "label_smoothing":"cross_entropy",
+    "binary_cross_entropy":"bce", "bce_with_logits":"bce", "bcewithlogitsloss":"bce",
+    "focal_loss":"focal",
+    "asl":"asymmetric", "asymmetric_loss":"asymmetric"}
 
 def _named_loss(name, task):
     "Find a loss by its name, and check that it asks what the labels answer"
@@ -210,19 +260,31 @@ def _named_loss(name, task):
     low = _USUAL[task] if low == "auto" else _SPELLINGS.get(low, low)
     if low in LOSSES[task]: return LOSSES[task][low]
     one_of(low, dict.fromkeys(k for o in LOSSES.values() for k in o), "loss")
-    raise ConfigError(f"The loss {low!r} takes one class for each image, and these have any number", "", f"Use loss={_USUAL[task]!r}, or a function of (logits, targets)")
+    raise ConfigError(f"The loss {low!r} takes one class for each image, and these have any number", "",
+                      f"Use loss={_USUAL[task]!r}, or a function of (logits, targets)")
 
 def _resolved(weight, task, counts, total):
-    "Turn a way to say class weights into numbers"
+    "Turn the name of a way to weigh classes into numbers"
     if not isinstance(weight, str): return weight
-    power = {"auto":1., "balanced":1., "sqrt":.5}[one_of(weight, ("auto", "balanced", "sqrt"), "class weight")]
-    if counts is None: raise ConfigError(f"weight={weight!r} needs the number of images of each class", "", "Give counts=, or a tensor of weights")
+    powers = {"auto":1., "balanced":1., "sqrt":.5}
+    power = powers[one_of(weight, tuple(powers), "class weight")]
+    if counts is None:
+        raise ConfigError(f"weight={weight!r} needs the number of images of each class", "",
+                          "Give counts=, or a tensor of weights")
     return class_weights(counts, task, total, power)
+
+def _refuse_options(loss, options):
+    "Refuse options for a loss that is built already"
+    given = [k for k, v in options.items() if v is not None and not (isinstance(v, (int, float)) and v == 0)]
+    if given:
+        raise ConfigError(f"{' and '.join(given)} would not reach a loss of your own: options are for losses by name",
+                          getattr(loss, "__name__", type(loss).__name__),
+                          "Build the loss with its options, and pass the object")
 
 def make_loss(
     loss="auto",           # a name of `LOSSES`, or any function of (logits, targets); "auto": what suits the task
     task:str="multiclass", # or "multilabel"
-    weight=None,           # a number for each class; "auto" or "sqrt": from `counts`, as `class_weights` with a power of 1 or 0.5
+    weight=None,           # a number for each class, or from `counts`: "auto" or "sqrt", a power of 1 or 0.5
     counts=None,           # training images of each class
     total:int=None,        # training images in all
     **kwargs               # for a named loss: `label_smoothing`, `gamma`, …
@@ -230,16 +292,18 @@ def make_loss(
     "Turn whatever names a loss into a function"
     if isinstance(loss, str):
         cls = _named_loss(loss, task)
-        for o in kwargs: one_of(o, [k for k in inspect.signature(cls).parameters], f"option of the loss {loss!r}:")
+        for o in kwargs:
+            one_of(o, list(inspect.signature(cls).parameters), f"option of the loss {loss!r}:")
         return cls(weight=_resolved(weight, task, counts, total), **kwargs)
-    if isinstance(loss, type) and issubclass(loss, (Loss, nn.Module)): loss = loss()
+    if isinstance(loss, type) and issubclass(loss, (Loss, nn.Module)):
+        loss = loss()
     if not callable(loss): raise ConfigError(f"A loss must be a name or a function of (logits, targets), not {loss!r}")
-    given = [k for k,v in dict(weight=weight, **kwargs).items() if v is not None and not (isinstance(v, (int, float)) and v == 0)]
-    if given: raise ConfigError(f"{' and '.join(given)} would not reach a loss of your own: options are for losses by name", getattr(loss, "__name__", type(loss).__name__), "Build the loss with its options, and pass the object")
+    _refuse_options(loss, dict(weight=weight, **kwargs))
     return loss
 
 # %% ../../nbs/training/02_losses.ipynb #224ac1c6
-_CROSS = ("CrossEntropyLoss", "NLLLoss", "LabelSmoothingCrossEntropy", "SoftTargetCrossEntropy", "JsdCrossEntropy", "PolyCrossEntropy", "AsymmetricLossSingleLabel")
+_CROSS = ("CrossEntropyLoss", "NLLLoss", "LabelSmoothingCrossEntropy", "SoftTargetCrossEntropy", "JsdCrossEntropy",
+          "PolyCrossEntropy", "AsymmetricLossSingleLabel")
 _BINARY = ("BCEWithLogitsLoss", "AsymmetricLossMultiLabel", "MultiLabelSoftMarginLoss")
 
 def plain_loss(
@@ -251,23 +315,36 @@ def plain_loss(
     kind = type(loss).__name__
     if kind in _CROSS[2:] or isinstance(loss, nn.CrossEntropyLoss): return CrossEntropy()
     if kind in _BINARY: return BinaryCrossEntropy()
-    if kind in ("BinaryCrossEntropy", "PolyBinaryCrossEntropy"): return CrossEntropy() if task == "multiclass" else BinaryCrossEntropy()      # timm's serve both
+    if kind in ("BinaryCrossEntropy", "PolyBinaryCrossEntropy"):      # timm's serve both
+        return CrossEntropy() if task == "multiclass" else BinaryCrossEntropy()
     return loss
 
 def _takes_reduction(f):
-    try: return "reduction" in inspect.signature(f.forward if isinstance(f, nn.Module) else f).parameters
-    except (TypeError, ValueError): return False
+    "Return whether a loss has the option `reduction`"
+    call = f.forward if isinstance(f, nn.Module) else f
+    try:
+        return "reduction" in inspect.signature(call).parameters
+    except (TypeError, ValueError):
+        return False
+
+def _without_mean(loss):
+    "Have a loss return all its numbers, where it can"
+    if getattr(loss, "per_sample", False) or (not isinstance(loss, nn.Module) and _takes_reduction(loss)):
+        return lambda out, y: loss(out, y, reduction="none")
+    if isinstance(loss, nn.modules.loss._Loss):
+        single = copy.deepcopy(loss)
+        single.reduction = "none"
+        return single
+    return loss
 
 def per_sample(
     loss # any function of (logits, targets)
 ): # a function of (logits, targets) that returns (B,)
-    "Make of a loss one that gives a number for each image"
-    if getattr(loss, "per_sample", False) or (not isinstance(loss, nn.Module) and _takes_reduction(loss)): each = lambda out, y: loss(out, y, reduction="none")
-    elif isinstance(loss, nn.modules.loss._Loss):
-        single = copy.deepcopy(loss); single.reduction = "none"
-        each = single
-    else: each = loss
+    "Make of a loss one that returns a number for each image"
+    each = _without_mean(loss)
     def one_each(out, y):
         value = each(out, y)
-        return value.expand(len(y)) if value.ndim == 0 else value.flatten(1).mean(1) if value.ndim > 1 else value
+        if value.ndim == 0: return value.expand(len(y))
+        if value.ndim > 1: return value.flatten(1).mean(1)
+        return value
     return one_each

@@ -15,7 +15,7 @@ from ..data.cache_plan import free_memory
 _SAID = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "bad allocation", "bad_alloc")
 
 def is_oom(e:BaseException)->bool:
-    "Tell whether an exception means that memory ran out"
+    "Return whether an exception means that memory ran out"
     if isinstance(e, (MemoryError, torch.cuda.OutOfMemoryError)): return True
     return isinstance(e, RuntimeError) and any(o in str(e).lower() for o in _SAID)
 
@@ -26,16 +26,20 @@ def release(
     "Empty the frames of an exception and of those it came from, and give cached GPU memory back"
     while e is not None:
         traceback.clear_frames(e.__traceback__)
-        e.__traceback__,e = None, e.__cause__ or e.__context__
+        e.__traceback__ = None
+        e = e.__cause__ or e.__context__
     gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized(): torch.cuda.empty_cache()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 # %% ../../nbs/training/05_memory.ipynb #6d0389ee
 def available_memory(device)->int:
     "Count the bytes that may still be used on a device"
     device = torch.device(device)
-    if device.type == "cuda": return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min(free_memory(), _address_space()) if device.type == "cpu" else free_memory()
+    if device.type == "cpu": return min(free_memory(), _address_space())
+    if device.type != "cuda": return free_memory()
+    free = torch.cuda.mem_get_info(device)[0]
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 def _address_space()->int:
     "Count what `ulimit -v` leaves of the address space"
@@ -43,21 +47,36 @@ def _address_space()->int:
         import resource
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         used = int(Path("/proc/self/statm").read_text().split()[0])*resource.getpagesize()
-    except (ImportError, OSError, ValueError): return 2**62
+    except (ImportError, OSError, ValueError):
+        return 2**62
     return 2**62 if limit == resource.RLIM_INFINITY else max(0, limit-used)
 
 class Peak:
     "Measure the most memory a block of code had in use, where the system tells"
-    def __init__(self, device): self.device,self.bytes = torch.device(device), None
-    def _status(self, name): return next(int(o.split()[1])*1024 for o in Path("/proc/self/status").read_text().splitlines() if o.startswith(name))
+    def __init__(self, device):
+        self.device = torch.device(device)
+        self.bytes = None
+
+    def _status(self, name):
+        "Read a size in bytes from Linux's status of this process"
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(o.split()[1])*1024 for o in lines if o.startswith(name))
+
     def __enter__(self):
-        if self.device.type == "cuda": torch.cuda.reset_peak_memory_stats(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         else:
-            try: Path("/proc/self/clear_refs").write_text("5")          # the highest use starts anew
-            except OSError: pass
+            try:
+                Path("/proc/self/clear_refs").write_text("5")      # the highest use starts anew
+            except OSError:
+                pass
         return self
+
     def __exit__(self, *args):
-        if self.device.type == "cuda": self.bytes = torch.cuda.max_memory_allocated(self.device)
+        if self.device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self.device)
         else:
-            try: self.bytes = self._status("VmHWM")
-            except (OSError, StopIteration): pass
+            try:
+                self.bytes = self._status("VmHWM")
+            except (OSError, StopIteration):
+                pass

@@ -30,100 +30,153 @@ def _mean_wrong(logits, target, threshold): return 1 - _right(logits, target, th
 
 _PAIRS = [(s, a) for s in ("f1", "precision", "recall") for a in AVERAGES]
 
-METRICS = {"accuracy":lambda: Mean("accuracy", hits), "error_rate":lambda: Mean("error_rate", misses, False), **{f"top{k}":(lambda k=k: Mean(f"top{k}", partial(hits_in_top, k=k))) for k in (3, 5)},
-           **{f"{s}_{a}":(lambda s=s,a=a: Counts(s, a)) for s,a in _PAIRS},
-           "auroc":lambda: Ranked("auroc", auroc), "average_precision":lambda: Ranked("average_precision", average_precision),
-           "auroc_per_class":lambda: Ranked("auroc_per_class", auroc, average="per_class")}
+METRICS = {
+    "accuracy":lambda: Mean("accuracy", hits),
+    "error_rate":lambda: Mean("error_rate", misses, False),
+    **{f"top{k}":(lambda k=k: Mean(f"top{k}", partial(hits_in_top, k=k))) for k in (3, 5)},
+    **{f"{s}_{a}":(lambda s=s, a=a: Counts(s, a)) for s, a in _PAIRS},
+    "auroc":lambda: Ranked("auroc", auroc),
+    "average_precision":lambda: Ranked("average_precision", average_precision),
+    "auroc_per_class":lambda: Ranked("auroc_per_class", auroc, average="per_class")}
 
-MULTILABEL_METRICS = {"accuracy":lambda t: Mean("accuracy", partial(_mean_right, threshold=t)), "exact_match":lambda t: Mean("exact_match", partial(_all_right, threshold=t)),
-                      "hamming_distance":lambda t: Mean("hamming_distance", partial(_mean_wrong, threshold=t), False),
-                      **{f"{s}_{a}":(lambda t,s=s,a=a: LabelCounts(s, a, t)) for s,a in _PAIRS if a != "binary"},
-                      "mAP":lambda t: Ranked("mAP", average_precision, "multilabel"), "auroc":lambda t: Ranked("auroc", auroc, "multilabel"),
-                      "mAP_per_class":lambda t: Ranked("mAP_per_class", average_precision, "multilabel", "per_class"), "auroc_per_class":lambda t: Ranked("auroc_per_class", auroc, "multilabel", "per_class")}
+MULTILABEL_METRICS = {
+    "accuracy":lambda t: Mean("accuracy", partial(_mean_right, threshold=t)),
+    "exact_match":lambda t: Mean("exact_match", partial(_all_right, threshold=t)),
+    "hamming_distance":lambda t: Mean("hamming_distance", partial(_mean_wrong, threshold=t), False),
+    **{f"{s}_{a}":(lambda t, s=s, a=a: LabelCounts(s, a, t)) for s, a in _PAIRS if a != "binary"},
+    "mAP":lambda t: Ranked("mAP", average_precision, "multilabel"),
+    "auroc":lambda t: Ranked("auroc", auroc, "multilabel"),
+    "mAP_per_class":lambda t: Ranked("mAP_per_class", average_precision, "multilabel", "per_class"),
+    "auroc_per_class":lambda t: Ranked("auroc_per_class", auroc, "multilabel", "per_class")}
 
 DEFAULT_METRICS = {"multiclass":("accuracy",), "multilabel":("f1_macro",)}
 
 # %% ../../nbs/training/04_metrics.ipynb #317563d5
 class FromFunction(Kept):
     "Keep probabilities and targets, and hand them to a function at the end"
-    def __init__(self, f, task="multiclass"): super().__init__(getattr(f, "__name__", type(f).__name__), task); self.f = f
+    def __init__(self, f, task="multiclass"):
+        super().__init__(getattr(f, "__name__", type(f).__name__), task)
+        self.f = f
+
     def compute(self):
         kept = self.all()
         return float("nan") if kept is None else float(self.f(*kept))
 
 def _flat(result, name, classes):
     "Name the numbers of a torchmetrics result: one, one a class, or a dictionary; the first is the mean"
-    if isinstance(result, dict): each = {f"{name}/{k}":float(v) for k,v in result.items()}
-    elif result.numel() == 1: return {name:float(result)}
-    else: each = {f"{name}/{c}":v for c,v in zip(classes if classes and len(classes) == len(result) else range(10**6), result.flatten().tolist())}
+    if isinstance(result, dict):
+        each = {f"{name}/{k}":float(v) for k, v in result.items()}
+    elif result.numel() == 1:
+        return {name:float(result)}
+    else:
+        names = classes if classes and len(classes) == len(result) else range(10**6)
+        each = {f"{name}/{c}":v for c, v in zip(names, result.flatten().tolist())}
     known = [v for v in each.values() if not math.isnan(v)]
-    return {name:sum(known)/len(known) if known else float("nan"), **each}
+    mean = sum(known)/len(known) if known else float("nan")
+    return {name:mean, **each}
 
 def _counted_by(m):
-    "Say what a torchmetrics object counts: the class whose `update` it has, and what that was told; None where a list is kept, or the object is not torchmetrics' own"
+    "Return a key of what a torchmetrics object counts; None where it keeps a list, or is not torchmetrics' own"
     owner = next(c for c in type(m).__mro__ if "update" in vars(c))
-    if not type(m).__module__.startswith("torchmetrics.") or any(isinstance(o, list) for o in m._defaults.values()) or len(_inside(m)) > 1: return None
-    return owner, *((k, repr(getattr(m, k, None))) for k in inspect.signature(owner.__init__).parameters if k != "kwargs")
+    if not type(m).__module__.startswith("torchmetrics."): return None
+    if any(isinstance(o, list) for o in m._defaults.values()) or len(_inside(m)) > 1: return None
+    options = [k for k in inspect.signature(owner.__init__).parameters if k != "kwargs"]
+    return owner, *((k, repr(getattr(m, k, None))) for k in options)
 
 def _inside(m):
     "List a torchmetrics object and those within it"
     from torchmetrics import Metric as Theirs
     return [o for o in m.modules() if isinstance(o, Theirs)]
 
+def _without_task(cls):
+    "Name a class of torchmetrics in lower case, without the task before it"
+    return re.sub("^(Multiclass|Multilabel|Binary)", "", cls.__name__).lower()
+
 class FromTorchmetrics(Metric):
     "Feed a torchmetrics object with probabilities"
     def __init__(self, m, task="multiclass", name=None):
-        super().__init__(name or re.sub("^(Multiclass|Multilabel|Binary)", "", type(m).__name__).lower())
-        self.task,self.higher_is_better,self.m = task, getattr(m, "higher_is_better", True) is not False, self._adopt(m)
+        super().__init__(name or _without_task(type(m)))
+        self.task = task
+        self.higher_is_better = getattr(m, "higher_is_better", True) is not False
+        self.m = self._adopt(m)
 
     positive = 1
     @property
     def one_sided(self): return self.binary
+
     def about(self, positive, name):
-        usual = re.sub("^Binary", "", self.cls.__name__ if self.m is None else type(self.m).__name__).lower()
-        self.positive,self.name = positive, named_after_class(self.name, usual, usual, name)
+        cls = self.cls if self.m is None else type(self.m)
+        usual = re.sub("^Binary", "", cls.__name__).lower()
+        self.positive = positive
+        self.name = named_after_class(self.name, usual, usual, name)
 
     def _adopt(self, m):
         "Leave the gathering between processes to `sync`"
-        for o in _inside(m): o.sync_on_compute = o._to_sync = False
-        self.binary,self.counted,self.following = type(m).__name__.startswith("Binary"), _counted_by(m), False
+        for o in _inside(m):
+            o.sync_on_compute = False
+            o._to_sync = False
+        self.binary = type(m).__name__.startswith("Binary")
+        self.counted = _counted_by(m)
+        self.following = False
         return m
 
-    def reset(self): self.m.reset(); self.left_out,self.steps,self.following = 0, [], False
+    def reset(self):
+        self.m.reset()
+        self.left_out = 0
+        self.steps = []
+        self.following = False
 
     def counting(self, logits):
         m = self._ready(logits)
         if self.on_step or self.counted is None: return None
-        return self.counted, self.task, self.positive, tuple(id(getattr(m, k)) for k in m._defaults) if m._update_count else None
+        sums = tuple(id(getattr(m, k)) for k in m._defaults) if m._update_count else None
+        return self.counted, self.task, self.positive, sums
+
     def follow(self, other):
-        for k in self.m._defaults: setattr(self.m, k, getattr(other.m, k))
-        self.m._update_count,self.m._computed,self.left_out,self.following = other.m._update_count, None, other.left_out, True
+        for k in self.m._defaults:
+            setattr(self.m, k, getattr(other.m, k))
+        self.m._update_count = other.m._update_count
+        self.m._computed = None
+        self.left_out = other.left_out
+        self.following = True
 
     def _apart(self):
         "Have sums of its own again: the object may be the user's, to go on with"
         if self.following:
-            for k in self.m._defaults: setattr(self.m, k, getattr(self.m, k).clone())
+            for k in self.m._defaults:
+                setattr(self.m, k, getattr(self.m, k).clone())
         self.following = False
 
     def update(self, logits, target):
-        if is_mixed(target, self.task): self.left_out += 1; return
+        if is_mixed(target, self.task):
+            self.left_out += 1
+            return
         m = self._ready(logits)
         p = probs_of(logits, self.task)
-        if self.binary and p.ndim == 2: p,target = self._second(p, target)
-        if self.task == "multilabel": target = (target >= .5).int()
-        if self.on_step: self.steps.append(m(p, target))
-        else: m.update(p, target)
+        if self.binary and p.ndim == 2:
+            p, target = self._second(p, target)
+        if self.task == "multilabel":
+            target = (target >= .5).int()
+        if self.on_step:
+            self.steps.append(m(p, target))
+        else:
+            m.update(p, target)
 
     def _ready(self, logits):
-        if self.m.device != logits.device: self.m.to(logits.device)
+        "Return the object, on the device of the outputs"
+        if self.m.device != logits.device:
+            self.m.to(logits.device)
         return self.m
 
     def _second(self, p, target):
+        "Return the probabilities and targets of the class that a binary metric is about"
         if p.shape[1] > 2: refuse_not_two(p.shape[1])
         k = self.positive if p.shape[1] == 2 else -1
-        return p[:,k], target[:,k] if target.ndim > 1 else (target == 0).long() if k == 0 else target
+        if target.ndim > 1: return p[:,k], target[:,k]
+        return p[:,k], (target == 0).long() if k == 0 else target
 
     def compute(self): return self.values()[self.name]
+
     def values(self, classes=None):
         warn_left_out(self)
         if self.m is None or not self.m._update_count: return {self.name:float("nan")}
@@ -132,13 +185,18 @@ class FromTorchmetrics(Metric):
 
     def state(self):
         if self.m is None: return None
-        return [({k:on_cpu(getattr(o, k)) for k in o._defaults}, o._update_count) for o in _inside(self.m)], self.left_out
+        sums = [({k:on_cpu(getattr(o, k)) for k in o._defaults}, o._update_count) for o in _inside(self.m)]
+        return sums, self.left_out
+
     def merge(self, states):
         seen = [s for s in states if s is not None]
-        self.left_out = sum(n for _,n in seen)
-        for o,parts in zip(_inside(self.m) if seen else [], zip(*(s for s,_ in seen))):
-            for k,reduce in o._reductions.items(): setattr(o, k, _joined([p[k] for p,_ in parts], reduce, o.device))
-            o._update_count,o._computed = sum(n for _,n in parts), None
+        self.left_out = sum(n for _, n in seen)
+        if not seen: return
+        for o, parts in zip(_inside(self.m), zip(*(s for s, _ in seen))):
+            for k, reduce in o._reductions.items():
+                setattr(o, k, _joined([sums[k] for sums, _ in parts], reduce, o.device))
+            o._update_count = sum(n for _, n in parts)
+            o._computed = None
 
 def _joined(parts, reduce, device):
     "Join one state of a torchmetrics object as it would itself"
@@ -146,64 +204,133 @@ def _joined(parts, reduce, device):
     joined = torch.stack(parts).to(device)
     return joined if reduce is None else reduce(joined)
 
+def _options_of(cls):
+    "Find the options of a torchmetrics class: those without a task in their name take them in `__new__`"
+    made = inspect.signature(cls.__new__).parameters
+    return made if "task" in made else inspect.signature(cls.__init__).parameters
+
 class NamedTorchmetric(FromTorchmetrics):
     "Make a torchmetrics object for as many classes as the first batch has"
     def __init__(self, cls, task="multiclass", name=None, classes=None, params=None):
-        Metric.__init__(self, name or re.sub("^(Multiclass|Multilabel|Binary)", "", cls.__name__).lower())
-        self.cls,self.task,self.classes,self.params,self.m,self.left_out = cls, task, classes, dict(params or {}), None, 0
-        self.higher_is_better = getattr(self._make(classes or 100, check=True), "higher_is_better", True) is not False        # made once to meet mistakes early
+        Metric.__init__(self, name or _without_task(cls))
+        self.cls = cls
+        self.task = task
+        self.classes = classes
+        self.params = dict(params or {})
+        self.m = None
+        self.left_out = 0
+        sample = self._make(classes or 100, check=True)        # made once to meet mistakes early
+        self.higher_is_better = getattr(sample, "higher_is_better", True) is not False
 
     def _make(self, n, check=False):
-        params,known = dict(self.params), inspect.signature(self.cls.__new__ if "task" in inspect.signature(self.cls.__new__).parameters else self.cls.__init__).parameters
-        if "task" in known: params.setdefault("task", self.task)
-        count = "num_labels" if params.get("task", "") == "multilabel" or "num_labels" in known and "num_classes" not in known else "num_classes"
-        if count in known and params.get("task") != "binary": params.setdefault(count, n)
-        if "validate_args" in known: params.setdefault("validate_args", check)
-        try: return self._adopt(self.cls(**params))
-        except (ValueError, TypeError) as e: raise ConfigError(f"The metric {self.name!r} cannot be made: {e}", f"torchmetrics {self.cls.__name__}, {params}", "Correct its params") from e
+        "Make the object for `n` classes"
+        params = self._filled_in(n, check)
+        try:
+            return self._adopt(self.cls(**params))
+        except (ValueError, TypeError) as e:
+            where = f"torchmetrics {self.cls.__name__}, {params}"
+            raise ConfigError(f"The metric {self.name!r} cannot be made: {e}", where, "Correct its params") from e
 
-    def reset(self): self.m,self.left_out,self.steps,self.following = None, 0, [], False
+    def _filled_in(self, n, check):
+        "Add to the options the task and the number of classes, where the class takes them"
+        params = dict(self.params)
+        known = _options_of(self.cls)
+        if "task" in known:
+            params.setdefault("task", self.task)
+        only_labels = "num_labels" in known and "num_classes" not in known
+        count = "num_labels" if params.get("task", "") == "multilabel" or only_labels else "num_classes"
+        if count in known and params.get("task") != "binary":
+            params.setdefault(count, n)
+        if "validate_args" in known:
+            params.setdefault("validate_args", check)
+        return params
+
+    def reset(self):
+        self.m = None
+        self.left_out = 0
+        self.steps = []
+        self.following = False
+
     def _ready(self, logits):
-        if self.classes not in (None, logits.shape[1]): raise ConfigError(f"The metric {self.name!r} is for {self.classes} classes, and the model answers with {logits.shape[1]}", "", "Correct num_classes")
-        if self.m is None: self.m = self._make(logits.shape[1])
+        n = logits.shape[1]
+        if self.classes not in (None, n):
+            raise ConfigError(f"The metric {self.name!r} is for {self.classes} classes, and the model answers with {n}",
+                              "", "Correct num_classes")
+        if self.m is None:
+            self.m = self._make(n)
         return super()._ready(logits)
 
-    def state(self): return None if self.m is None else (*super().state(), self._n())
-    def _n(self): return next((getattr(self.m, k) for k in ("num_classes", "num_labels") if getattr(self.m, k, None)), 2)
+    def state(self):
+        if self.m is None: return None
+        return *super().state(), self._n()
+
+    def _n(self):
+        "Return the number of classes that the object was made for"
+        counts = [getattr(self.m, k, None) for k in ("num_classes", "num_labels")]
+        return counts[0] or counts[1] or 2
+
     def merge(self, states):
         seen = [s for s in states if s is not None]
-        if self.m is None and seen: self.m = self._make(seen[0][2])
+        if self.m is None and seen:
+            self.m = self._make(seen[0][2])
         super().merge([s[:2] for s in seen])
 
 def _torchmetric_class(name, task):
-    "Find a classification class of torchmetrics by its name, with or without Multiclass before it; None if there is none"
+    "Find a class of torchmetrics by its name, with or without Multiclass before it; None if there is none"
     from torchmetrics import classification
     there = {k.lower():k for k in classification.__all__}
     low = name.removeprefix("torchmetrics.").removeprefix("classification.").replace("_", "").lower()
-    found = there.get(low if low.startswith(("multi", "binary")) else task + low) or there.get(low)
+    full = low if low.startswith(("multi", "binary")) else task + low
+    found = there.get(full) or there.get(low)
     return getattr(classification, found) if found else None
 
 # %% ../../nbs/training/04_metrics.ipynb #f7f4a9df
 _THREE = [f"{s}_{a}" for s in ("f1", "precision", "recall") for a in ("macro", "micro", "weighted")]
-METRIC_SETS = {"autotrain":{"binary":["accuracy", "f1_binary", "precision_binary", "recall_binary", "auroc"], "multiclass":["accuracy", *_THREE], "multilabel":["accuracy", "exact_match", *_THREE]},
-               "lightly":{"binary":["accuracy", "f1_macro", "precision_macro", "recall_macro"], "multiclass":["accuracy", "top5", "f1_macro", "precision_macro", "recall_macro"],
-                          "multilabel":["accuracy", "f1_macro", "auroc", "mAP", "hamming_distance"]}}
-_ALIASES = {"f1":"f1_macro", "precision":"precision_macro", "recall":"recall_macro", "map":"mAP", "acc":"accuracy", "auc":"auroc", "roc_auc":"auroc", "balanced_accuracy":"recall_macro",
-            "accuracy_per_class":"recall_per_class", "f1_score":"f1_macro"}
+METRIC_SETS = {
+    "autotrain":{
+        "binary":["accuracy", "f1_binary", "precision_binary", "recall_binary", "auroc"],
+        "multiclass":["accuracy", *_THREE],
+        "multilabel":["accuracy", "exact_match", *_THREE]},
+    "lightly":{
+        "binary":["accuracy", "f1_macro", "precision_macro", "recall_macro"],
+        "multiclass":["accuracy", "top5", "f1_macro", "precision_macro", "recall_macro"],
+        "multilabel":["accuracy", "f1_macro", "auroc", "mAP", "hamming_distance"]}}
+_ALIASES = {
+    "f1":"f1_macro", "f1_score":"f1_macro",
+    "precision":"precision_macro",
+    "recall":"recall_macro", "balanced_accuracy":"recall_macro",
+    "map":"mAP",
+    "acc":"accuracy", "accuracy_per_class":"recall_per_class",
+    "auc":"auroc", "roc_auc":"auroc"}
 _TOPK = re.compile(r"top_?(\d+)(_acc|_accuracy|_acc_micro)?")
+
+def _our_name(name, task):
+    "Find how a metric is spelled here"
+    low = name.lower()
+    if low in _ALIASES: return _ALIASES[low]
+    return "mAP" if low == "average_precision" and task == "multilabel" else name
+
+def _with_threshold(cls, task, threshold):
+    "Make a metric of torchmetrics, with the threshold where it takes one"
+    takes = task == "multilabel" and "threshold" in inspect.signature(cls.__init__).parameters
+    return NamedTorchmetric(cls, task, params={"threshold":threshold} if takes else None)
 
 def _named_metric(name, task, threshold):
     "Find a metric by its name: ours, or torchmetrics'"
-    known,top = METRICS if task == "multiclass" else MULTILABEL_METRICS, _TOPK.fullmatch(name.lower())
-    if top and task == "multiclass": return Mean(f"top{int(top[1])}", partial(hits_in_top, k=whole_number(int(top[1]), "k")))
-    ours = _ALIASES.get(name.lower(), "mAP" if name.lower() == "average_precision" and task == "multilabel" else name)
+    top = _TOPK.fullmatch(name.lower())
+    if top and task == "multiclass":
+        k = int(top[1])
+        return Mean(f"top{k}", partial(hits_in_top, k=whole_number(k, "k")))
+    known = METRICS if task == "multiclass" else MULTILABEL_METRICS
+    ours = _our_name(name, task)
     if ours in known: return known[ours]() if task == "multiclass" else known[ours](threshold)
-    if (cls := _torchmetric_class(name, task)) is not None: return NamedTorchmetric(cls, task, params={"threshold":threshold} if task == "multilabel" and "threshold" in inspect.signature(cls.__init__).parameters else None)
+    cls = _torchmetric_class(name, task)
+    if cls is not None: return _with_threshold(cls, task, threshold)
     from torchmetrics import classification
     one_of(ours, [*known, *close_matches(name, classification.__all__)], "metric")
 
 def make_metric(
-    m,                     # a name of `METRICS`, `MULTILABEL_METRICS` or torchmetrics, a `MetricConfig`, a `Metric`, a torchmetrics object, or a function of (probabilities, targets)
+    m,                     # a name, `MetricConfig`, `Metric`, torchmetrics object, function of (probabilities, targets)
     task:str="multiclass", # or "multilabel"
     threshold:float=.5     # for multilabel metrics by name
 )->Metric:
@@ -214,15 +341,28 @@ def make_metric(
     if hasattr(m, "update") and hasattr(m, "compute") and not isinstance(m, type): return FromTorchmetrics(m, task)
     if isinstance(m, type) and m.__module__.startswith("torchmetrics"): return NamedTorchmetric(m, task)
     if callable(m): return FromFunction(m, task)
-    raise ConfigError(f"A metric cannot be made of {m!r}", "", f"Give a name ({', '.join(list(METRICS)[:4])}, …), a torchmetrics object or a function of (probabilities, targets)")
+    names = ", ".join(list(METRICS)[:4])
+    raise ConfigError(f"A metric cannot be made of {m!r}", "",
+                      f"Give a name ({names}, …), a torchmetrics object or a function of (probabilities, targets)")
+
+def _set_for(m, kind, task, n):
+    "Choose the part of a set that fits the task and the number of classes"
+    if kind: return kind
+    if task == "multiclass" and n is None:
+        raise ConfigError(f"The metrics {m!r} depend on the number of classes, which is not known", "",
+                          f"Say '{m}_binary' or '{m}_multiclass'")
+    if task == "multilabel": return "multilabel"
+    return "binary" if n == 2 else "multiclass"
 
 def _expanded(m, task, n):
     "List what one entry stands for: itself, the metrics of a set, or those of a torchmetrics collection"
-    base,_,kind = m.partition("_") if isinstance(m, str) else ("", "", "")
+    base, _, kind = m.partition("_") if isinstance(m, str) else ("", "", "")
     if base in METRIC_SETS and kind in ("", "binary", "multiclass", "multilabel"):
-        if not kind and task == "multiclass" and n is None: raise ConfigError(f"The metrics {m!r} depend on the number of classes, which is not known", "", f"Say '{m}_binary' or '{m}_multiclass'")
-        return [o for o in METRIC_SETS[base][kind or ("multilabel" if task == "multilabel" else "binary" if n == 2 else "multiclass")] if o != "top5" or n is None or n >= 5]
-    if type(m).__name__ == "MetricCollection": return [FromTorchmetrics(v, task, k) for k,v in m.items(keep_base=False)]
+        names = METRIC_SETS[base][_set_for(m, kind, task, n)]
+        five = n is None or n >= 5
+        return [o for o in names if o != "top5" or five]
+    if type(m).__name__ == "MetricCollection":
+        return [FromTorchmetrics(v, task, k) for k, v in m.items(keep_base=False)]
     return [m]
 
 def distinct(metrics)->list:
@@ -230,7 +370,8 @@ def distinct(metrics)->list:
     seen = {}
     for m in metrics:
         seen[m.name] = seen.get(m.name, 0) + 1
-        if seen[m.name] > 1: m.name = f"{m.name}_{seen[m.name]}"
+        if seen[m.name] > 1:
+            m.name = f"{m.name}_{seen[m.name]}"
     return metrics
 
 def make_metrics(
@@ -242,10 +383,13 @@ def make_metrics(
     positive=None          # of two, the class that binary metrics are about: its name or number; default: the second
 )->list: # of `Metric`
     "Turn whatever names metrics into a list of them"
-    if metrics is None: metrics = DEFAULT_METRICS[task]
+    if metrics is None:
+        metrics = DEFAULT_METRICS[task]
     if isinstance(metrics, MetricManager): return metrics.build(task, threshold, n, classes, positive)
-    if isinstance(metrics, (str, Metric, MetricConfig)) or callable(metrics): metrics = [metrics]
-    return _with_positive([make_metric(o, task, threshold) for m in metrics for o in _expanded(m, task, n)], classes, positive)
+    if isinstance(metrics, (str, Metric, MetricConfig)) or callable(metrics):
+        metrics = [metrics]
+    made = [make_metric(o, task, threshold) for m in metrics for o in _expanded(m, task, n)]
+    return _with_positive(made, classes, positive)
 
 def positive_class(
     positive,    # its name or number; None: the second
@@ -259,24 +403,27 @@ def positive_class(
                           "Leave it out; f1_per_class scores each class")
     if isinstance(positive, int) and positive in (0, 1): return int(positive)
     if classes is None:
-        raise ConfigError(f"positive={positive!r} names a class, and the names are not known", "", "Give its number, 0 or 1")
+        raise ConfigError(f"positive={positive!r} names a class, and the names are not known", "",
+                          "Give its number, 0 or 1")
     return list(classes).index(one_of(str(positive), list(classes), "positive class"))
 
 def _with_positive(metrics, classes, positive):
     "Tell binary metrics which of two classes they are about, and name them after it"
     k = positive_class(positive, classes)
-    if positive is not None or classes is not None and len(classes) == 2:
-        for m in metrics:
-            if m.one_sided: m.about(k, str(k) if classes is None else classes[k])
+    chosen = positive is not None or classes is not None and len(classes) == 2
+    for m in metrics if chosen else []:
+        if m.one_sided:
+            m.about(k, str(k) if classes is None else classes[k])
     return distinct(metrics)
 
 def column_of(
     name:str, # of a metric
     columns
 )->str:
-    "Find the column that a metric fills: of f1_binary or average_precision the one that names the class, such as f1/cat"
+    "Find the column of a metric: of f1_binary or average_precision the one that names the class, such as f1/cat"
     if name in columns: return name
-    found = [o for o in columns if o.startswith(f"{name.removesuffix('_binary')}/")]
+    short = name.removesuffix("_binary")
+    found = [o for o in columns if o.startswith(f"{short}/")]
     return found[0] if len(found) == 1 else name
 
 # %% ../../nbs/training/04_metrics.ipynb #6c9d635f
@@ -284,11 +431,13 @@ _STAGES = ("train", "val", "test")
 
 @dataclass
 class MetricConfig:
-    "Say what a metric is and when it is computed"
+    "Describe a metric and when it is computed"
     name:str                       # the column it fills
-    backend:str = "torchmetrics"   # "visionlab": a name of `METRICS`; "custom": `metric_class` is a class, an object or a function
+    # "visionlab": a name of `METRICS`; "custom": `metric_class` is a class, an object or a function
+    backend:str = "torchmetrics"
     metric_class:object = None     # the name in that backend; default: `name`
-    params:dict = field(default_factory=dict) # its options, such as {"task": "multiclass"}; the number of classes is filled in
+    # options, such as {"task": "multiclass"}; the number of classes is filled in
+    params:dict = field(default_factory=dict)
     stages:tuple = _STAGES
     prog_bar:bool = True           # show it while training
     log_on_step:bool = False       # keep its value for each training step
@@ -296,17 +445,29 @@ class MetricConfig:
 
     def __post_init__(self):
         one_of(self.backend, ("torchmetrics", "visionlab", "custom"), "backend")
-        for s in self.stages: one_of(s, _STAGES, "stage")
-        if self.log_on_step and self.backend == "visionlab": raise ConfigError("log_on_step is for torchmetrics, whose objects also score single steps", self.name, "Leave it out, or use backend='torchmetrics'")
+        for s in self.stages:
+            one_of(s, _STAGES, "stage")
+        if self.log_on_step and self.backend == "visionlab":
+            raise ConfigError("log_on_step is for torchmetrics, whose objects also score single steps", self.name,
+                              "Leave it out, or use backend='torchmetrics'")
 
     def _made(self, task, threshold, classes):
+        "Make the metric with its backend's name"
         what = self.metric_class or self.name
         if self.backend == "visionlab": return _named_metric(what, task, threshold)
-        if self.backend == "custom" and isinstance(what, str): raise ConfigError("A custom metric is a class, an object or a function, not the name of one", self.name, "Import it and pass it as metric_class")
-        if self.backend == "custom": return make_metric(what(**self.params) if isinstance(what, type) and not what.__module__.startswith("torchmetrics") else what, task, threshold)
+        if self.backend == "custom": return self._custom_metric(what, task, threshold)
         if not isinstance(what, (str, type)): return FromTorchmetrics(what, task)
         cls = self._class(what) if isinstance(what, str) else what
         return NamedTorchmetric(cls, task, self.name, classes, self.params)
+
+    def _custom_metric(self, what, task, threshold):
+        "Make a metric of somebody's class, object or function"
+        if isinstance(what, str):
+            raise ConfigError("A custom metric is a class, an object or a function, not the name of one", self.name,
+                              "Import it and pass it as metric_class")
+        if isinstance(what, type) and not what.__module__.startswith("torchmetrics"):
+            what = what(**self.params)
+        return make_metric(what, task, threshold)
 
     def _class(self, name):
         "Find a class of torchmetrics by its exact name"
@@ -314,13 +475,19 @@ class MetricConfig:
         from torchmetrics import classification
         name = name.removeprefix("torchmetrics.").removeprefix("classification.")
         place = classification if name in classification.__all__ else torchmetrics
-        if not isinstance(getattr(place, name, None), type): one_of(name, sorted({*classification.__all__, *(k for k,v in vars(torchmetrics).items() if isinstance(v, type))}), "torchmetrics class")
+        if not isinstance(getattr(place, name, None), type):
+            others = [k for k, v in vars(torchmetrics).items() if isinstance(v, type)]
+            one_of(name, sorted({*classification.__all__, *others}), "torchmetrics class")
         return getattr(place, name)
 
     def make(self, task="multiclass", threshold=.5, classes=None)->Metric:
         "Make the metric"
         m = self._made(task, threshold, classes)
-        m.name,m.stages,m.show,m.on_step,m.on_epoch = self.name, tuple(self.stages), self.prog_bar, self.log_on_step, self.log_on_epoch
+        m.name = self.name
+        m.stages = tuple(self.stages)
+        m.show = self.prog_bar
+        m.on_step = self.log_on_step
+        m.on_epoch = self.log_on_epoch
         return m
 
 class MetricManager:
@@ -331,32 +498,48 @@ class MetricManager:
         task:str="multiclass",# or "multilabel"; a `Learner` sets its own
         threshold:float=.5    # for multilabel metrics by name
     ):
-        self.configs,self.num_classes,self.task,self.threshold = [configs] if isinstance(configs, (str, MetricConfig)) else list(configs), num_classes, task, threshold
-        self.metrics,self._stages = self.build(task, threshold), {}
+        self.configs = [configs] if isinstance(configs, (str, MetricConfig)) else list(configs)
+        self.num_classes = num_classes
+        self.task = task
+        self.threshold = threshold
+        self.metrics = self.build(task, threshold)
+        self._stages = {}
 
     def build(self, task=None, threshold=None, n=None, classes=None, positive=None)->list:
         "Make the metrics anew, as `make_metrics` does"
-        task,threshold,n = task or self.task, threshold if threshold is not None else self.threshold, self.num_classes or n
-        make = lambda o: o.make(task, threshold, self.num_classes) if isinstance(o, MetricConfig) else make_metric(o, task, threshold)
-        made = [make(o) for c in self.configs for o in _expanded(c, task, n)]
+        task = task or self.task
+        threshold = self.threshold if threshold is None else threshold
+        n = self.num_classes or n
+        made = [self._metric(o, task, threshold) for c in self.configs for o in _expanded(c, task, n)]
         return _with_positive(made, classes, positive)
+
+    def _metric(self, o, task, threshold):
+        "Make one metric; those of a `MetricConfig` learn the number of classes"
+        if isinstance(o, MetricConfig): return o.make(task, threshold, self.num_classes)
+        return make_metric(o, task, threshold)
 
     def __iter__(self): return iter(self.metrics)
     def __len__(self): return len(self.metrics)
 
     def stage(self, name:str)->list:
         "Find the metrics of a stage, with sums of their own"
-        if name not in self._stages: self._stages[name] = for_stage(self.metrics, one_of(name, _STAGES, "stage"))
+        if name not in self._stages:
+            self._stages[name] = for_stage(self.metrics, one_of(name, _STAGES, "stage"))
         return self._stages[name]
+
     def reset(self, stage:str=None):
         "Start a stage afresh, or all"
-        for s in [stage] if stage else list(self._stages): self._stages.pop(s, None)
+        for s in [stage] if stage else list(self._stages):
+            self._stages.pop(s, None)
+
     def update(self, stage:str, logits, target):
         "Take in a batch"
         update_all(self.stage(stage), logits.detach(), target)
+
     def compute(self, stage:str, classes=None, gather=None)->dict:
         "Compute a stage's numbers; `gather` as `Metric.sync` takes it"
         return computed(self.stage(stage), classes, gather)
+
     def __repr__(self): return "MetricManager: " + ", ".join(f"{m.name} ({'/'.join(m.stages)})" for m in self.metrics)
 
 def for_stage(
@@ -365,73 +548,104 @@ def for_stage(
 )->list:
     "Copy the metrics of a stage, reset"
     copies = [copy.deepcopy(m) for m in metrics if stage in m.stages]
-    for m in copies: m.reset()
+    for m in copies:
+        m.reset()
     return copies
 
 def computed(metrics, classes=None, gather=None)->dict: # name → number
     "Compute metrics, after bringing in what other processes have seen"
     if gather is not None:
-        for m in metrics: m.sync(gather)
-    return {k:v for m in metrics if m.on_epoch for k,v in m.values(classes).items()}
+        for m in metrics:
+            m.sync(gather)
+    return {k:v for m in metrics if m.on_epoch for k, v in m.values(classes).items()}
 
 # %% ../../nbs/training/04_metrics.ipynb #35d42957
 class TrainMetrics:
     "Score training batches; a callback, `order` and all"
-    order,apart = -11, ("steps", "waiting", "n", "sums", "shown")          # before the recorder makes the epoch's row
+    order = -11          # before the recorder makes the epoch's row
+    apart = ("steps", "waiting", "n", "sums", "shown")
     def __init__(self,
         metrics,           # a list of `Metric`; those with "train" among their stages are used
         batches:int=64,    # score so many at a time
         images:int=4096    # or so many images, if that is less
-    ): self.metrics,self.most,self.images,self.steps,self.waiting,self.n = for_stage(metrics, "train"), batches, images, {}, [], 0
+    ):
+        self.metrics = for_stage(metrics, "train")
+        self.most = batches
+        self.images = images
+        self.steps = {}
+        self.waiting = []
+        self.n = 0
 
     def state_dict(self)->dict:
-        "Give the sums of this epoch so far"
-        return dict(steps=self.steps, waiting=self.waiting, n=self.n, sums=[m.state() for m in self.metrics], shown=[list(getattr(m, "steps", ())) for m in self.metrics])
+        "Return the sums of this epoch so far"
+        sums = [m.state() for m in self.metrics]
+        shown = [list(getattr(m, "steps", ())) for m in self.metrics]
+        return dict(steps=self.steps, waiting=self.waiting, n=self.n, sums=sums, shown=shown)
 
     def load_state_dict(self, state:dict):
         "Go on with the sums of an epoch"
-        self.steps,self.waiting,self.n = dict(state["steps"]), list(state["waiting"]), state["n"]
-        for m,sums,steps in zip(self.metrics, state["sums"], state["shown"]):
+        self.steps = dict(state["steps"])
+        self.waiting = list(state["waiting"])
+        self.n = state["n"]
+        for m, sums, steps in zip(self.metrics, state["sums"], state["shown"]):
             m.reset()
-            if sums is not None: m.merge([sums])
-            if m.on_step: m.steps = list(steps)
+            if sums is not None:
+                m.merge([sums])
+            if m.on_step:
+                m.steps = list(steps)
 
     def shared(self, parts, rank, world):
         "Take over the sums of one process of a stopped run, of several where there are fewer now, or of none"
         if len(parts) == world: return parts[rank]
         mine = parts[rank::world]
-        return parts[0] | dict(waiting=[tuple(o) for p in mine for o in p["waiting"]], n=sum(p["n"] for p in mine), sums=[self._joined(m, [p["sums"][i] for p in mine]) for i,m in enumerate(self.metrics)])
+        waiting = [tuple(o) for p in mine for o in p["waiting"]]
+        n = sum(p["n"] for p in mine)
+        sums = [self._joined(m, [p["sums"][i] for p in mine]) for i, m in enumerate(self.metrics)]
+        return parts[0] | dict(waiting=waiting, n=n, sums=sums)
 
     def _joined(self, metric, sums):
         "Join the sums of several processes"
         if not sums: return None
-        metric.reset(); metric.merge(sums)
+        metric.reset()
+        metric.merge(sums)
         return metric.state()
 
     def before_epoch(self, learn):
         "Start afresh"
-        self.waiting,self.n = [], 0
-        for m in self.metrics: m.reset()
+        self.waiting = []
+        self.n = 0
+        for m in self.metrics:
+            m.reset()
 
     def after_batch(self, learn):
         "Keep what the model said, to be scored soon"
-        out,target = learn.pred.detach(), learn.yb
-        if self.waiting and target.ndim != self.waiting[0][1].ndim: self._score()          # mixed after plain, or the other way round
-        self.waiting.append((out, target)); self.n += len(target)
-        if len(self.waiting) >= self.most or self.n >= self.images: self._score()
+        out = learn.pred.detach()
+        target = learn.yb
+        if self.waiting and target.ndim != self.waiting[0][1].ndim:
+            self._score()          # mixed after plain, or the other way round
+        self.waiting.append((out, target))
+        self.n += len(target)
+        if len(self.waiting) >= self.most or self.n >= self.images:
+            self._score()
 
     def _score(self):
+        "Score the batches that wait: one by one where each step is recorded, else all at once"
         one_by_one = [m for m in self.metrics if m.on_step]
         for m in one_by_one:
-            for o in self.waiting: m.update(*o)
+            for o in self.waiting:
+                m.update(*o)
         if self.waiting and len(one_by_one) < len(self.metrics):
-            out,target = (torch.cat(o) for o in zip(*self.waiting))
+            out, target = (torch.cat(o) for o in zip(*self.waiting))
             update_all([m for m in self.metrics if not m.on_step], out, target)
-        self.waiting,self.n = [], 0
+        self.waiting = []
+        self.n = 0
 
     def after_epoch(self, learn):
         "Score the rest, and put the numbers before those of validation"
-        if self.waiting: self._score()
+        if self.waiting:
+            self._score()
         for m in self.metrics:
-            if m.on_step: self.steps.setdefault(m.name, []).extend(_flat(o, m.name, None)[m.name] for o in m.steps)
-        learn.scores = {f"train_{k}":v for k,v in computed(self.metrics, getattr(learn, "classes", None), getattr(learn, "gather", None)).items()} | learn.scores
+            if m.on_step:
+                self.steps.setdefault(m.name, []).extend(_flat(o, m.name, None)[m.name] for o in m.steps)
+        scores = computed(self.metrics, getattr(learn, "classes", None), getattr(learn, "gather", None))
+        learn.scores = {f"train_{k}":v for k, v in scores.items()} | learn.scores

@@ -17,21 +17,24 @@ from ..models.groups import layer_groups, unwrap
 
 # %% ../../nbs/training/00_optim.ipynb #808d95fa
 def spread_lr(
-    lr,   # a number; `slice(lo, hi)` from first group to last; `slice(hi)` gives the head hi and the rest hi/10; or a list
+    lr,   # a number; `slice(lo, hi)` from first group to last; `slice(hi)`: the head hi, the rest hi/10; or a list
     n:int # number of groups
 )->list:
-    "Give each of `n` groups its learning rate"
+    "Return a learning rate for each of `n` groups"
     if isinstance(lr, slice):
         if lr.start is None: return [lr.stop/10]*(n-1) + [lr.stop]
         return [lr.stop] if n == 1 else list(np.geomspace(lr.start, lr.stop, n))
     if isinstance(lr, (list, tuple)):
-        if len(lr) != n: raise ConfigError(f"{len(lr)} learning rates for {n} groups of layers", "", "Give one number, a slice, or one rate a group")
+        if len(lr) != n:
+            raise ConfigError(f"{len(lr)} learning rates for {n} groups of layers", "",
+                              "Give one number, a slice, or one rate a group")
         return [float(o) for o in lr]
     return [float(lr)]*n
 
 def _positive(rates, given):
     "Refuse rates that are not above zero"
-    if not all(math.isfinite(o) and o > 0 for o in rates): raise ConfigError(f"A learning rate must be above 0, not {given!r}", "", "learn.lr_find() suggests one")
+    if not all(math.isfinite(o) and o > 0 for o in rates):
+        raise ConfigError(f"A learning rate must be above 0, not {given!r}", "", "learn.lr_find() suggests one")
     return rates
 
 def param_groups(
@@ -41,45 +44,59 @@ def param_groups(
     exempt=()          # parameters that don't decay, besides those of one dimension
 )->list: # of dicts for a torch optimiser
     "Split each group into parameters that decay and those that don't, if any decay"
-    out,kept = [], {id(p) for p in exempt}
-    decays = lambda p: bool(weight_decay) and p.ndim > 1 and id(p) not in kept        # where nothing decays one group is enough, and its step is quicker
-    for params,rate in zip(groups, _positive(spread_lr(lr, len(groups)), lr)):
+    kept = {id(p) for p in exempt}
+    def decays(p):      # where nothing decays one group is enough, and its step is quicker
+        return bool(weight_decay) and p.ndim > 1 and id(p) not in kept
+    out = []
+    for params, rate in zip(groups, _positive(spread_lr(lr, len(groups)), lr)):
         for yes in (True, False):
             part = [p for p in params if decays(p) == yes]
-            if part: out.append(dict(params=part, lr=rate, weight_decay=weight_decay if yes else 0.))
+            if part:
+                out.append(dict(params=part, lr=rate, weight_decay=weight_decay if yes else 0.))
     return out
 
 # %% ../../nbs/training/00_optim.ipynb #fe057a97
-TOKENS = ("*pos_embed*", "*position_embedding*", "*cls_token", "*class_token", "*class_embedding", "*dist_token", "*reg_token", "*register_tokens", "*mask_token",
-          "*relative_position_bias_table", "*logit_scale")
+TOKENS = ("*pos_embed*", "*position_embedding*", "*cls_token", "*class_token", "*class_embedding", "*dist_token",
+          "*reg_token", "*register_tokens", "*mask_token", "*relative_position_bias_table", "*logit_scale")
 
 def undecayed(
     model:nn.Module
 )->list: # parameters
     "List what weight decay should leave alone: norms, biases, embeddings and tokens"
     net = unwrap(model)
-    patterns = [*(net.no_weight_decay() if hasattr(net, "no_weight_decay") else ()), *TOKENS]
+    named_by_model = net.no_weight_decay() if hasattr(net, "no_weight_decay") else ()
+    patterns = [*named_by_model, *TOKENS]
     tables = {id(m.weight) for m in net.modules() if isinstance(m, nn.Embedding)}
-    spared = lambda k, p: p.ndim <= 1 or k.endswith(".bias") or id(p) in tables or any(fnmatch(k, o) for o in patterns)
-    return [p for k,p in net.named_parameters() if spared(k, p)]
+    def spared(name, p):
+        if p.ndim <= 1 or name.endswith(".bias") or id(p) in tables: return True
+        return any(fnmatch(name, o) for o in patterns)
+    return [p for name, p in net.named_parameters() if spared(name, p)]
 
 # %% ../../nbs/training/00_optim.ipynb #3beb5014
 def _layers(model):
     "List the parameters of each layer as timm's matcher tells them, or as `layer_groups` does"
     from timm.models import group_parameters
     net = unwrap(model)
-    try: names = group_parameters(net, net.group_matcher(coarse=False))
-    except (AttributeError, AssertionError, NotImplementedError): return layer_groups(model, "layers")
+    try:
+        names = group_parameters(net, net.group_matcher(coarse=False))
+    except (AttributeError, AssertionError, NotImplementedError):
+        return layer_groups(model, "layers")
     params = dict(net.named_parameters())
     return [[params[k] for k in names[i]] for i in sorted(names)]
 
+def _group_count(lr):
+    "Return into how many groups of layers a learning rate splits a model"
+    if isinstance(lr, (int, float)): return 1
+    return len(lr) if isinstance(lr, (list, tuple)) else 3
+
 def _by_rate(model, lr, layer_decay):
     "Split a model's parameters into groups of layers; return them with a learning rate for each, or for all"
-    if layer_decay is None:
-        how = 1 if isinstance(lr, (int, float)) else len(lr) if isinstance(lr, (list, tuple)) else 3
-        return layer_groups(model, how), lr
-    if not isinstance(lr, (int, float)): raise ConfigError(f"layer_decay derives every rate from the head's, so lr must be one number, not {lr!r}", "", "Leave one of the two out")
-    if not 0 < layer_decay <= 1: raise ConfigError(f"layer_decay is a factor from above 0 to 1, not {layer_decay!r}", "", "0.65 to 0.9 is usual")
+    if layer_decay is None: return layer_groups(model, _group_count(lr)), lr
+    if not isinstance(lr, (int, float)):
+        raise ConfigError(f"layer_decay derives every rate from the head's, so lr must be one number, not {lr!r}", "",
+                          "Leave one of the two out")
+    if not 0 < layer_decay <= 1:
+        raise ConfigError(f"layer_decay is a factor from above 0 to 1, not {layer_decay!r}", "", "0.65 to 0.9 is usual")
     layers = _layers(model)
     return layers, [lr*layer_decay**i for i in reversed(range(len(layers)))]
 
@@ -90,97 +107,144 @@ def model_groups(
     layer_decay:float=None, # factor on the rate from each layer to the one below; default: none
 )->list: # of dicts for a torch optimiser; what is frozen is left out
     "Group a model's trainable parameters by learning rate and weight decay"
-    groups,rates = _by_rate(model, lr, layer_decay)
-    return param_groups([[p for p in g if p.requires_grad] for g in groups], rates, weight_decay, undecayed(model))
+    groups, rates = _by_rate(model, lr, layer_decay)
+    trainable = [[p for p in g if p.requires_grad] for g in groups]
+    return param_groups(trainable, rates, weight_decay, undecayed(model))
 
 # %% ../../nbs/training/00_optim.ipynb #877f7ae1
-OPTIMIZERS = {"adamw":{}, "adam":{}, "sgd":dict(momentum=.9, nesterov=True), "rmsprop":dict(momentum=.9), "lion":{}, "lamb":{}, "muon":dict(nesterov=True), "adafactor":{},
-              "nadam":{}, "radam":{}, "adagrad":{}, "adamp":{}, "madgrad":{}, "lars":{}, "momentum":dict(momentum=.9, nesterov=False)}
-_SPELLINGS = {"adamw_torch":"adamw", "adamw_torch_fused":"adamw", "adamw_hf":"adamw", "adam_torch":"adam", "lion_32bit":"lion", "adamw_apex_fused":"fusedadamw",
-              "adamw_8bit":"bnbadamw8bit", "adamw_bnb_8bit":"bnbadamw8bit", "lion_8bit":"bnblion8bit", "ademamix":"bnbademamix", "ademamix_8bit":"bnbademamix8bit"}
-_REFUSED = {"lbfgs":"computes the loss many times in a step", "sparseadam":"takes sparse gradients alone", "adahessian":"needs second derivatives"}
+OPTIMIZERS = {
+    "adamw":{}, "adam":{}, "sgd":dict(momentum=.9, nesterov=True), "rmsprop":dict(momentum=.9),
+    "lion":{}, "lamb":{}, "muon":dict(nesterov=True), "adafactor":{}, "nadam":{}, "radam":{}, "adagrad":{},
+    "adamp":{}, "madgrad":{}, "lars":{}, "momentum":dict(momentum=.9, nesterov=False)}
+_SPELLINGS = {
+    "adamw_torch":"adamw", "adamw_torch_fused":"adamw", "adamw_hf":"adamw", "adam_torch":"adam", "lion_32bit":"lion",
+    "adamw_apex_fused":"fusedadamw", "adamw_8bit":"bnbadamw8bit", "adamw_bnb_8bit":"bnbadamw8bit",
+    "lion_8bit":"bnblion8bit", "ademamix":"bnbademamix", "ademamix_8bit":"bnbademamix8bit"}
+_REFUSED = {
+    "lbfgs":"computes the loss many times in a step",
+    "sparseadam":"takes sparse gradients alone",
+    "adahessian":"needs second derivatives"}
 _TIMMS = ("muon", "fusedsgd")          # timm's Muon takes AdamW along for what is not a matrix
 
 def _torch_optimizers():
     "Map lower-case names to torch's own optimisers"
-    return {k.lower():c for k,c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c is not torch.optim.Optimizer}
+    base = torch.optim.Optimizer
+    classes = {k:c for k, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, base)}
+    return {k.lower():c for k, c in classes.items() if c is not base}
 
 def list_optimizers()->list: # names, those of `OPTIMIZERS` first
     "List every optimiser there is a name for"
     from timm.optim import list_optimizers as timms
-    return [o for o in dict.fromkeys([*OPTIMIZERS, *_torch_optimizers(), *timms()]) if o not in _REFUSED]
+    names = dict.fromkeys([*OPTIMIZERS, *_torch_optimizers(), *timms()])
+    return [o for o in names if o not in _REFUSED]
 
 def plain_name(name):
-    "Bring any spelling of an optimiser's name to the one it is listed under; say whether timm's was asked for"
+    "Return the name under which an optimiser is listed, from any spelling of it, and whether timm's was asked for"
     low = name.strip().lower().replace("-", "_")
     bare = low.removeprefix("torch.optim.").removeprefix("timm.optim.").removeprefix("timm.")
     return _SPELLINGS.get(bare, bare), low.startswith("timm.")
 
 def _timm_class(name):
-    "Load an optimiser that timm knows, with the options timm gives it"
+    "Load an optimiser that timm knows, with timm's options for it"
     from timm.optim import get_optimizer_class, get_optimizer_info
-    try: info = get_optimizer_info(name)
-    except ValueError as e: raise MissingDependencyError(f"The installed timm does not have the optimiser {name!r} yet", "", "pip install -U timm") from e
-    try: cls = get_optimizer_class(name, bind_defaults=False)
-    except (ImportError, AssertionError) as e: raise MissingDependencyError(f"The optimiser {name!r} cannot be used here: {e}", "", "Use 'adamw' or 'lion', which need nothing else") from e
-    return cls, {**({"momentum":.9} if info.has_momentum else {}), **(info.defaults or {})}
+    try:
+        info = get_optimizer_info(name)
+    except ValueError as e:
+        raise MissingDependencyError(f"The installed timm does not have the optimiser {name!r} yet", "",
+                                     "pip install -U timm") from e
+    try:
+        cls = get_optimizer_class(name, bind_defaults=False)
+    except (ImportError, AssertionError) as e:
+        raise MissingDependencyError(f"The optimiser {name!r} cannot be used here: {e}", "",
+                                     "Use 'adamw' or 'lion', which need nothing else") from e
+    momentum = {"momentum":.9} if info.has_momentum else {}
+    return cls, {**momentum, **(info.defaults or {})}
 
 def _class_of(name):
     "Find the class and the defaults a name stands for"
-    name,timms = plain_name(name)
-    if name in _REFUSED: raise ConfigError(f"The optimiser {name!r} cannot train here: it {_REFUSED[name]}", "", "Use 'adamw'")
-    ours = _torch_optimizers() if not timms and name not in _TIMMS else {}
-    ours |= {"momentum":torch.optim.SGD} if ours else {}
-    if name not in ours: one_of(name, list_optimizers(), "optimizer")      # looked up only then: timm takes seconds to import
-    cls,usual = (ours[name], {}) if name in ours else _timm_class(name)
+    name, timms = plain_name(name)
+    if name in _REFUSED:
+        raise ConfigError(f"The optimiser {name!r} cannot train here: it {_REFUSED[name]}", "", "Use 'adamw'")
+    ours = {}
+    if not timms and name not in _TIMMS:
+        ours = {**_torch_optimizers(), "momentum":torch.optim.SGD}
+    if name in ours:
+        cls, usual = ours[name], {}
+    else:
+        one_of(name, list_optimizers(), "optimizer")      # looked up only then: timm takes seconds to import
+        cls, usual = _timm_class(name)
     return cls, {**usual, **OPTIMIZERS.get(name, {})}
 
 def _known(cls, options):
     "Refuse options that an optimiser does not have"
     params = inspect.signature(cls.__init__).parameters
     if any(p.kind is p.VAR_KEYWORD for p in params.values()): return
-    for o in options: one_of(o, [k for k in params if k not in ("self", "params")], f"option of {cls.__name__}:")
+    names = [k for k in params if k not in ("self", "params")]
+    for o in options:
+        one_of(o, names, f"option of {cls.__name__}:")
+
+def _params_of(group):
+    "List the parameters of an optimiser's group, which may be one by itself"
+    params = group["params"]
+    return [params] if isinstance(params, torch.Tensor) else params
+
+def _fused_kernels_know(p):
+    "Return whether a parameter is of a kind and on a device that fused kernels know"
+    if not isinstance(p, torch.Tensor) or not p.is_floating_point(): return False
+    if p.device.type not in ("cpu", "cuda", "mps", "xpu"): return False
+    return not hasattr(p, "full_tensor")      # a tensor split among processes is not for all of them
 
 def _can_fuse(groups):
-    "Say whether every parameter is of a kind and on a device that fused kernels know"
-    params = (p for g in groups for p in ([g["params"]] if isinstance(g["params"], torch.Tensor) else g["params"])) if isinstance(groups[0], dict) else groups
-    return all(isinstance(p, torch.Tensor) and p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps", "xpu") and not hasattr(p, "full_tensor") for p in params)     # a tensor split among processes is not for all of them
+    "Return whether every parameter is of a kind and on a device that fused kernels know"
+    params = groups
+    if isinstance(groups[0], dict):
+        params = (p for g in groups for p in _params_of(g))
+    return all(_fused_kernels_know(p) for p in params)
 
 def _build(cls, groups, options):
     "Make an optimiser, fused where its class and the device allow"
     _known(cls, options)
-    copied = lambda: [dict(g) if isinstance(g, dict) else g for g in groups]      # an optimiser writes its defaults into the groups it is given
-    if "fused" in inspect.signature(cls.__init__).parameters and not {"fused", "foreach", "differentiable"} & set(options) and _can_fuse(groups):
-        try: return cls(copied(), fused=True, **options)
-        except RuntimeError: pass                                                  # not in this version of torch
+    def copied():                # an optimiser writes its defaults into the groups it is given
+        return [dict(g) if isinstance(g, dict) else g for g in groups]
+    chosen = {"fused", "foreach", "differentiable"} & set(options)
+    if "fused" in inspect.signature(cls.__init__).parameters and not chosen and _can_fuse(groups):
+        try:
+            return cls(copied(), fused=True, **options)
+        except RuntimeError:     # not in this version of torch
+            pass
     return cls(copied(), **options)
 
 def make_optimizer(
-    opt,     # a name, a class, {"class": either, "params": options}, or a function from parameter groups to an optimiser
+    opt,     # a name, a class, {"class": either, "params": options}, or a function of parameter groups
     groups,  # as `param_groups` makes them
     **kwargs # for the optimiser, such as `betas`
 )->torch.optim.Optimizer:
     "Build an optimiser"
     groups = list(groups)
-    if isinstance(opt, dict): opt,kwargs = _from_dict(opt, kwargs)
+    if isinstance(opt, dict):
+        opt, kwargs = _from_dict(opt, kwargs)
     if isinstance(opt, str):
-        cls,usual = _class_of(opt)
-        if kwargs.get("momentum") == 0: usual.pop("nesterov", None)
+        cls, usual = _class_of(opt)
+        if kwargs.get("momentum") == 0:
+            usual.pop("nesterov", None)
         return _build(cls, groups, {**usual, **kwargs})
     if isinstance(opt, type) and issubclass(opt, torch.optim.Optimizer): return _build(opt, groups, kwargs)
     if callable(opt): return opt(groups, **kwargs)
-    raise ConfigError(f"An optimiser cannot be made of {opt!r}", "", "Give a name such as 'adamw', a class of torch.optim, or a function of parameter groups")
+    raise ConfigError(f"An optimiser cannot be made of {opt!r}", "",
+                      "Give a name such as 'adamw', a class of torch.optim, or a function of parameter groups")
 
 def _from_dict(spec, kwargs):
     "Split {'class': …, 'params': …} into what to build and its options"
     named = next((k for k in ("class", "name", "type", "optimizer") if k in spec), None)
-    if named is None: raise ConfigError(f"An optimiser's dict needs a 'class', and this one has {sorted(spec)}", "", "Give {'class': 'adamw', 'params': {'betas': (.9, .95)}}")
-    rest = {k:v for k,v in spec.items() if k not in (named, "params")}
+    if named is None:
+        raise ConfigError(f"An optimiser's dict needs a 'class', and this one has {sorted(spec)}", "",
+                          "Give {'class': 'adamw', 'params': {'betas': (.9, .95)}}")
+    rest = {k:v for k, v in spec.items() if k not in (named, "params")}
     return spec[named], {**rest, **spec.get("params", {}), **kwargs}
 
 # %% ../../nbs/training/00_optim.ipynb #7caa62f8
 def is_muon(opt)->bool:
-    "Say whether an optimiser is of the family that wants hidden matrices apart"
+    "Return whether an optimiser is of the family that treats hidden matrices by themselves"
     return isinstance(opt, str) and plain_name(opt)[0].endswith("muon")
 
 def hidden_weights(
@@ -194,8 +258,12 @@ def hidden_weights(
 def _split_hidden(groups, hidden):
     "Split each group into hidden weights and the others, which go to AdamW"
     hidden = {id(p) for p in hidden}
-    part = lambda g, inside: {**g, "params":[p for p in g["params"] if (id(p) in hidden) == inside]}
-    parts = [{**part(g, inside), "use_fallback":not inside, **({} if inside else {"nesterov":False})} for g in groups for inside in (True, False)]   # nesterov would make it NAdamW
+    parts = []
+    for g in groups:
+        inside = [p for p in g["params"] if id(p) in hidden]
+        others = [p for p in g["params"] if id(p) not in hidden]
+        parts.append({**g, "params":inside, "use_fallback":False})
+        parts.append({**g, "params":others, "use_fallback":True, "nesterov":False})   # nesterov would make it NAdamW
     return [g for g in parts if g["params"]]
 
 def optimizer_for(
@@ -210,42 +278,60 @@ def optimizer_for(
     groups = model_groups(model, lr, weight_decay, layer_decay)
     if not groups: raise ConfigError("No parameter is trainable", type(model).__name__, "Unfreeze some layers")
     name = opt.get("class", opt.get("name")) if isinstance(opt, dict) else opt
-    return make_optimizer(opt, _split_hidden(groups, hidden_weights(model)) if is_muon(name) else groups, **kwargs)
+    if is_muon(name):
+        groups = _split_hidden(groups, hidden_weights(model))
+    return make_optimizer(opt, groups, **kwargs)
 
 # %% ../../nbs/training/00_optim.ipynb #23bd2dae
-_WRAPPING = torch.optim.Optimizer.profile_hook_step(lambda self: None).__code__ if hasattr(torch.optim.Optimizer, "profile_hook_step") else None
+def _wrapper_code():
+    "Find the code that torch wraps every optimiser's step in; None where this torch does otherwise"
+    wrap = getattr(torch.optim.Optimizer, "profile_hook_step", None)
+    return None if wrap is None else wrap(lambda self: None).__code__
+
+_WRAPPING = _wrapper_code()
 _profiling = getattr(torch.autograd, "_profiler_enabled", lambda: True)
-_HOOKS = [getattr(sys.modules[torch.optim.Optimizer.__module__], f"_global_optimizer_{o}_hooks", {}) for o in ("pre", "post")]
+_OPTIMIZER_MODULE = sys.modules[torch.optim.Optimizer.__module__]
+_HOOKS = [getattr(_OPTIMIZER_MODULE, f"_global_optimizer_{o}_hooks", {}) for o in ("pre", "post")]
 
 def _is_wrapped_for_nobody(opt):
-    "Say whether an optimiser's step is wrapped as torch does, and nothing there has a use"
-    if _WRAPPING is None or "step" in vars(opt) or getattr(type(opt).step, "__code__", None) is not _WRAPPING: return False      # a scheduler of torch's counts steps
+    "Return whether an optimiser's step is wrapped as torch does, and nothing there has a use"
+    if _WRAPPING is None or "step" in vars(opt): return False      # a scheduler of torch's counts steps
+    if getattr(type(opt).step, "__code__", None) is not _WRAPPING: return False
     return not (opt._optimizer_step_pre_hooks or opt._optimizer_step_post_hooks or any(_HOOKS) or _profiling())
 
 def take_step(
     opt # whose gradients are there
 ):
     "Take an optimiser's step"
-    if _is_wrapped_for_nobody(opt): type(opt).step.__wrapped__(opt)
-    else: opt.step()
+    if _is_wrapped_for_nobody(opt):
+        type(opt).step.__wrapped__(opt)
+    else:
+        opt.step()
 
 # %% ../../nbs/training/00_optim.ipynb #efec32f6
 def smooth(losses, beta:float=.9)->np.ndarray:
     "Average a noisy curve exponentially, without the bias at its start"
-    out,avg = [], 0.
-    for i,o in enumerate(losses):
+    out = []
+    avg = 0.
+    for i, o in enumerate(losses):
         avg = beta*avg + (1-beta)*o
         out.append(avg/(1-beta**(i+1)))
     return np.array(out)
 
 def _longest_fall(loss):
     "Find (start, end) of the longest falling stretch, small rises allowed"
-    best,start,low = (0, len(loss)-1), 0, 0
+    best = 0, len(loss)-1
+    start = low = 0
     gain = 0.
     for i in range(1, len(loss)):
-        if loss[i] < loss[low]: low = i
-        if loss[i] > loss[start]: start = low = i
-        if loss[start]-loss[low] > gain: gain,best = loss[start]-loss[low], (start, low)
+        if loss[i] < loss[low]:
+            low = i
+        if loss[i] > loss[start]:
+            start = low = i
+        fall = loss[start] - loss[low]
+        if fall > gain:
+            gain = fall
+            best = start, low
     return best
 
 def suggest_lr(
@@ -254,19 +340,21 @@ def suggest_lr(
 )->dict: # name → rate
     "Suggest learning rates from a range test"
     keep = np.isfinite(losses)
-    lrs,losses = np.asarray(lrs, float)[keep], np.asarray(losses, float)[keep]
+    lrs = np.asarray(lrs, float)[keep]
+    losses = np.asarray(losses, float)[keep]
     if len(lrs) == 0: raise ConfigError("The range test met no finite loss", "", "Start at a lower rate")
-    s,log = smooth(losses, .9 if len(losses) >= 50 else .6), np.log(lrs)
-    start,end = _longest_fall(s)
+    s = smooth(losses, .9 if len(losses) >= 50 else .6)
+    start, end = _longest_fall(s)
     low = int(s.argmin())
     turn = lrs[_turning(s, low)]
-    slope = np.gradient(s, log)[:max(low, 2)] if len(s) > 1 else np.zeros(1)
+    slope = np.gradient(s, np.log(lrs))[:max(low, 2)] if len(s) > 1 else np.zeros(1)
     found = dict(valley=lrs[start + (end-start)*2//3], steep=lrs[slope.argmin()], minimum=lrs[low]/10, slide=turn/10)
-    return {k:float(np.clip(v, turn/100, turn/3)) for k,v in found.items()}
+    return {k:float(np.clip(v, turn/100, turn/3)) for k, v in found.items()}
 
 def _turning(s, low):
     "Find where the curve has risen a tenth of its fall above its lowest point"
-    above = np.flatnonzero(s[low:] > s[low] + .1*(s[0]-s[low] if s[0] > s[low] else abs(s[low])))
+    fall = s[0]-s[low] if s[0] > s[low] else abs(s[low])
+    above = np.flatnonzero(s[low:] > s[low] + .1*fall)
     return low + int(above[0]) if len(above) else len(s)-1
 
 def best_lr(suggestions:dict)->float:
@@ -276,14 +364,17 @@ def best_lr(suggestions:dict)->float:
 # %% ../../nbs/training/00_optim.ipynb #40635fe8
 _GENTLE = ("vit", "deit", "beit", "swin", "eva", "dino", "cait", "xcit", "coat", "maxvit")
 
-_RATES = dict(sgd=5, momentum=5, lamb=5, muon=2, adagrad=2.5, adafactor=10, lion=.25, rmsprop=.1)     # of AdamW's: the best of two epochs each on Fashion-MNIST's sample
+# of AdamW's: the best of two epochs each on Fashion-MNIST's sample
+_RATES = dict(sgd=5, momentum=5, lamb=5, muon=2, adagrad=2.5, adafactor=10, lion=.25, rmsprop=.1)
 
 def default_lr(
     model,
     opt="adamw" # as `make_optimizer` takes it; those not in the table get AdamW's
 )->float:
-    "Choose a learning rate as the optimiser wants it: high from scratch, lower for pretrained convolutions, lowest for transformers"
-    config,opt = getattr(model, "config", None), opt.get("class", opt.get("name")) if isinstance(opt, dict) else opt
-    times = _RATES.get(plain_name(opt)[0], 1) if isinstance(opt, str) else 1
+    "Choose a rate for an optimiser: high from scratch, lower for pretrained convolutions, lowest for transformers"
+    name = opt.get("class", opt.get("name")) if isinstance(opt, dict) else opt
+    times = _RATES.get(plain_name(name)[0], 1) if isinstance(name, str) else 1
+    config = getattr(model, "config", None)
     if config is None or not config.pretrained: return 4e-3*times
-    return (1e-4 if any(o in config.name for o in _GENTLE) else 1e-3)*times
+    gentle = any(o in config.name for o in _GENTLE)
+    return (1e-4 if gentle else 1e-3)*times

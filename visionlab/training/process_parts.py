@@ -15,79 +15,133 @@ from ..data.shards import StreamLoader
 # %% ../../nbs/training/11_process_parts.ipynb #75a1cf9f
 def _tensors(batch):
     "Take a batch as (x, y)"
-    return (batch, None) if isinstance(batch, torch.Tensor) else (batch[0], batch[1] if len(batch) > 1 else None)
+    if isinstance(batch, torch.Tensor): return batch, None
+    return batch[0], batch[1] if len(batch) > 1 else None
 
-def _joined(a, b): return tuple(None if o is None else torch.cat([o, p]) for o,p in zip(a, b))
+def _joined(a, b):
+    "Join two batches"
+    return tuple(None if o is None else torch.cat([o, p]) for o, p in zip(a, b))
 
 class PartBatches:
     "Iterate over one process's part of anybody's batches"
     whole = None
     def __init__(self,
-        dl,                   # anything that yields (x, y), the same in each process
-        rank:int, world:int,  # this process, among how many
-        least:int             # a batch with fewer images joins the one before
-    ): self.dl,self.rank,self.world,self.least = dl, rank, world, least
+        dl,         # anything that yields (x, y), the same in each process
+        rank:int,   # this process
+        world:int,  # among how many
+        least:int   # a batch with fewer images joins the one before
+    ):
+        self.dl = dl
+        self.rank = rank
+        self.world = world
+        self.least = least
+
     def __len__(self): return len(self.dl)
 
     def __iter__(self):
         held = None
         for batch in self.dl:
             now = _tensors(batch)
-            if held is not None and len(now[0]) < self.least: now = _joined(held, now)
-            elif held is not None: yield from self._part(held)
+            if held is not None and len(now[0]) < self.least:
+                now = _joined(held, now)
+            elif held is not None:
+                yield from self._part(held)
             held = now
-        if held is not None: yield from self._part(held)
+        if held is not None:
+            yield from self._part(held)
 
     def _part(self, batch):
-        x,y = (None if o is None else o[self.rank::self.world] for o in batch)
+        "Iterate over this process's part of a batch, if it has any"
+        x, y = (None if o is None else o[self.rank::self.world] for o in batch)
         self.whole = len(batch[0])
-        if len(x): yield x, y
-        elif self.least > self.world: raise DataError(f"A batch of {self.whole} cannot be shared by {self.world} processes", "", "Use larger batches, or fewer processes")
+        if len(x):
+            yield x, y
+        elif self.least > self.world:
+            raise DataError(f"A batch of {self.whole} cannot be shared by {self.world} processes", "",
+                            "Use larger batches, or fewer processes")
+
+def _tail_size(sampler):
+    "Return how many images a batch sampler's last batch has, where it may be smaller than the others; 0 otherwise"
+    size = getattr(sampler, "batch_size", None)
+    if not size or sampler.drop_last: return 0
+    if not hasattr(getattr(sampler, "sampler", None), "__len__"): return 0
+    return len(sampler.sampler) % size
 
 class _PartSampler:
     "Take this process's part of each batch that a batch sampler lists, shuffled alike in all processes"
-    def __init__(self, sampler, rank, world, least, seed): self.sampler,self.rank,self.world,self.least,self.seed,self.epoch = sampler, rank, world, least, seed, 0
+    def __init__(self, sampler, rank, world, least, seed):
+        self.sampler = sampler
+        self.rank = rank
+        self.world = world
+        self.least = least
+        self.seed = seed
+        self.epoch = 0
+
     def __len__(self):
         "Count the batches, with the last one joined where it is too small"
-        n,size = len(self.sampler), getattr(self.sampler, "batch_size", None)
-        tail = len(self.sampler.sampler) % size if size and not self.sampler.drop_last and hasattr(getattr(self.sampler, "sampler", None), "__len__") else 0
-        return n - (n > 1 and 0 < tail < self.least)
+        n = len(self.sampler)
+        too_small = 0 < _tail_size(self.sampler) < self.least
+        return n-1 if n > 1 and too_small else n
 
-    def __iter__(self):
+    def _plan(self):
+        "List the batches of the next epoch, the last one joined where it is too small"
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key("order", self.seed, self.epoch) % 2**63)        # what a sampler without a generator of its own draws from
+            # what a sampler without a generator of its own draws from
+            torch.manual_seed(key("order", self.seed, self.epoch) % 2**63)
             plan = [list(o) for o in self.sampler]
         self.epoch += 1
-        if len(plan) > 1 and len(plan[-1]) < self.least: plan[-2:] = [plan[-2]+plan[-1]]
+        if len(plan) > 1 and len(plan[-1]) < self.least:
+            plan[-2:] = [plan[-2]+plan[-1]]
+        return plan
+
+    def __iter__(self):
+        plan = self._plan()
         parts = [o[self.rank::self.world] for o in plan]
-        if parts and self.least > self.world and not all(parts): raise DataError(f"A batch of {min(map(len, plan))} cannot be shared by {self.world} processes", "", "Use larger batches, or fewer processes")
-        self.sizes = [len(o) for o,p in zip(plan, parts) if p]
+        if parts and self.least > self.world and not all(parts):
+            smallest = min(map(len, plan))
+            raise DataError(f"A batch of {smallest} cannot be shared by {self.world} processes", "",
+                            "Use larger batches, or fewer processes")
+        self.sizes = [len(o) for o, p in zip(plan, parts) if p]
         yield from (p for p in parts if p)
+
+# options of a DataLoader that the loader of a part takes over
+_KEPT_OPTIONS = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context",
+                 "generator", "prefetch_factor", "persistent_workers")
 
 class PartDataLoader:
     "Iterate over one process's part of a torch DataLoader, loading nothing else"
     whole = None
     def __init__(self, dl, rank, world, least, seed):
-        again = dict(num_workers=dl.num_workers, collate_fn=dl.collate_fn, pin_memory=dl.pin_memory, timeout=dl.timeout, worker_init_fn=dl.worker_init_fn, multiprocessing_context=dl.multiprocessing_context,
-                     generator=dl.generator, prefetch_factor=dl.prefetch_factor, persistent_workers=dl.persistent_workers)
+        again = {k:getattr(dl, k) for k in _KEPT_OPTIONS}
         self.sampler = _PartSampler(dl.batch_sampler, rank, world, least, seed)
         self.dl = torch.utils.data.DataLoader(dl.dataset, batch_sampler=self.sampler, **again)
+
     def __len__(self): return len(self.sampler)
+
     def __iter__(self):
-        for k,batch in enumerate(self.dl):
+        for k, batch in enumerate(self.dl):
             self.whole = self.sampler.sizes[k]
             yield batch
 
 def _stream_part(dl, rank, world):
     "Take a part of shards that are read in order; their loader counts images a process"
-    if dl.batch_size % world: raise ConfigError(f"A batch of {dl.batch_size} images from a stream cannot be shared evenly by {world} processes", "", f"Use a batch_size that {world} divides")
+    if dl.batch_size % world:
+        raise ConfigError(
+            f"A batch of {dl.batch_size} images from a stream cannot be shared evenly by {world} processes", "",
+            f"Use a batch_size that {world} divides")
     new = dl.part(rank, world)
     new.batch_size = dl.batch_size//world
     return new
 
+def _repeats_images(dl):
+    "Return whether a DataLoader makes parts even by itself"
+    samplers = [getattr(o, "sampler", None) for o in (dl, dl.batch_sampler)]
+    return any(isinstance(o, torch.utils.data.DistributedSampler) for o in samplers)
+
 def part_of(
     dl,                  # a loader of any kind
-    rank:int, world:int, # this process, among how many
+    rank:int,            # this process
+    world:int,           # among how many
     train:bool=False,    # batches are learned from: each process needs two images of one
     seed=0               # of the order, where a DataLoader has no generator of its own
 ):
@@ -96,7 +150,9 @@ def part_of(
     if isinstance(dl, Loader): return dl.part(rank, world)
     least = world*(2 if train else 1)
     if not isinstance(dl, torch.utils.data.DataLoader): return PartBatches(dl, rank, world, least)
-    if any(isinstance(getattr(o, "sampler", None), torch.utils.data.DistributedSampler) for o in (dl, dl.batch_sampler)):
-        raise ConfigError("The DataLoader has a DistributedSampler, which repeats images to make parts even", "", "Give the DataLoader you would use with one process: its batches are shared, and each image counts once")
-    if dl.batch_sampler is None or isinstance(dl.dataset, torch.utils.data.IterableDataset): return PartBatches(dl, rank, world, least)
-    return PartDataLoader(dl, rank, world, least, seed)
+    if _repeats_images(dl):
+        raise ConfigError("The DataLoader has a DistributedSampler, which repeats images to make parts even", "",
+                          "Give the DataLoader you would use with one process: its batches are shared, "
+                          "and each image counts once")
+    listed = dl.batch_sampler is not None and not isinstance(dl.dataset, torch.utils.data.IterableDataset)
+    return PartDataLoader(dl, rank, world, least, seed) if listed else PartBatches(dl, rank, world, least)

@@ -17,28 +17,54 @@ from .device import reads_at_once
 # %% ../../nbs/training/08_recorder.ipynb #45d105f0
 class Recorder(Callback):
     "Keep the loss of every batch, and a row for every epoch"
-    order,apart = -10, ("now",)
-    def __init__(self): self.rows,self.losses,self.lrs,self.sizes,self.first,self.start = [], [], [], [], 0, None
+    order = -10
+    apart = ("now",)
+    def __init__(self):
+        self.rows = []
+        self.losses = []
+        self.lrs = []
+        self.sizes = []
+        self.first = 0
+        self.start = None
+
     def state_dict(self)->dict:
         n = self.first if self._waiting else len(self.losses)       # from there on they are on the device
-        return dict(rows=list(self.rows), losses=self.losses[:n], now=self._stacked() if self.losses[n:] else [], first=self.first, lrs=list(self.lrs), sizes=list(self.sizes), spent=0. if self.start is None else time.perf_counter()-self.start)
+        now = self._stacked() if self.losses[n:] else []
+        spent = 0. if self.start is None else time.perf_counter()-self.start
+        return dict(rows=list(self.rows), losses=self.losses[:n], now=now, first=self.first,
+                    lrs=list(self.lrs), sizes=list(self.sizes), spent=spent)
+
     def load_state_dict(self, state:dict):
-        self.rows,self.lrs,self.sizes,self.first = list(state["rows"]), list(state["lrs"]), list(state["sizes"]), state["first"]
-        self.losses,self.start = [*state["losses"], *state["now"]], time.perf_counter()-state["spent"]
+        self.rows = list(state["rows"])
+        self.lrs = list(state["lrs"])
+        self.sizes = list(state["sizes"])
+        self.first = state["first"]
+        self.losses = [*state["losses"], *state["now"]]
+        self.start = time.perf_counter()-state["spent"]
+
     def shared(self, parts, rank, world):
         "Know the mean of the losses, where their number is another"
         if len(parts) == world: return parts[rank]
         mean = torch.stack([torch.as_tensor(o["now"]) for o in parts]).mean(0)
         return dict(now=mean if world > 1 else mean.tolist())
+
     @property
     def _waiting(self): return any(isinstance(o, torch.Tensor) for o in self.losses[self.first:])
+
     def _stacked(self):
         "Join the losses of this epoch that nobody has read; those a resumed run brought are numbers"
         like = next(o for o in reversed(self.losses) if isinstance(o, torch.Tensor))
         return torch.stack([torch.as_tensor(o, dtype=like.dtype, device=like.device) for o in self.losses[self.first:]])
-    def before_epoch(self, learn): self.start,self.first,self.total = time.perf_counter(), len(self.losses), 0.
+
+    def before_epoch(self, learn):
+        self.start = time.perf_counter()
+        self.first = len(self.losses)
+        self.total = 0.
+
     def after_batch(self, learn):
-        self.losses.append(self._loss(learn)); self.sizes.append(learn.n_images); self.lrs.append(learn.opt.param_groups[-1]["lr"])
+        self.losses.append(self._loss(learn))
+        self.sizes.append(learn.n_images)
+        self.lrs.append(learn.opt.param_groups[-1]["lr"])
 
     def _loss(self, learn):
         "Take a number where nothing waits for it, else leave it on the device, or to the mean over processes"
@@ -49,13 +75,16 @@ class Recorder(Callback):
         if len(self.losses) == self.first: return
         if self._waiting:
             losses = self._stacked()
-            self.losses[self.first:] = (losses if learn.peers is None else learn.peers.mean(losses)).tolist()        # the one sync of an epoch
-        self.total = math.fsum(a*n for a,n in zip(self.losses[self.first:], self.sizes[self.first:]))
+            if learn.peers is not None:
+                losses = learn.peers.mean(losses)
+            self.losses[self.first:] = losses.tolist()        # the one sync of an epoch
+        self.total = math.fsum(a*n for a, n in zip(self.losses[self.first:], self.sizes[self.first:]))
 
     def after_epoch(self, learn):
         n = sum(self.sizes[self.first:])
         row = dict(epoch=len(self.rows)+1, train_loss=self.total/n if n else float("nan"))
-        self.rows.append(row | learn.scores | dict(lr=max(self.lrs[self.first:], default=None), time=time.perf_counter()-self.start))      # the highest rate of the epoch
+        highest = max(self.lrs[self.first:], default=None)
+        self.rows.append(row | learn.scores | dict(lr=highest, time=time.perf_counter()-self.start))
 
     def frame(self, columns=None):
         "Make a table of the epochs"
@@ -66,36 +95,56 @@ class Recorder(Callback):
         "Draw the losses and the learning rate, and return the figure"
         from visionlab.core.show import new_figure
         fig = new_figure(7, 2.6)
-        a,b = fig.subplots(1, 2)
-        a.plot([float(o) for o in self.losses], lw=.6, alpha=.5, label="batches")
+        left, right = fig.subplots(1, 2)
+        left.plot([float(o) for o in self.losses], lw=.6, alpha=.5, label="batches")
         ends = np.linspace(len(self.losses)/max(len(self.rows), 1), len(self.losses), len(self.rows))
-        if self.rows and "valid_loss" in self.rows[0]: a.plot(ends, [r["valid_loss"] for r in self.rows], "o-", label="validation")
-        a.set(xlabel="step", ylabel="loss"); a.legend()
-        b.plot(self.lrs); b.set(xlabel="step", ylabel="learning rate")
+        if self.rows and "valid_loss" in self.rows[0]:
+            left.plot(ends, [r["valid_loss"] for r in self.rows], "o-", label="validation")
+        left.set(xlabel="step", ylabel="loss")
+        left.legend()
+        right.plot(self.lrs)
+        right.set(xlabel="step", ylabel="learning rate")
         return fig
 
 class Progress(Callback):
     "Show a table that fills while training"
     aside = True
-    order,keeps,muted = 90, ("count",), False       # after the recorder has made the row; muted: something else shows this fit
+    order = 90         # after the recorder has made the row
+    keeps = ("count",)
+    muted = False      # something else shows this fit
+
     def columns(self, learn)->list:
         "Name what the table has"
-        shown = lambda stage, as_=str: [as_(m.name) for m in learn.metrics if m.show and m.on_epoch and stage in m.stages]
-        return ["epoch", "train_loss", *shown("train", "train_{}".format), *(["valid_loss", *shown("val")] if learn.valid_dl is not None else []), "lr", "time"]
+        shown = [m for m in learn.metrics if m.show and m.on_epoch]
+        train = [f"train_{m.name}" for m in shown if "train" in m.stages]
+        valid = []
+        if learn.valid_dl is not None:
+            valid = ["valid_loss", *(m.name for m in shown if "val" in m.stages)]
+        return ["epoch", "train_loss", *train, *valid, "lr", "time"]
+
     def before_fit(self, learn):
-        columns,shared = self.columns(learn), learn.one_table
+        columns = self.columns(learn)
+        shared = learn.one_table
         self.table = shared.table if shared is not None else None
-        if self.table is None or self.table.columns != columns: self.table = ProgressTable(columns, "off" if self.muted else None)
+        if self.table is None or self.table.columns != columns:
+            self.table = ProgressTable(columns, "off" if self.muted else None)
         self.before = len(self.table.rows)
-        if shared is not None: shared.table = self.table
+        if shared is not None:
+            shared.table = self.table
+
     def before_epoch(self, learn): self.count = 0
+
     def after_batch(self, learn):
         self.count += 1
         self.table.update(self.before+learn.epoch+1, self.before+learn.epochs, self.count, learn.n_batches)
+
     def after_epoch(self, learn): self.table.row(learn.recorder.rows[-1])
+
     def cleanup_fit(self, learn):
         self.__dict__.pop("before", None)
-        if (table := self.__dict__.pop("table", None)) is not None: table.close("Interrupted: the learner is as it was after the last whole step." if learn.interrupted else "")
+        table = self.__dict__.pop("table", None)
+        if table is None: return
+        table.close("Interrupted: the learner is as it was after the last whole step." if learn.interrupted else "")
 
 def places_not_finite(x)->list:
     "List the positions of a batch's images whose pixels are not all finite"
@@ -111,6 +160,9 @@ class _OneTable:
 @contextmanager
 def shown_as_one(learn):
     "Show the fits inside as one: in one table, and notes about short training after the first"
-    before,learn.one_table = learn.one_table, _OneTable()
-    try: yield learn.one_table
-    finally: learn.one_table = before
+    before = learn.one_table
+    learn.one_table = _OneTable()
+    try:
+        yield learn.one_table
+    finally:
+        learn.one_table = before

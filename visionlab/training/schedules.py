@@ -16,12 +16,13 @@ def _cos(a, b, t): return b + (a-b)*(1+math.cos(math.pi*t))/2
 
 def one_cycle(t, warmup=.25, start=1/25, end=1e-5):
     "Rise along a cosine for `warmup` of the time, then fall along one (Smith, 2018)"
-    return _cos(start, 1, t/warmup) if t < warmup else _cos(1, end, (t-warmup)/(1-warmup))
+    if t < warmup: return _cos(start, 1, t/warmup)
+    return _cos(1, end, (t-warmup)/(1-warmup))
 
 def cosine(t, end=0., cycles=1, growth=1., decay=1.):
-    "Fall along a cosine to `end`; again for each of `cycles`, each `growth` times longer and starting `decay` times as high as the one before"
+    "Fall along a cosine to `end`; again for each of `cycles`, each `growth` times as long and `decay` times as high"
     if cycles == 1: return _cos(1, end, t)
-    i,at = _cycle(t, cycles, growth)
+    i, at = _cycle(t, cycles, growth)
     return _cos(max(decay**i, end), end, at)
 
 def _cycle(t, cycles, growth):
@@ -29,7 +30,8 @@ def _cycle(t, cycles, growth):
     lengths = growth**np.arange(cycles)/np.sum(growth**np.arange(float(cycles)))
     ends = np.cumsum(lengths)
     i = min(int(np.searchsorted(ends, t*(1+1e-12), side="right")), cycles-1)
-    return i, min(1., max(0., float((t-ends[i]+lengths[i])/lengths[i])))
+    at = float((t-ends[i]+lengths[i])/lengths[i])
+    return i, min(1., max(0., at))
 
 def linear(t, end=0., start=1.):
     "Go along a line from `start` to `end`"
@@ -45,7 +47,9 @@ def flat_linear(t, flat=.8, end=0.):
 
 def step(t, every=1/3, gamma=.1):
     "Multiply by `gamma` after `every` of the time, again and again"
-    return gamma**max(0, min(math.floor(t/every + 1e-9), math.ceil(1/every - 1e-9)-1))
+    done = math.floor(t/every + 1e-9)
+    last = math.ceil(1/every - 1e-9) - 1
+    return gamma**max(0, min(done, last))
 
 def multistep(t, milestones=(.5, .75), gamma=.1):
     "Multiply by `gamma` at each of `milestones`"
@@ -63,58 +67,99 @@ def constant(t):
     "Stay"
     return 1.
 
-SCHEDULES = dict(one_cycle=one_cycle, cosine=cosine, linear=linear, flat_cosine=flat_cosine, flat_linear=flat_linear, step=step, multistep=multistep,
-                 exponential=exponential, polynomial=polynomial, constant=constant)
+SCHEDULES = dict(
+    one_cycle=one_cycle, cosine=cosine, linear=linear, flat_cosine=flat_cosine, flat_linear=flat_linear,
+    step=step, multistep=multistep, exponential=exponential, polynomial=polynomial, constant=constant)
 
 # %% ../../nbs/training/01_schedules.ipynb #6bb6af43
-_NAMES = {"onecycle":"one_cycle", "1cycle":"one_cycle", "none":"constant", "flat_cos":"flat_cosine", "constant_with_warmup":"constant", "cosine_annealing":"cosine", "cosine_with_restarts":"cosine",
-          "cosine_restarts":"cosine", "cosine_with_min_lr":"cosine", "wsd":"flat_linear", "warmup_stable_decay":"flat_linear", "multi_step":"multistep", "exp":"exponential", "poly":"polynomial",
-          "reduce_on_plateau":"plateau", "reducelronplateau":"plateau", "onecyclelr":"one_cycle", "cosineannealinglr":"cosine", "cosineannealingwarmrestarts":"cosine", "steplr":"step",
-          "multisteplr":"multistep", "exponentiallr":"exponential", "polynomiallr":"polynomial", "linearlr":"linear", "constantlr":"constant"}
-_OPTIONS = {"step_size":"every", "decay_epochs":"every", "num_cycles":"cycles", "t_mult":"growth", "cycle_decay":"decay", "min_lr_rate":"end", "end_factor":"end", "start_factor":"start",
-            "pct_start":"warmup", "lr_gamma":"gamma", "decay_rate":"gamma"}
+_NAMES = {
+    "onecycle":"one_cycle", "1cycle":"one_cycle", "onecyclelr":"one_cycle",
+    "none":"constant", "constant_with_warmup":"constant", "constantlr":"constant",
+    "flat_cos":"flat_cosine",
+    "cosine_annealing":"cosine", "cosine_with_restarts":"cosine", "cosine_restarts":"cosine",
+    "cosine_with_min_lr":"cosine", "cosineannealinglr":"cosine", "cosineannealingwarmrestarts":"cosine",
+    "wsd":"flat_linear", "warmup_stable_decay":"flat_linear",
+    "steplr":"step",
+    "multi_step":"multistep", "multisteplr":"multistep",
+    "exp":"exponential", "exponentiallr":"exponential",
+    "poly":"polynomial", "polynomiallr":"polynomial",
+    "linearlr":"linear",
+    "reduce_on_plateau":"plateau", "reducelronplateau":"plateau"}
+_OPTIONS = {
+    "step_size":"every", "decay_epochs":"every",
+    "num_cycles":"cycles", "t_mult":"growth", "cycle_decay":"decay",
+    "min_lr_rate":"end", "end_factor":"end", "start_factor":"start",
+    "pct_start":"warmup",
+    "lr_gamma":"gamma", "decay_rate":"gamma"}
 _TIMES = ("every", "flat", "milestones", "first")
 
 def _share(time, epochs, name):
     "Turn a time in epochs (from 1 up) into a share of the training; leave a share as it is"
     if isinstance(time, (list, tuple)): return tuple(_share(o, epochs, name) for o in time)
-    if time < 0 or not math.isfinite(time): raise ConfigError(f"{name} is a share of the training or a number of epochs, not {time!r}")
+    if time < 0 or not math.isfinite(time):
+        raise ConfigError(f"{name} is a share of the training or a number of epochs, not {time!r}")
     if time < 1: return time
-    if epochs is None: raise ConfigError(f"{name}={time!r} is in epochs, and how many there will be is not known", "", f"Give epochs=, or {name} as a share below 1")
+    if epochs is None:
+        raise ConfigError(f"{name}={time!r} is in epochs, and how many there will be is not known", "",
+                          f"Give epochs=, or {name} as a share below 1")
     return time/epochs
 
 def _warmup(warmup, epochs, steps, said):
-    "Find the warm-up's share of the training, however it was said"
-    ways = {k:v for k,v in dict(warmup=warmup, **said).items() if v is not None}
+    "Find the warm-up's share of the training, in whichever way it is given"
+    ways = {k:v for k, v in dict(warmup=warmup, **said).items() if v is not None}
     if len(ways) > 1: raise ConfigError(f"The warm-up is given more than once: {', '.join(ways)}", "", "Keep one")
-    for k,v in ways.items():
-        whole = {"warmup_epochs":epochs, "warmup_steps":steps}.get(k)
-        if k in ("warmup_epochs", "warmup_steps") and whole is None: raise ConfigError(f"{k} needs to know how many {k[7:]} there will be", "", f"Give {k[7:]}=, or warmup as a share below 1")
-        share = v/whole if whole else _share(v, epochs, "warmup") if k == "warmup" else v
-        if not 0 <= share < 1: raise ConfigError(f"{k} is a share of the training, from 0 to less than 1, not {share!r}" if not whole else f"{k}={v!r} is as long as the training or longer ({whole} {k[7:]})", "", "Give less")
-        return share
+    if not ways: return None
+    (name, value), = ways.items()
+    whole = {"warmup_epochs":epochs, "warmup_steps":steps}.get(name)
+    if name == "warmup": return _checked_warmup(name, _share(value, epochs, "warmup"))
+    if name == "warmup_ratio": return _checked_warmup(name, value)
+    return _counted_warmup(name, value, whole)
+
+def _checked_warmup(name, share):
+    "Refuse a warm-up that is not shorter than the training"
+    if not 0 <= share < 1:
+        raise ConfigError(f"{name} is a share of the training, from 0 to less than 1, not {share!r}", "", "Give less")
+    return share
+
+def _counted_warmup(name, n, whole):
+    "Turn a warm-up in epochs or steps into a share of all of them"
+    unit = name.removeprefix("warmup_")
+    if whole is None:
+        raise ConfigError(f"{name} needs to know how many {unit} there will be", "",
+                          f"Give {unit}=, or warmup as a share below 1")
+    if not whole: return _checked_warmup(name, n)
+    share = n/whole
+    if not 0 <= share < 1:
+        raise ConfigError(f"{name}={n!r} is as long as the training or longer ({whole} {unit})", "", "Give less")
+    return share
 
 def _options(name, f, given, epochs):
     "Bring options to this page's spellings and shares, and refuse unknown ones"
     if name == "exponential" and "gamma" in given:
-        if epochs is None: raise ConfigError("gamma is a factor an epoch, and how many epochs there will be is not known", "", "Give epochs=, or end=, the factor at the end")
-        given = {**{k:v for k,v in given.items() if k != "gamma"}, "end":given["gamma"]**epochs}
+        if epochs is None:
+            raise ConfigError("gamma is a factor an epoch, and how many epochs there will be is not known", "",
+                              "Give epochs=, or end=, the factor at the end")
+        others = {k:v for k, v in given.items() if k != "gamma"}
+        given = {**others, "end":given["gamma"]**epochs}
     known = [k for k in inspect.signature(f).parameters if k not in ("t", "warmup")]
-    spelled = {_OPTIONS.get(k.lower(), k):v for k,v in given.items()}
-    for k in spelled: one_of(k, known, f"option of the schedule {name!r}:")
-    return {k:_share(v, epochs, k) if k in _TIMES else v for k,v in spelled.items()}
+    spelled = {_OPTIONS.get(k.lower(), k):v for k, v in given.items()}
+    for k in spelled:
+        one_of(k, known, f"option of the schedule {name!r}:")
+    return {k:_share(v, epochs, k) if k in _TIMES else v for k, v in spelled.items()}
 
-_OVERLAID = ("step", "multistep", "exponential", "flat_cosine", "flat_linear", "constant")     # their times count from the start of training
+# their times count from the start of training
+_OVERLAID = ("step", "multistep", "exponential", "flat_cosine", "flat_linear", "constant")
 
 def _warmed(f, share, start, overlaid=False):
     "Put a linear rise before a schedule, or over its beginning"
-    rise = lambda t: start + (1-start)*t/share
-    if overlaid: return lambda t: rise(t)*f(t) if t < share else f(t)
-    return lambda t: rise(t) if t < share else f((t-share)/(1-share))
+    def rise(t): return start + (1-start)*t/share
+    def over(t): return rise(t)*f(t) if t < share else f(t)
+    def before(t): return rise(t) if t < share else f((t-share)/(1-share))
+    return over if overlaid else before
 
 def get_schedule(
-    schedule,         # a name of `SCHEDULES` or "plateau", a function of progress, or {"class": name, "params": options}
-    warmup=None,      # how long the rate rises: a share of the training, or epochs from 1 up; default: the schedule's own
+    schedule,         # a name of `SCHEDULES`, "plateau", a function of progress, or {"class": name, "params": options}
+    warmup=None,      # how long the rate rises: a share of the training, or epochs from 1; default: the schedule's own
     epochs:float=None, # how long the training is, for times in epochs
     steps:int=None,   # and in steps, for `warmup_steps`
     by:str="step",    # "epoch": the rate stays through each epoch
@@ -122,17 +167,32 @@ def get_schedule(
     **options         # `warmup_ratio`, `warmup_epochs` or `warmup_steps`, and those of the schedule
 ):  # a function of progress
     "Find a schedule, with its warm-up and options set"
-    if isinstance(schedule, dict): return get_schedule(schedule.get("class", schedule.get("name")), warmup, epochs, steps, by, warmup_start, **{**schedule.get("params", {}), **options})
-    share = _warmup(warmup, epochs, steps, {k:options.pop(k, None) for k in ("warmup_ratio", "warmup_epochs", "warmup_steps")})
-    name,f = find_schedule(schedule)
-    f = f(**options) if name == "plateau" else _filled(f, name, options, share if name == "one_cycle" else None, epochs)
-    if share and name != "one_cycle": f = _warmed(f, share, warmup_start, name in _OVERLAID) if name != "plateau" else f.warmed(share, warmup_start)
-    return f if one_of(by, ("step", "epoch"), "by") == "step" or name == "plateau" else _by_epoch(f, epochs)
+    if isinstance(schedule, dict):
+        name = schedule.get("class", schedule.get("name"))
+        options = {**schedule.get("params", {}), **options}
+        return get_schedule(name, warmup, epochs, steps, by, warmup_start, **options)
+    said = {k:options.pop(k, None) for k in ("warmup_ratio", "warmup_epochs", "warmup_steps")}
+    share = _warmup(warmup, epochs, steps, said)
+    name, f = find_schedule(schedule)
+    if name == "plateau":
+        f = f(**options)
+        if share:
+            f = f.warmed(share, warmup_start)
+    elif name == "one_cycle":
+        f = _filled(f, name, options, share, epochs)
+    else:
+        f = _filled(f, name, options, None, epochs)
+        if share:
+            f = _warmed(f, share, warmup_start, name in _OVERLAID)
+    stays = one_of(by, ("step", "epoch"), "by") == "epoch" and name != "plateau"
+    return _by_epoch(f, epochs) if stays else f
 
 def find_schedule(schedule):
     "Find the name and the function of a schedule"
     if callable(schedule): return getattr(schedule, "__name__", "schedule"), schedule
-    if not isinstance(schedule, str) and schedule is not None: raise ConfigError(f"A schedule cannot be made of {schedule!r}", "", "Give a name such as 'cosine', or a function of progress")
+    if not isinstance(schedule, str) and schedule is not None:
+        raise ConfigError(f"A schedule cannot be made of {schedule!r}", "",
+                          "Give a name such as 'cosine', or a function of progress")
     low = "constant" if schedule is None else schedule.strip().lower().replace("-", "_")
     name = one_of(_NAMES.get(low, low), [*SCHEDULES, "plateau"], "schedule")
     return name, SCHEDULES.get(name, Plateau)
@@ -140,21 +200,26 @@ def find_schedule(schedule):
 def _filled(f, name, options, warmup, epochs):
     "Set the options of a schedule's function"
     options = _options(name, f, options, epochs) if options else {}
-    if warmup is not None: options["warmup"] = warmup
+    if warmup is not None:
+        options["warmup"] = warmup
     return (lambda t: f(t, **options)) if options else f
 
 def _by_epoch(f, epochs):
     "Hold a schedule's value through each epoch"
-    if epochs is None: raise ConfigError("by='epoch' needs to know how many epochs there will be", "", "Give epochs=")
-    return lambda t: f(min(math.floor(t*epochs + 1e-9), math.ceil(epochs)-1)/epochs)
+    if epochs is None:
+        raise ConfigError("by='epoch' needs to know how many epochs there will be", "", "Give epochs=")
+    last = math.ceil(epochs) - 1
+    return lambda t: f(min(math.floor(t*epochs + 1e-9), last)/epochs)
 
 # %% ../../nbs/training/01_schedules.ipynb #8b76cb47
 def chain(
     *parts # pairs of (share of the time, a schedule as `get_schedule` takes it); the shares add up to 1
 ):  # a function of progress
     "Put schedules one after another"
-    shares,fs = [s for s,_ in parts], [get_schedule(f) for _,f in parts]
-    if not parts or min(shares) <= 0 or abs(sum(shares)-1) > 1e-6: raise ConfigError(f"The shares of a chain are above 0 and add up to 1, and these are {shares}")
+    shares = [s for s, _ in parts]
+    fs = [get_schedule(f) for _, f in parts]
+    if not parts or min(shares) <= 0 or abs(sum(shares)-1) > 1e-6:
+        raise ConfigError(f"The shares of a chain are above 0 and add up to 1, and these are {shares}")
     starts = np.concatenate([[0.], np.cumsum(shares)[:-1]])
     def chained(t):
         i = int(np.searchsorted(starts, t + 1e-12, side="right")) - 1
@@ -162,8 +227,10 @@ def chain(
     return chained
 
 # %% ../../nbs/training/01_schedules.ipynb #aac3e8ed
+_SMALLER_IS_BETTER = ("loss", "error", "distance")
+
 class Plateau:
-    "Multiply the rate by `factor` when a number has not got better for more than `patience` epochs; call it for the factor now"
+    "Multiply the rate by `factor` when a number is no better for over `patience` epochs; call it for the factor now"
     def __init__(self,
         factor:float=.1,
         patience:int=10,         # measured epochs without improvement that are let pass
@@ -174,10 +241,21 @@ class Plateau:
         cooldown:int=0,          # epochs to wait after a cut before counting again
         end:float=0.             # the lowest factor
     ):
-        if not 0 < factor < 1: raise ConfigError(f"factor must lie between 0 and 1, not {factor!r}", "", "0.1 and 0.5 are usual")
-        self.factor,self.patience,self.monitor,self.mode = factor, whole_number(patience, "patience", 0), monitor, one_of(mode, ("auto", "min", "max"), "mode")
-        self.threshold,self.relative,self.cooldown,self.end = threshold, one_of(threshold_mode, ("rel", "abs"), "threshold_mode") == "rel", whole_number(cooldown, "cooldown", 0), end
-        self.now,self.best,self.bad,self.cool,self._warm = 1., None, 0, 0, lambda t: 1.
+        if not 0 < factor < 1:
+            raise ConfigError(f"factor must lie between 0 and 1, not {factor!r}", "", "0.1 and 0.5 are usual")
+        self.factor = factor
+        self.patience = whole_number(patience, "patience", 0)
+        self.monitor = monitor
+        self.mode = one_of(mode, ("auto", "min", "max"), "mode")
+        self.threshold = threshold
+        self.relative = one_of(threshold_mode, ("rel", "abs"), "threshold_mode") == "rel"
+        self.cooldown = whole_number(cooldown, "cooldown", 0)
+        self.end = end
+        self.now = 1.
+        self.best = None
+        self.bad = 0
+        self.cool = 0
+        self._warm = constant
 
     def warmed(self, share, start=0.)->"Plateau":
         "Rise along a line for the first `share` of the training"
@@ -186,25 +264,44 @@ class Plateau:
 
     def __call__(self, t)->float: return self.now*self._warm(t)
 
+    def _rises(self):
+        "Return whether a larger number is better"
+        if self.mode != "auto": return self.mode == "max"
+        name = self.monitor.split("/")[0]
+        return not any(o in name for o in _SMALLER_IS_BETTER)
+
     def _better(self, value):
+        "Return whether a number is better than the best so far"
         if self.best is None: return math.isfinite(value)
-        up = self.mode == "max" or self.mode == "auto" and not any(o in self.monitor.split("/")[0] for o in ("loss", "error", "distance"))
         margin = self.threshold*(abs(self.best) if self.relative else 1)
-        return value > self.best+margin if up else value < self.best-margin
+        return value > self.best+margin if self._rises() else value < self.best-margin
 
     def update(self,
         value # the number of this epoch
     )->float: # the factor from now on
         "Take note of an epoch's number"
-        better,value = self._better(float(value)), float(value)
-        if better: self.best,self.bad = value, 0
-        else: self.bad += 1
-        if self.cool > 0: self.cool,self.bad = self.cool-1, 0
-        if self.bad > self.patience: self.now,self.cool,self.bad = max(self.now*self.factor, self.end), self.cooldown, 0
+        value = float(value)
+        if self._better(value):
+            self.best = value
+            self.bad = 0
+        else:
+            self.bad += 1
+        if self.cool > 0:
+            self.cool -= 1
+            self.bad = 0
+        if self.bad > self.patience:
+            self.now = max(self.now*self.factor, self.end)
+            self.cool = self.cooldown
+            self.bad = 0
         return self.now
 
     def state_dict(self)->dict: return dict(now=self.now, best=self.best, bad=self.bad, cool=self.cool)
-    def load_state_dict(self, state:dict): self.now,self.best,self.bad,self.cool = (state[k] for k in ("now", "best", "bad", "cool"))
+
+    def load_state_dict(self, state:dict):
+        self.now = state["now"]
+        self.best = state["best"]
+        self.bad = state["bad"]
+        self.cool = state["cool"]
 
 # %% ../../nbs/training/01_schedules.ipynb #79f9408e
 def plot_schedule(
@@ -218,9 +315,12 @@ def plot_schedule(
     "Draw a schedule and return the figure"
     from visionlab.core.show import new_figure
     fig = new_figure(5, 2.2)
-    ax,ts = fig.subplots(), np.linspace(0, 1, steps)
+    ax = fig.subplots()
+    ts = np.linspace(0, 1, steps)
     for s in schedule if isinstance(schedule, (list, tuple)) else [schedule]:
         f = get_schedule(s, warmup, epochs, steps, **options)
-        ax.plot(ts*(epochs or 1), [lr*f(t) for t in ts], label=s if isinstance(s, str) else getattr(s, "__name__", "schedule"))
-    ax.set(xlabel="epoch" if epochs else "progress", ylabel="learning rate"); ax.legend(fontsize=7)
+        label = s if isinstance(s, str) else getattr(s, "__name__", "schedule")
+        ax.plot(ts*(epochs or 1), [lr*f(t) for t in ts], label=label)
+    ax.set(xlabel="epoch" if epochs else "progress", ylabel="learning rate")
+    ax.legend(fontsize=7)
     return fig

@@ -24,7 +24,7 @@ from . import color
 from . import geometry
 
 # %% ../../nbs/transforms/07_augment.ipynb #eeb06ecf
-def _each_image(op, x, u): return torch.stack([apply_image(op, o, v) for o,v in zip(x, u)])
+def _each_image(op, x, u): return torch.stack([apply_image(op, o, v) for o, v in zip(x, u)])
 
 @dataclass(frozen=True)
 class _Erase:
@@ -32,31 +32,44 @@ class _Erase:
     op:RandomErasing
     mean:tuple
     std:tuple
-    place,moves,n_random = "batch", False, RandomErasing.n_random
+    place = "batch"
+    moves = False
+    n_random = RandomErasing.n_random
+
     @property
     def p(self): return self.op.p
 
 def _valued(op, mean, std):
-    "Tell `RandomErasing` what a normalised value is as a level"
+    "Make each `RandomErasing` cover with the level that its normalised value stands for"
     if isinstance(op, OneOf): return replace(op, ops=tuple(_valued(o, mean, std) for o in op.ops))
     return _Erase(op, mean, std) if isinstance(op, RandomErasing) else op
 
-_BATCH = {_Erase:lambda e, x, u: erase(e.op, x, u, e.mean, e.std), **color.BATCH, **geometry.BATCH, **dict.fromkeys((AutoAugment, RandAugment, TrivialAugmentWide, AugMix), _each_image)}
+_BATCH = {
+    _Erase: lambda e, x, u: erase(e.op, x, u, e.mean, e.std),
+    **color.BATCH,
+    **geometry.BATCH,
+    **dict.fromkeys((AutoAugment, RandAugment, TrivialAugmentWide, AugMix), _each_image),
+}
 _ONE = {**color.ONE, **geometry.ONE}
-LARGE = 2**14         # numbers in an image, from which on a processor takes images one by one; below, an image costs less than a call
+
+# Numbers in an image, from which on a processor takes images one by one; below, an image costs less than a call.
+LARGE = 2**14
 
 def _parts(op, u):
     "Yield each operation of a `OneOf`, the rows that chose it, and their numbers for it"
-    which = np.where(u[:,0] < op.p, (u[:,1]*len(op.ops)).astype(int), -1)
-    for k,part in enumerate(op.ops):
-        if len(rows := np.flatnonzero(which == k)): yield part, rows, u[rows,2:2+part.n_random]
+    choice = (u[:, 1]*len(op.ops)).astype(int)
+    which = np.where(u[:, 0] < op.p, choice, -1)
+    for k, part in enumerate(op.ops):
+        rows = np.flatnonzero(which == k)
+        if len(rows): yield part, rows, u[rows, 2:2+part.n_random]
 
 def _one_of(op, x, u, apply):
     "Run on each image the operation that it chose"
-    for part,rows,v in _parts(op, u):
+    for part, rows, v in _parts(op, u):
         at = to_device_of(rows, x)
         y = apply([part], x.index_select(0, at), [v])
-        x = x.index_copy(0, at, y if y.dtype == x.dtype else like_input(y, x))
+        if y.dtype != x.dtype: y = like_input(y, x)
+        x = x.index_copy(0, at, y)
     return x
 
 def _apply(ops, x, us):
@@ -67,40 +80,62 @@ def _apply(ops, x, us):
 
 def _follow(ops, x, us):
     "Move masks, whose values must not mix, as `_apply` moves pixels"
-    if not ops[0].moves: return x
-    if type(ops[0]) in MATRICES: return move(ops, x, us, "nearest")
-    if isinstance(ops[0], OneOf): return _one_of(ops[0], x, us[0], _follow)
-    if ops[0].place == "image": raise ConfigError("A mask cannot follow a policy whose steps move and recolour at random", type(ops[0]).__name__, "Use a preset without it where images come with masks, such as 'strong'")
-    return _BATCH[type(ops[0])](ops[0], x, us[0])
+    op = ops[0]
+    if not op.moves: return x
+    if type(op) in MATRICES: return move(ops, x, us, "nearest")
+    if isinstance(op, OneOf): return _one_of(op, x, us[0], _follow)
+    if op.place == "image":
+        raise ConfigError("A mask cannot follow a policy whose steps move and recolour at random",
+                          type(op).__name__,
+                          "Use a preset without it where images come with masks, such as 'strong'")
+    return _BATCH[type(op)](op, x, us[0])
 
 # %% ../../nbs/transforms/07_augment.ipynb #278e80b0
-_COPY_ONE = {HorizontalFlip: lambda op, image, u: import_cv2().flip(image, 1).reshape(image.shape) if u[0] < op.p else image,
-             VerticalFlip: lambda op, image, u: import_cv2().flip(image, 0).reshape(image.shape) if u[0] < op.p else image}
+def _flip_one(op, image, u, axis):
+    "Mirror one image, left to right (1) or top to bottom (0)"
+    return import_cv2().flip(image, axis).reshape(image.shape) if u[0] < op.p else image
+
+_COPY_ONE = {HorizontalFlip: partial(_flip_one, axis=1), VerticalFlip: partial(_flip_one, axis=0)}
 
 def _as_batch(table, op, image, u):
     "Run the operation of a table on a batch of one"
-    return np.ascontiguousarray(table[type(op)](op, torch.from_numpy(image).permute(2, 0, 1)[None], np.array([u], np.float32))[0].permute(1, 2, 0).numpy())
+    x = torch.from_numpy(image).permute(2, 0, 1)[None]
+    y = table[type(op)](op, x, np.array([u], np.float32))
+    return np.ascontiguousarray(y[0].permute(1, 2, 0).numpy())
 
 def _alone(ops, us, h, w):
     "Prepare the function (i, image) → image of a chain or an operation"
-    if isinstance(ops[0], OneOf):
-        run = {rows[k]:(partial(_alone([part], [v], h, w), k)) for part,rows,v in _parts(ops[0], us[0]) for k in range(len(rows))}
-        return lambda i, image: run[i](image) if i in run else image
-    numbers = [o.tolist() for o in us]
-    if type(ops[0]) not in MATRICES:
-        f = _ONE.get(type(ops[0]), partial(_as_batch, _BATCH))
-        return lambda i, image: f(ops[0], image, numbers[0][i])
-    m,hit = compose(ops, us, h, w) if look(ops) else (None, [False]*len(us[0]))
-    copies = [(_COPY_ONE.get(type(o), partial(_as_batch, COPIES)), o, v) for o,v in zip(ops, numbers) if type(o) in COPIES]
+    if isinstance(ops[0], OneOf): return _choice_alone(ops[0], us[0], h, w)
+    if type(ops[0]) in MATRICES: return _chain_alone(ops, us, h, w)
+    numbers = us[0].tolist()
+    f = _ONE.get(type(ops[0]), partial(_as_batch, _BATCH))
+    return lambda i, image: f(ops[0], image, numbers[i])
+
+def _choice_alone(op, u, h, w):
+    "Prepare the function (i, image) → image of a `OneOf`"
+    chosen_by = {}
+    for part, rows, v in _parts(op, u):
+        change = _alone([part], [v], h, w)
+        for k, row in enumerate(rows): chosen_by[row] = partial(change, k)
+    return lambda i, image: chosen_by[i](image) if i in chosen_by else image
+
+def _chain_alone(ops, us, h, w):
+    "Prepare the function (i, image) → image of a chain: one resampling, or copies where an image needs none"
+    m, hit = compose(ops, us, h, w) if look(ops) else (None, [False]*len(us[0]))
+    copies = []
+    for op, u in zip(ops, us):
+        if type(op) not in COPIES: continue
+        f = _COPY_ONE.get(type(op), partial(_as_batch, COPIES))
+        copies.append((f, op, u.tolist()))
     def run(i, image):
         if hit[i]: return warp_one(image, m[i], *look(ops))
-        for f,o,v in copies: image = f(o, image, v[i])
+        for f, op, u in copies: image = f(op, image, u[i])
         return image
     return run
 
 # %% ../../nbs/transforms/07_augment.ipynb #482ef850
 def _numbered(ops):
-    "Name the stream of random numbers of each operation: it belongs to the kind, so switching one off leaves the others as they were"
+    "Name each operation's stream of random numbers, by its kind: switching one off leaves the others as they were"
     seen = Counter()
     for op in ops:
         kind = type(op).__name__
@@ -110,7 +145,15 @@ def _numbered(ops):
 def _staged(named):
     "Group operations and their streams into chains"
     left = iter(named)
-    return [([op for op,_ in part], [stream for _,stream in part]) for group in chains([op for op,_ in named]) for part in [[next(left) for _ in group]]]
+    stages = []
+    for group in chains([op for op, _ in named]):
+        part = [next(left) for _ in group]
+        stages.append(([op for op, _ in part], [stream for _, stream in part]))
+    return stages
+
+def _count_to_last(ops, wanted):
+    "Count the operations up to the last one that is wanted"
+    return max((k+1 for k, (op, _) in enumerate(ops) if wanted(op)), default=0)
 
 class BatchAugment:
     "Run a pipeline's operations and its normalisation on a batch"
@@ -118,12 +161,18 @@ class BatchAugment:
         pipeline:Pipeline,
         seed:int=0        # of the run; with the epoch and an image's id it fixes everything drawn
     ):
-        self.pipeline,self.seed,self.norm = pipeline, seed, Normalize(pipeline.mean, pipeline.std)
+        self.pipeline = pipeline
+        self.seed = seed
+        self.norm = Normalize(pipeline.mean, pipeline.std)
         ops = list(_numbered(pipeline.ops))
-        self.per_image = max((k+1 for k,(op,_) in enumerate(ops) if op.place == "image"), default=0)     # so many operations come before the batch
-        n = max((k+1 for k,(op,_) in enumerate(ops) if not isinstance(op, RandomErasing)), default=0)     # what hides at the end covers with normalised values
-        first = [(_valued(op, pipeline.mean, pipeline.std), stream) for op,stream in ops[:n]]
-        self._before,self._stages,self._last = _staged(first[:self.per_image]), _staged(first[self.per_image:]), ops[n:]
+        # so many operations come before the batch
+        self.per_image = _count_to_last(ops, lambda op: op.place == "image")
+        # what hides at the end covers with normalised values
+        n = _count_to_last(ops, lambda op: not isinstance(op, RandomErasing))
+        first = [(_valued(op, pipeline.mean, pipeline.std), stream) for op, stream in ops[:n]]
+        self._before = _staged(first[:self.per_image])
+        self._stages = _staged(first[self.per_image:])
+        self._last = ops[n:]
 
     def worker(self,
         x:torch.Tensor,  # (B, C, H, W) uint8
@@ -134,16 +183,17 @@ class BatchAugment:
         return self._run(x, index, epoch, self._before)
 
     def device(self,
-        x:torch.Tensor,      # (B, C, H, W) uint8, as `worker` leaves it
-        index=None,          # (B,) stable ids, NumPy; None leaves chance out
+        x:torch.Tensor,       # (B, C, H, W) uint8, as `worker` leaves it
+        index=None,           # (B,) stable ids, NumPy; None leaves chance out
         epoch:int=0,
         out:torch.Tensor=None # float32 (B, C, H, W) to write to; default: new memory
     )->torch.Tensor:
         "Run the other operations and normalise"
         if _one_by_one(x): y = self._finished(x, index, epoch, torch.empty(x.shape) if out is None else out)
-        else: y = self.norm(self._run(x, index, epoch, self._stages), **({} if out is None else dict(out=out)))
-        if index is not None:
-            for op,stream in self._last: y = self._erased(op, y, self._numbers(op, stream, index, epoch), out)
+        else: y = self._normalised(self._run(x, index, epoch, self._stages), out)
+        if index is None: return y
+        for op, stream in self._last:
+            y = self._erased(op, y, self._numbers(op, stream, index, epoch), out)
         return y
 
     def augment(self,
@@ -153,7 +203,10 @@ class BatchAugment:
     )->torch.Tensor:
         "Run the operations, without normalising"
         x = self._run(x, index, epoch, self._before + self._stages)
-        for op,stream in self._last if index is not None else (): x = erase(op, x, self._numbers(op, stream, index, epoch), self.pipeline.mean, self.pipeline.std)
+        if index is None: return x
+        for op, stream in self._last:
+            u = self._numbers(op, stream, index, epoch)
+            x = erase(op, x, u, self.pipeline.mean, self.pipeline.std)
         return x
 
     def move(self,
@@ -161,50 +214,65 @@ class BatchAugment:
         index=None,      # (B,) stable ids, NumPy; None leaves chance out
         epoch:int=0
     )->torch.Tensor:
-        "Run the operations that move pixels, as `augment` moved the images of the same ids; values are not mixed, and 0 comes in from outside"
+        "Move pixels as `augment` moved the images of the same ids; no values are mixed, 0 comes in from outside"
         return self._run(x, index, epoch, self._before + self._stages, _follow)
 
-    def _numbers(self, op, stream, index, epoch): return uniforms(self.seed, epoch, index, op.n_random, stream).astype(np.float32)
+    def _numbers(self, op, stream, index, epoch):
+        return uniforms(self.seed, epoch, index, op.n_random, stream).astype(np.float32)
 
-    def _drawn(self, stage, index, epoch): return [self._numbers(op, stream, index, epoch) for op,stream in zip(*stage)]
+    def _drawn(self, stage, index, epoch):
+        return [self._numbers(op, stream, index, epoch) for op, stream in zip(*stage)]
+
+    def _normalised(self, x, out):
+        return self.norm(x) if out is None else self.norm(x, out=out)
 
     def _run(self, x, index, epoch, stages, apply=_apply):
+        "Take a batch through some stages"
         if index is None: return x
         if apply is _apply and _one_by_one(x) and stages: return self._changed(x, index, epoch, stages)
         for stage in stages: x = apply(stage[0], x, self._drawn(stage, index, epoch))
         return x
 
     def _steps(self, x, index, epoch, stages):
-        return [] if index is None else [_alone(stage[0], self._drawn(stage, index, epoch), *x.shape[2:]) for stage in stages]
+        "Prepare the functions that take one image through some stages"
+        if index is None: return []
+        return [_alone(stage[0], self._drawn(stage, index, epoch), *x.shape[2:]) for stage in stages]
 
     def _images(self, x, steps):
         "Take each image of bytes through the operations"
-        for i,image in enumerate(x.permute(0, 2, 3, 1).numpy()):
+        for i, image in enumerate(x.permute(0, 2, 3, 1).numpy()):
             image = np.ascontiguousarray(image)
             for step in steps: image = step(i, image)
             yield image
 
     def _changed(self, x, index, epoch, stages):
+        "Take a batch of bytes through some stages, image by image"
         out = np.empty((len(x), *x.shape[2:], x.shape[1]), np.uint8)
-        for i,image in enumerate(self._images(x, self._steps(x, index, epoch, stages))): out[i] = image
+        steps = self._steps(x, index, epoch, stages)
+        for i, image in enumerate(self._images(x, steps)): out[i] = image
         return torch.from_numpy(out).permute(0, 3, 1, 2)
 
     def _finished(self, x, index, epoch, out):
         "Normalise each image while it is in the processor's cache"
-        for i,image in enumerate(self._images(x, self._steps(x, index, epoch, self._stages))): normalize_one(self.norm, image, out[i:i+1])
+        steps = self._steps(x, index, epoch, self._stages)
+        for i, image in enumerate(self._images(x, steps)): normalize_one(self.norm, image, out[i:i+1])
         return out
 
     def _erased(self, op, y, u, out):
-        if y.device.type != "cpu": return erase(op, y, u) if out is None else out.copy_(erase(op, y, u))
+        "Cover boxes of normalised images, in place on a processor"
+        if y.device.type != "cpu":
+            covered = erase(op, y, u)
+            return covered if out is None else out.copy_(covered)
         value = torch.as_tensor(op.value, dtype=torch.float32).view(-1, 1, 1)
-        for i in np.flatnonzero(u[:,0] < op.p):
-            ((top,left,h,w),) = erasing_boxes(op, u[i:i+1], *y.shape[2:])[0]
-            y[i,:,top:top+h,left:left+w] = value
+        for i in np.flatnonzero(u[:, 0] < op.p):
+            top, left, h, w = erasing_boxes(op, u[i:i+1], *y.shape[2:])[0, 0]
+            y[i, :, top:top+h, left:left+w] = value
         return y
 
     def __call__(self, x, index=None, epoch=0)->torch.Tensor:
         frame = self.pipeline.frame
-        if isinstance(frame, Custom) and frame.normalises and x.is_floating_point(): return self.augment(x, index, epoch)
+        is_normalised = isinstance(frame, Custom) and frame.normalises and x.is_floating_point()
+        if is_normalised: return self.augment(x, index, epoch)
         return self.device(self.worker(x, index, epoch), index, epoch)
 
 def _one_by_one(x): return x.device.type == "cpu" and x.dtype == torch.uint8 and x[0].numel() >= LARGE

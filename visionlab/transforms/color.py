@@ -18,40 +18,54 @@ class Normalize:
     def __init__(self,
         mean, # of each channel, in [0, 1]
         std   # of each channel
-    ): self.mean,self.std,self._ready = tuple(mean), tuple(std), {}
+    ):
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self._ready = {}
 
-    def __call__(self, x:torch.Tensor, out:torch.Tensor=None)->torch.Tensor: # `out`: float32 memory to write to
+    def __call__(self,
+        x:torch.Tensor,       # (B, C, H, W)
+        out:torch.Tensor=None # float32 memory to write to
+    )->torch.Tensor:
         scale = 255. if x.dtype == torch.uint8 else 1.
         if out is not None: return self._into(out, x, scale)
         x = x.float() if x.dtype != torch.float32 else x.clone()
-        if x.shape[1] > 1 and x.is_contiguous(memory_format=torch.channels_last): return self._rows(x, scale)
-        sub,mul = self._planes(x, scale)
+        is_last = x.is_contiguous(memory_format=torch.channels_last)
+        if x.shape[1] > 1 and is_last: return self._rows(x, scale)
+        sub, mul = self._planes(x, scale)
         return x.sub_(sub).mul_(mul)
 
     def _into(self, out, x, scale):
-        sub,mul = self._planes(x, scale)
+        sub, mul = self._planes(x, scale)
         return torch.sub(x, sub, out=out).mul_(mul)
 
     def _planes(self, x, scale): return (o.view(1, -1, 1, 1) for o in self._constants(x, scale, 1))
 
     def _rows(self, x, scale):
-        b,c,h,w = x.shape
-        sub,mul = self._constants(x, scale, w)
-        x.permute(0, 2, 3, 1).reshape(b, h, w*c).sub_(sub).mul_(mul)     # a view: x itself changes
+        "Normalise where the channels of a pixel lie side by side: row by row"
+        b, c, h, w = x.shape
+        sub, mul = self._constants(x, scale, w)
+        rows = x.permute(0, 2, 3, 1).reshape(b, h, w*c)     # a view: x itself changes
+        rows.sub_(sub).mul_(mul)
         return x
 
     def _constants(self, x, scale, repeat):
         "Keep the two vectors on the device between batches"
         name = (x.device, x.shape[1], scale, repeat)
         if name not in self._ready:
-            n = x.shape[1]
-            mean,std = (torch.tensor([o[i % len(o)] for i in range(n)])*scale for o in (self.mean, self.std))
-            self._ready[name] = mean.repeat(repeat).to(x.device), (1/std).repeat(repeat).to(x.device)
+            mean, std = (self._spread(o, x.shape[1])*scale for o in (self.mean, self.std))
+            sub = mean.repeat(repeat).to(x.device)
+            mul = (1/std).repeat(repeat).to(x.device)
+            self._ready[name] = sub, mul
         return self._ready[name]
+
+    def _spread(self, values, n):
+        "Repeat the values until there is one for each of `n` channels"
+        return torch.tensor([values[i % len(values)] for i in range(n)])
 
     def undo(self, x:torch.Tensor)->torch.Tensor:
         "Turn a normalised batch back into [0, 1]"
-        sub,mul = self._planes(x, 1.)
+        sub, mul = self._planes(x, 1.)
         return (x.float()/mul + sub).clamp(0, 1)
 
 # %% ../../nbs/transforms/03_color.ipynb #6c18fbbe
@@ -62,28 +76,36 @@ def import_cv2():
     return cv2
 
 def chosen(op, u)->np.ndarray: # (B,) bool
-    "Say which images an operation changes"
-    return np.asarray(u)[:,0] < op.p
+    "Return which images an operation changes"
+    return np.asarray(u)[:, 0] < op.p
 
 def to_device_of(v, x): return torch.from_numpy(np.ascontiguousarray(v)).to(x.device, non_blocking=True)
 
 def contiguous_hwc(x): return np.ascontiguousarray(x.permute(1, 2, 0).numpy())
 
 def some(
-    x:torch.Tensor,  # (B, C, H, W)
-    hit:np.ndarray,  # (B,) bool
-    one,             # (k, (H, W, C) bytes) → bytes: how a processor changes image k
-    batch            # (rows, (n, C, H, W)) → the same: how a device changes some of the batch
+    x:torch.Tensor, # (B, C, H, W)
+    hit:np.ndarray, # (B,) bool
+    one,            # (k, (H, W, C) bytes) → bytes: how a processor changes image k
+    batch           # (rows, (n, C, H, W)) → the same: how a device changes some of the batch
 )->torch.Tensor:
     "Change the images that are hit, and no bit of the others"
     rows = np.flatnonzero(hit)
     if not len(rows): return x
-    if x.device.type != "cpu": return batch(rows, x) if len(rows) == len(x) else x.index_copy(0, at := to_device_of(rows, x), batch(rows, x.index_select(0, at)))
+    if x.device.type != "cpu": return _some_on_device(x, rows, batch)
     out = x.clone()
     for k in rows:
-        if x.dtype == torch.uint8: out[k] = torch.from_numpy(one(k, contiguous_hwc(x[k]))).permute(2, 0, 1)
+        if x.dtype == torch.uint8:
+            changed = one(k, contiguous_hwc(x[k]))
+            out[k] = torch.from_numpy(changed).permute(2, 0, 1)
         else: out[k:k+1] = batch(np.array([k]), x[k:k+1])
     return out
+
+def _some_on_device(x, rows, batch):
+    "Change some rows of a batch, all in one call"
+    if len(rows) == len(x): return batch(rows, x)
+    at = to_device_of(rows, x)
+    return x.index_copy(0, at, batch(rows, x.index_select(0, at)))
 
 # %% ../../nbs/transforms/03_color.ipynb #75d8c7f9
 _GREY = (.2989, .587, .114)
@@ -91,50 +113,65 @@ _GREY = (.2989, .587, .114)
 def _grey(x):
     "Compute luminance, (B, 1, H, W)"
     if x.shape[1] != 3: return x.mean(1, keepdim=True)
-    return (x[:,:1]*_GREY[0]).add_(x[:,1:2], alpha=_GREY[1]).add_(x[:,2:], alpha=_GREY[2])
+    red, green, blue = x.split(1, 1)
+    return (red*_GREY[0]).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2])
 
 def _jitter_plan(op, u):
     "Draw, for each image and step: which operation (B, 4), 3 being the hue, and its factor (B, 4)"
     u = np.asarray(u)
-    order = np.argsort(u[:,[3, 4, 5, 7]], axis=1, kind="stable")
-    low,high = np.array(op.ranges).T
-    return order, np.take_along_axis(low + u[:,[0, 1, 2, 6]]*(high-low), order, 1)
+    order = np.argsort(u[:, [3, 4, 5, 7]], axis=1, kind="stable")
+    low, high = np.array(op.ranges).T
+    factor = low + u[:, [0, 1, 2, 6]]*(high-low)
+    return order, np.take_along_axis(factor, order, 1)
 
 def _blends(which, factor, n):
-    "List what each blend scales the image by, and how much of its mean grey and its grey version it adds: (B, n) each"
-    f = np.where(which[:,:n] == 3, 1, factor[:,:n])
-    return f, (1-f)*(which[:,:n] == 1), (1-f)*(which[:,:n] == 2)
+    "List what each blend scales the image by, and how much of its mean grey and grey version it adds: (B, n) each"
+    which = which[:, :n]
+    f = np.where(which == 3, 1, factor[:, :n])
+    return f, (1-f)*(which == 1), (1-f)*(which == 2)
+
+def _shaped(v, x): return to_device_of(v.astype(np.float32), x).view(-1, 1, 1, 1)
 
 def _blend_batch(x, f, mean, grey):
     "Blend a whole batch with its mean grey and its grey version"
     g = _grey(x)
-    f,mean,grey = (to_device_of(o.astype(np.float32), x).view(-1, 1, 1, 1) for o in (f, mean, grey))
-    return (x*f).add_(g*grey + g.mean((2, 3), keepdim=True)*mean).clamp_(0, 1)
+    f, mean, grey = (_shaped(o, x) for o in (f, mean, grey))
+    added = g*grey + g.mean((2, 3), keepdim=True)*mean
+    return (x*f).add_(added).clamp_(0, 1)
+
+def _hue_of(x, top, d):
+    "Compute the hue in sixths of a circle, from the brightest channel and the distance to the darkest"
+    r, g, b = x.split(1, 1)
+    green_or_blue = torch.where(top == g, 2 + (b-r)/d, 4 + (r-g)/d)
+    return torch.where(top == r, (g-b)/d, green_or_blue)
 
 def _turn_hue(x, turns):
     "Turn the hue, (B, 3, H, W) in [0, 1], by shares of a circle (B, 1, 1, 1)"
-    r,g,b = x.split(1, 1)
     top = x.amax(1, keepdim=True)
     depth = top - x.amin(1, keepdim=True)
-    d = torch.where(depth == 0, 1., depth)
-    sixth = torch.where(top == r, (g-b)/d, torch.where(top == g, 2 + (b-r)/d, 4 + (r-g)/d)) + 6*turns
-    k = (sixth + torch.tensor([5., 3., 1.], device=x.device).view(1, 3, 1, 1)).remainder_(6)
+    sixth = _hue_of(x, top, torch.where(depth == 0, 1., depth)) + 6*turns
+    offset = torch.tensor([5., 3., 1.], device=x.device).view(1, 3, 1, 1)
+    k = (sixth + offset).remainder_(6)
     return torch.sub(top, depth*torch.minimum(k, 4-k).clamp_(0, 1))
 
 def _jitter_batch(x, which, factor):
     "Apply the steps to a whole batch, for a GPU"
-    hue = (factor*(which == 3)).sum(1)
+    is_hue = which == 3
+    hue = (factor*is_hue).sum(1)
     if x.shape[1] != 3 or not hue.any():
-        for step in zip(*(o.T for o in _blends(which, factor, 4))): x = _blend_batch(x, *step) if (step[0] != 1).any() else x
+        for f, mean, grey in zip(*(o.T for o in _blends(which, factor, 4))):
+            if (f != 1).any(): x = _blend_batch(x, f, mean, grey)
         return x
-    due = np.cumsum(which == 3, 1) == 0             # the steps before the hue
-    for step in zip(*(o.T for o in _blends(which, np.where(due, factor, 1), 3))): x = _blend_batch(x, *step)
-    x = _turn_hue(x, to_device_of(hue.astype(np.float32), x).view(-1, 1, 1, 1))
-    for step in zip(*(o[:,1:].T for o in _blends(which, np.where(due, 1, factor), 4))): x = _blend_batch(x, *step)
+    due = np.cumsum(is_hue, 1) == 0             # the steps before the hue
+    before = _blends(which, np.where(due, factor, 1), 3)
+    after = _blends(which, np.where(due, 1, factor), 4)
+    for step in zip(*(o.T for o in before)): x = _blend_batch(x, *step)
+    x = _turn_hue(x, _shaped(hue, x))
+    for step in zip(*(o[:, 1:].T for o in after)): x = _blend_batch(x, *step)
     return x
 
 def _blend(x, kind, f):
-    "Blend one image (1, C, H, W) in place with black (0), its mean grey (1) or its grey version (2), or turn its hue (3)"
+    "Blend one image in place with black (0), its mean grey (1) or its grey version (2), or turn its hue (3)"
     if kind == 3: return x.copy_(_turn_hue(x, f)) if f and x.shape[1] == 3 else x
     if f == 1: return x
     if kind == 0: x.mul_(f)
@@ -148,66 +185,103 @@ def _blend(x, kind, f):
 
 def _jitter_each(x, which, factor):
     "Apply the steps image by image, which stays in a processor's cache: twenty times as fast there as the batch"
-    for i,(kinds,factors) in enumerate(zip(which.tolist(), factor.tolist())):
-        for kind,f in zip(kinds, factors): _blend(x[i:i+1], kind, f)
+    for i, (kinds, factors) in enumerate(zip(which.tolist(), factor.tolist())):
+        for kind, f in zip(kinds, factors): _blend(x[i:i+1], kind, f)
     return x
 
 def _floats(x):
     "Make planes of floats in [0, 1], which are faster to blend"
-    return torch.empty(x.shape, dtype=torch.float32, device=x.device).copy_(x).div_(255. if x.dtype == torch.uint8 else 1.)
+    out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    return out.copy_(x).div_(255. if x.dtype == torch.uint8 else 1.)
+
+def _jitter_way(op, x):
+    "Choose how to jitter: by one matrix an image, image by image, or the whole batch"
+    if op.fast: return _jitter_fast
+    return _jitter_each if x.device.type == "cpu" else _jitter_batch
 
 def _color_jitter(op, x, u):
     "Apply the steps in each image's own order, clipping after each"
-    hit = np.asarray(u)[:,8] < op.p
-    if all(low == high == still for (low,high),still in zip(op.ranges, (1, 1, 1, 0))): return x
-    plan,run = _jitter_plan(op, u), _jitter_fast if op.fast else _jitter_each if x.device.type == "cpu" else _jitter_batch
-    return some(_floats(x), hit, None, lambda rows, x: run(x.clone() if run is _jitter_each else x, *(o[rows] for o in plan)))
+    hit = np.asarray(u)[:, 8] < op.p
+    if all(low == high == still for (low, high), still in zip(op.ranges, (1, 1, 1, 0))): return x
+    which, factor = _jitter_plan(op, u)
+    run = _jitter_way(op, x)
+    def change(rows, x):
+        if run is _jitter_each: x = x.clone()
+        return run(x, which[rows], factor[rows])
+    return some(_floats(x), hit, None, change)
 
 # %% ../../nbs/transforms/03_color.ipynb #93201aac
 def _hue_matrix(turns):
     "Turn colours about the grey axis, in the plane of equal luminance"
-    to = np.array([_GREY, (.5959, -.2746, -.3213), (.2115, -.5227, .3112)])       # luminance and two colour differences (YIQ)
-    cos,sin = math.cos(2*math.pi*turns), math.sin(2*math.pi*turns)
-    return np.linalg.inv(to) @ np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]]) @ to
+    # luminance and two colour differences
+    yiq = np.array([_GREY, (.5959, -.2746, -.3213), (.2115, -.5227, .3112)])
+    cos = math.cos(2*math.pi*turns)
+    sin = math.sin(2*math.pi*turns)
+    turn = np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
+    return np.linalg.inv(yiq) @ turn @ yiq
 
-def jitter_matrix(kinds, factors, c)->tuple: # (C, C) matrix of a pixel's colours, (C, C) matrix of the picture's mean colour
+def _step_matrix(kind, f, grey, c):
+    "Write brightness (0), saturation (2) or hue (3) as a matrix of a pixel's colours"
+    if kind == 0: return f*np.eye(c)
+    if kind == 2: return f*np.eye(c) + (1-f)*grey
+    return _hue_matrix(f) if c == 3 else np.eye(c)
+
+def jitter_matrix(
+    kinds,   # of the steps: brightness (0), contrast (1), saturation (2), hue (3)
+    factors, # of the steps
+    c        # channels
+)->tuple: # (C, C) matrix of a pixel's colours, (C, C) matrix of the picture's mean colour
     "Multiply the steps into one"
-    a,b,grey = np.eye(c), np.zeros((c, c)), np.tile(_GREY if c == 3 else [1/c]*c, (c, 1))
-    for kind,f in zip(kinds, factors):
-        if kind == 1: a,b = f*a, f*b + (1-f)*grey @ (a+b)
+    a = np.eye(c)
+    b = np.zeros((c, c))
+    grey = np.tile(_GREY if c == 3 else [1/c]*c, (c, 1))
+    for kind, f in zip(kinds, factors):
+        if kind == 1: a, b = f*a, f*b + (1-f)*grey @ (a+b)
         else:
-            step = f*np.eye(c) if kind == 0 else f*np.eye(c) + (1-f)*grey if kind == 2 else _hue_matrix(f) if c == 3 else np.eye(c)
-            a,b = step @ a, step @ b
+            step = _step_matrix(kind, f, grey, c)
+            a, b = step @ a, step @ b
     return a, b
 
 def _jitter_fast(x, which, factor):
     "Apply one matrix to each image"
-    b,c,h,w = x.shape
-    m = np.array([jitter_matrix(*o, c) for o in zip(which.tolist(), factor.tolist())], np.float32)
+    b, c, h, w = x.shape
+    steps = zip(which.tolist(), factor.tolist())
+    m = np.array([jitter_matrix(kinds, factors, c) for kinds, factors in steps], np.float32)
+    of_pixel = to_device_of(m[:, 0], x)
+    of_mean = to_device_of(m[:, 1], x)
     x = x.reshape(b, c, h*w)
-    return torch.baddbmm(to_device_of(m[:,1], x) @ x.mean(2, keepdim=True), to_device_of(m[:,0], x), x).clamp_(0, 1).view(b, c, h, w)
+    added = of_mean @ x.mean(2, keepdim=True)
+    return torch.baddbmm(added, of_pixel, x).clamp_(0, 1).view(b, c, h, w)
 
 # %% ../../nbs/transforms/03_color.ipynb #fef465b0
-def like_input(out, x): return out.mul_(255).round_().clamp_(0, 255).byte() if x.dtype == torch.uint8 else out.clamp_(0, 1)
+def like_input(out, x):
+    "Return floats in [0, 1] as numbers of the type of `x`"
+    if x.dtype == torch.uint8: return out.mul_(255).round_().clamp_(0, 255).byte()
+    return out.clamp_(0, 1)
 
 def _by(f):
     "Make an operation of a function from (op, floats in [0, 1], numbers) to floats; bytes are rounded once"
     def batch(op, x, u):
         u = np.asarray(u)
-        change = lambda rows, x: like_input(f(op, _floats(x), u[rows]), x)
+        def change(rows, x): return like_input(f(op, _floats(x), u[rows]), x)
         return some(x, chosen(op, u), lambda k, image: _bytes(change, k, image), change)
     return batch
 
-def _bytes(change, k, image): return change(np.array([k]), torch.from_numpy(image).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+def _bytes(change, k, image):
+    "Run a function of batches on image k, (H, W, C) bytes"
+    batch = torch.from_numpy(image).permute(2, 0, 1)[None]
+    return change(np.array([k]), batch)[0].permute(1, 2, 0).numpy()
 
 def _column(v, x): return to_device_of(np.asarray(v, np.float32), x).view(-1, 1, 1, 1)
 
 def _levels(op, u):
     "Draw the factor and what is added"
-    return 1 + op.contrast*(2*u[:,1]-1), op.brightness*(2*u[:,2]-1)
+    factor = 1 + op.contrast*(2*u[:, 1] - 1)
+    more = op.brightness*(2*u[:, 2] - 1)
+    return factor, more
 
 def _brightness_contrast(op, x, u):
-    factor,more = (_column(o, x) for o in _levels(op, u))
+    factor, more = (_column(o, x) for o in _levels(op, u))
     return x.mul_(factor).add_(more)
 
 def _grayscale(op, x, u): return _grey(x).expand(x.shape).clone()
@@ -215,41 +289,64 @@ def _grayscale(op, x, u): return _grey(x).expand(x.shape).clone()
 def dropped(op, u)->np.ndarray: # (B, C) bool
     "Draw channels without replacement, each as readily as its weight says"
     weights = np.array(op.weights, float)
-    u = np.maximum(np.asarray(u, np.float64)[:,1:], 1e-12)
-    keys = np.where(weights > 0, -np.log(u)/np.where(weights > 0, weights, 1), np.inf)         # exponential clocks: the first to ring are dropped
-    return (np.argsort(np.argsort(keys, 1), 1) < len(weights)-op.keep) & np.isfinite(keys)
+    u = np.maximum(np.asarray(u, np.float64)[:, 1:], 1e-12)
+    # exponential clocks: the first to ring are dropped
+    times = -np.log(u)/np.where(weights > 0, weights, 1)
+    times = np.where(weights > 0, times, np.inf)
+    rank = np.argsort(np.argsort(times, 1), 1)
+    return (rank < len(weights) - op.keep) & np.isfinite(times)
 
-def _channel_drop(op, x, u): return x*to_device_of((~dropped(op, u)).astype(np.float32), x)[:,:,None,None]
+def _channel_drop(op, x, u):
+    keep = (~dropped(op, u)).astype(np.float32)
+    return x*to_device_of(keep, x)[:, :, None, None]
 
 # %% ../../nbs/transforms/03_color.ipynb #b53077d9
 def _hashed(i):
     "Mix the bits of int32 numbers in place (a bijection, after Wellons' lowbias32)"
-    for shift,by in ((16, 0x7feb352d), (15, 0x846ca68b-2**32)): i.bitwise_xor_((i >> shift).bitwise_and_((1 << 32-shift)-1)).mul_(by)
+    for shift, by in ((16, 0x7feb352d), (15, 0x846ca68b - 2**32)):
+        high = (i >> shift).bitwise_and_((1 << (32-shift)) - 1)
+        i.bitwise_xor_(high).mul_(by)
     return i.bitwise_xor_((i >> 16).bitwise_and_(0xffff))
 
 @lru_cache(8)
 def _quantiles(device):
-    "List quantiles of the normal law, on a device"
-    return torch.special.ndtri((torch.arange(2**16, dtype=torch.float64)+.5)/2**16).float().to(device)
+    "List quantiles of the normal distribution, on a device"
+    shares = (torch.arange(2**16, dtype=torch.float64) + .5)/2**16
+    return torch.special.ndtri(shares).float().to(device)
 
 def normals(
-    keys,         # (B,) in [0, 1), of each image
-    n:int,        # how many for each
-    device="cpu"
+    keys,        # (B,) in [0, 1), of each image
+    n:int,       # how many for each
+    device="cpu" # where the numbers are made
 )->torch.Tensor: # (B, n)
     "Make normal numbers that depend on the key and the place alone"
-    k = torch.from_numpy((np.asarray(keys, np.float64)*2**32).astype(np.uint32).view(np.int32)).to(device, non_blocking=True)
-    bits = _hashed(torch.arange((n+1)//2, dtype=torch.int32, device=device) ^ _hashed(k)[:,None])
-    at = bits.view(torch.int16).int().bitwise_and_(0xffff)[:,:n]
-    return _quantiles(torch.device(device)).index_select(0, at.reshape(-1)).view(len(at), n)
+    key = (np.asarray(keys, np.float64)*2**32).astype(np.uint32)
+    k = torch.from_numpy(key.view(np.int32)).to(device, non_blocking=True)
+    places = torch.arange((n+1)//2, dtype=torch.int32, device=device)
+    bits = _hashed(places ^ _hashed(k)[:, None])
+    at = bits.view(torch.int16).int().bitwise_and_(0xffff)[:, :n]
+    quantiles = _quantiles(torch.device(device))
+    return quantiles.index_select(0, at.reshape(-1)).view(len(at), n)
 
-def _std(op, u): return op.std[0] + u[:,1]*(op.std[1]-op.std[0])
+def _std(op, u):
+    "Draw each image's standard deviation"
+    low, high = op.std
+    return low + u[:, 1]*(high-low)
 
 def _gauss_noise(op, x, u):
-    b,c,h,w = x.shape
-    return x.add_(normals(u[:,2], c*h*w, x.device).view(b, h, w, c).permute(0, 3, 1, 2)*_column(_std(op, u), x))
+    "Add normal numbers, each image's by its own standard deviation"
+    b, c, h, w = x.shape
+    noise = normals(u[:, 2], c*h*w, x.device)
+    noise = noise.view(b, h, w, c).permute(0, 3, 1, 2)
+    return x.add_(noise*_column(_std(op, u), x))
 
-BATCH = {ColorJitter:_color_jitter, **{o:_by(f) for o,f in ((BrightnessContrast, _brightness_contrast), (Grayscale, _grayscale), (ChannelDrop, _channel_drop), (GaussNoise, _gauss_noise))}}
+BATCH = {
+    ColorJitter: _color_jitter,
+    BrightnessContrast: _by(_brightness_contrast),
+    Grayscale: _by(_grayscale),
+    ChannelDrop: _by(_channel_drop),
+    GaussNoise: _by(_gauss_noise),
+}
 
 # %% ../../nbs/transforms/03_color.ipynb #40d58aaa
 def _jitter_matrix(image, kind, f):
@@ -258,23 +355,33 @@ def _jitter_matrix(image, kind, f):
     m = np.zeros((c, c+1), np.float32)
     m[range(c), range(c)] = f
     weights = np.array(_GREY if c == 3 else [1/c]*c, np.float32)
-    if kind == 1: m[:,c] = (1-f)*np.dot(weights, import_cv2().mean(image)[:c])
-    if kind == 2: m[:,:c] += (1-f)*weights
+    if kind == 1:
+        mean = import_cv2().mean(image)[:c]
+        m[:, c] = (1-f)*np.dot(weights, mean)
+    if kind == 2: m[:, :c] += (1-f)*weights
     return m
 
 def _hue_one(image, turns):
     "Turn the hue of one image"
     if image.shape[2] != 3: return image
     cv2 = import_cv2()
-    hsv = cv2.cvtColor(cv2.multiply(image, 1/255, dtype=cv2.CV_32F) if image.dtype == np.uint8 else image, cv2.COLOR_RGB2HSV)
-    hsv[...,0] = (hsv[...,0] + 360*turns) % 360
+    if image.dtype == np.uint8: image = cv2.multiply(image, 1/255, dtype=cv2.CV_32F)
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0] + 360*turns) % 360
     return cv2.multiply(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), 255., dtype=cv2.CV_8U)
 
 def _fast_one(image, kinds, factors):
     "Multiply by one matrix and clip once"
     c = image.shape[2]
-    a,b = jitter_matrix(kinds, factors, c)
-    return import_cv2().transform(image, np.concatenate([a, (b @ import_cv2().mean(image)[:c])[:,None]], 1).astype(np.float32)).reshape(image.shape)
+    a, b = jitter_matrix(kinds, factors, c)
+    added = b @ import_cv2().mean(image)[:c]
+    m = np.concatenate([a, added[:, None]], 1).astype(np.float32)
+    return import_cv2().transform(image, m).reshape(image.shape)
+
+def _jitter_step(image, kind, f):
+    "Run one step on one image, and round to bytes"
+    if kind == 3: return _hue_one(image, f)
+    return import_cv2().transform(image, _jitter_matrix(image, kind, f)).reshape(image.shape)
 
 def jitter_one(
     op,               # `ColorJitter`
@@ -284,10 +391,12 @@ def jitter_one(
     "Jitter the colours of one image"
     if u[8] >= op.p: return image
     places = (*u[3:6], u[7])
-    factors = [lo + v*(hi-lo) for v,(lo,hi) in zip((*u[:3], u[6]), op.ranges)]
-    kinds = [k for k in sorted(range(4), key=places.__getitem__) if factors[k] != (k < 3)]
+    strengths = (*u[:3], u[6])
+    factors = [lo + v*(hi-lo) for v, (lo, hi) in zip(strengths, op.ranges)]
+    order = sorted(range(4), key=places.__getitem__)
+    kinds = [k for k in order if factors[k] != (k < 3)]
     if op.fast: return _fast_one(image, kinds, [factors[k] for k in kinds])
-    for k in kinds: image = _hue_one(image, factors[k]) if k == 3 else import_cv2().transform(image, _jitter_matrix(image, k, factors[k])).reshape(image.shape)
+    for k in kinds: image = _jitter_step(image, k, factors[k])
     return image
 
 def normalize_one(
@@ -296,21 +405,34 @@ def normalize_one(
     out:torch.Tensor  # (1, C, H, W) float32 to write to
 ):
     "Write one image's normalised planes"
-    for c,plane in enumerate(import_cv2().split(image)): out[0,c].copy_(torch.from_numpy(plane))
-    sub,mul = norm._planes(out, 255.)
+    for c, plane in enumerate(import_cv2().split(image)): out[0, c].copy_(torch.from_numpy(plane))
+    sub, mul = norm._planes(out, 255.)
     out.sub_(sub).mul_(mul)
 
 def _levels_one(op, image, u):
+    "Change brightness and contrast of one image by a table of its 256 levels"
     if u[0] >= op.p: return image
-    factor,more = (o[0] for o in _levels(op, np.array([u])))
-    return import_cv2().LUT(image, np.clip(np.round(np.arange(256)*factor + 255*more), 0, 255).astype(np.uint8)).reshape(image.shape)
+    factor, more = (o[0] for o in _levels(op, np.array([u])))
+    levels = np.round(np.arange(256)*factor + 255*more)
+    table = np.clip(levels, 0, 255).astype(np.uint8)
+    return import_cv2().LUT(image, table).reshape(image.shape)
 
-def _grayscale_one(op, image, u): return import_cv2().transform(image, np.tile(_GREY, (3, 1))).reshape(image.shape) if u[0] < op.p and image.shape[2] == 3 else image
+def _grayscale_one(op, image, u):
+    if u[0] >= op.p or image.shape[2] != 3: return image
+    return import_cv2().transform(image, np.tile(_GREY, (3, 1))).reshape(image.shape)
 
 def _noise_one(op, image, u):
+    "Add normal numbers to one image"
     if u[0] >= op.p: return image
-    u,cv2 = np.array([u]), import_cv2()
-    z = normals(u[:,2], image.size).view(image.shape).numpy()
-    return cv2.addWeighted(image, 1., z, 255*float(_std(op, u)[0]), 0., dtype=cv2.CV_8U).reshape(image.shape)
+    u = np.array([u])
+    cv2 = import_cv2()
+    z = normals(u[:, 2], image.size).view(image.shape).numpy()
+    size = 255*float(_std(op, u)[0])
+    return cv2.addWeighted(image, 1., z, size, 0., dtype=cv2.CV_8U).reshape(image.shape)
 
-ONE = {GaussNoise:_noise_one, ColorJitter:jitter_one, BrightnessContrast:_levels_one, Grayscale:_grayscale_one}
+ONE = {
+    GaussNoise: _noise_one,
+    ColorJitter: jitter_one,
+    BrightnessContrast: _levels_one,
+    Grayscale: _grayscale_one,
+}

@@ -16,20 +16,27 @@ from .color import import_cv2, to_device_of, contiguous_hwc, chosen, some
 
 # %% ../../nbs/transforms/04_geometry.ipynb #2682849c
 def _bytes_of(x):
-    "View a batch as (B, H, W, C) bytes in NumPy, where it lies so in a processor's memory; else None"
+    "View a batch as (B, H, W, C) bytes in NumPy, if it lies like that in the processor's memory; else return None"
     y = x.permute(0, 2, 3, 1)
-    return y.numpy() if x.device.type == "cpu" and x.dtype == torch.uint8 and y.is_contiguous() else None
+    is_plain = x.device.type == "cpu" and x.dtype == torch.uint8 and y.is_contiguous()
+    return y.numpy() if is_plain else None
 
 def _batch_of(pixels): return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 def _flip(x, hit, dim):
+    "Mirror some images along one dimension"
     pixels = _bytes_of(x)
-    return torch.where(to_device_of(hit, x).view(-1, 1, 1, 1), x.flip(dim), x) if pixels is None or dim != -1 else _batch_of(_mirrored(pixels, hit))
+    if pixels is not None and dim == -1: return _batch_of(_mirrored(pixels, hit))
+    hit = to_device_of(hit, x).view(-1, 1, 1, 1)
+    return torch.where(hit, x.flip(dim), x)
 
 def _mirrored(pixels, hit):
     "Mirror some images, all in one call: as one picture, each below the other"
-    out,(_,h,w,c) = pixels.copy(), pixels.shape
-    if hit.any(): out[hit] = import_cv2().flip(pixels[hit].reshape(-1, w, c), 1).reshape(-1, h, w, c)
+    out = pixels.copy()
+    if not hit.any(): return out
+    _, height, width, channels = pixels.shape
+    tall = pixels[hit].reshape(-1, width, channels)
+    out[hit] = import_cv2().flip(tall, 1).reshape(-1, height, width, channels)
     return out
 
 def _hflip(op, x, u): return _flip(x, chosen(op, u), -1)
@@ -37,7 +44,8 @@ def _vflip(op, x, u): return _flip(x, chosen(op, u), -2)
 
 def _quarters(op, u):
     "Draw how many quarters each image turns"
-    return np.where(chosen(op, u), (np.asarray(u)[:,1]*4).astype(int), 0)
+    turns = (np.asarray(u)[:, 1]*4).astype(int)
+    return np.where(chosen(op, u), turns, 0)
 
 def _rotate90(op, x, u):
     "Turn counter-clockwise by quarters"
@@ -52,86 +60,152 @@ def _mirror(i, n):
 
 def _pad_crop(op, x, u):
     "Shift each image by its own offset, mirrored at the border"
-    b,_,h,w = x.shape
-    shift = (np.asarray(u)*(2*op.pad+1)).astype(np.int64) - op.pad
-    if (pixels := _bytes_of(x)) is not None and op.pad < min(h, w): return _batch_of(_shifted(pixels, shift, op.pad))
+    height, width = x.shape[2:]
+    places = 2*op.pad + 1
+    shift = (np.asarray(u)*places).astype(np.int64) - op.pad
+    pixels = _bytes_of(x)
+    if pixels is not None and op.pad < min(height, width): return _batch_of(_shifted(pixels, shift, op.pad))
     shift = to_device_of(shift, x)
-    rows = _mirror(shift[:,:1] + torch.arange(h, device=x.device), h)
-    cols = _mirror(shift[:,1:] + torch.arange(w, device=x.device), w)
-    picked = x.permute(0, 2, 3, 1)[torch.arange(b, device=x.device)[:,None,None], rows[:,:,None], cols[:,None,:]]
+    rows = _mirror(shift[:, :1] + torch.arange(height, device=x.device), height)
+    cols = _mirror(shift[:, 1:] + torch.arange(width, device=x.device), width)
+    image = torch.arange(len(x), device=x.device)[:, None, None]
+    picked = x.permute(0, 2, 3, 1)[image, rows[:, :, None], cols[:, None, :]]
     return picked.permute(0, 3, 1, 2)
+
+def _mirror_padded(pixels, pad):
+    "Pad (B, H, W, C) bytes with their mirror image"
+    count, height, width, channels = pixels.shape
+    wide = np.empty((count, height + 2*pad, width + 2*pad, channels), np.uint8)
+    wide[:, pad:pad+height, pad:pad+width] = pixels
+    for k in range(1, pad+1):
+        wide[:, pad-k] = wide[:, pad+k]
+        wide[:, pad+height-1+k] = wide[:, pad+height-1-k]
+    for k in range(1, pad+1):
+        wide[:, :, pad-k] = wide[:, :, pad+k]
+        wide[:, :, pad+width-1+k] = wide[:, :, pad+width-1-k]
+    return wide
 
 def _shifted(pixels, shift, pad):
     "Pad bytes with their mirror image, and cut each image out at its own place"
-    b,h,w,c = pixels.shape
-    wide,out = np.empty((b, h+2*pad, w+2*pad, c), np.uint8), np.empty_like(pixels)
-    wide[:,pad:pad+h,pad:pad+w] = pixels
-    for k in range(1, pad+1): wide[:,pad-k],wide[:,pad+h-1+k] = wide[:,pad+k],wide[:,pad+h-1-k]
-    for k in range(1, pad+1): wide[:,:,pad-k],wide[:,:,pad+w-1+k] = wide[:,:,pad+k],wide[:,:,pad+w-1-k]
-    for i,(y,x) in enumerate((shift+pad).tolist()): out[i] = wide[i,y:y+h,x:x+w]
+    height, width = pixels.shape[1:3]
+    wide = _mirror_padded(pixels, pad)
+    out = np.empty_like(pixels)
+    for i, (top, left) in enumerate((shift+pad).tolist()):
+        out[i] = wide[i, top:top+height, left:left+width]
     return out
 
 # %% ../../nbs/transforms/04_geometry.ipynb #07108eb3
 def _eye(n): return np.tile(np.eye(3), (n, 1, 1))
 
+def _set_corner(m, a, b, c, d):
+    "Write the four numbers that turn and scale into (B, 3, 3) matrices"
+    m[:, 0, 0] = a
+    m[:, 0, 1] = b
+    m[:, 1, 0] = c
+    m[:, 1, 1] = d
+
 def _flip_matrix(axis):
+    "Make the function that returns the matrices of a flip along one axis"
     def matrix(op, u, h, w):
         m = _eye(len(u))
-        m[chosen(op, u),axis,axis] = -1
+        m[chosen(op, u), axis, axis] = -1
         return m
     return matrix
 
 def _quarter_matrix(op, u, h, w):
-    m,k = _eye(len(u)), _quarters(op, u)
-    cos,sin = np.array([1., 0, -1, 0])[k], np.array([0., 1, 0, -1])[k]
-    m[:,0,0],m[:,0,1],m[:,1,0],m[:,1,1] = cos, -sin, sin, cos
+    "Return the matrix of each image's quarter turns"
+    m = _eye(len(u))
+    k = _quarters(op, u)
+    cos = np.array([1., 0, -1, 0])[k]
+    sin = np.array([0., 1, 0, -1])[k]
+    _set_corner(m, cos, -sin, sin, cos)
     return m
 
 def _between(low, high, u): return low + u*(high-low)
 
+def _shift_matrix(op, u, h, w):
+    "Return the matrix that takes a shift back, in whole pixels as torchvision's"
+    most_x = op.translate[0]*w
+    most_y = op.translate[1]*h
+    back = _eye(len(u))
+    back[:, 0, 2] = -np.round(_between(-most_x, most_x, u[:, 2]))
+    back[:, 1, 2] = -np.round(_between(-most_y, most_y, u[:, 3]))
+    return back
+
 def _affine_matrix(op, u, h, w):
     "Undo the shift, then the rotation and shear, then the scale"
     shears = (*op.shear, 0., 0.)
-    turn,sx,sy = (-np.deg2rad(_between(*r, u[:,k])) for r,k in ((op.degrees, 1), (shears[:2], 5), (shears[2:4], 6)))
-    kx = _between(*op.scale, u[:,4])
-    ky = kx if op.keep_ratio else _between(*op.scale, u[:,7])
-    shift = [np.round(_between(-t*n, t*n, u[:,k])) for t,n,k in zip(op.translate, (w, h), (2, 3))]        # whole pixels, as torchvision's
-    a,c = np.cos(turn-sy)/np.cos(sy), np.sin(turn-sy)/np.cos(sy)
-    b,d = -a*np.tan(sx) - np.sin(turn), -c*np.tan(sx) + np.cos(turn)
-    m,back = _eye(len(u)), _eye(len(u))
-    m[:,0,0],m[:,0,1],m[:,1,0],m[:,1,1] = d/kx, -b/kx, -c/ky, a/ky
-    back[:,0,2],back[:,1,2] = -shift[0], -shift[1]
-    return np.where(chosen(op, u)[:,None,None], m @ back, np.eye(3))
+    turn = -np.deg2rad(_between(*op.degrees, u[:, 1]))
+    sx = -np.deg2rad(_between(*shears[:2], u[:, 5]))
+    sy = -np.deg2rad(_between(*shears[2:4], u[:, 6]))
+    kx = _between(*op.scale, u[:, 4])
+    ky = kx if op.keep_ratio else _between(*op.scale, u[:, 7])
+    a = np.cos(turn-sy)/np.cos(sy)
+    b = -a*np.tan(sx) - np.sin(turn)
+    c = np.sin(turn-sy)/np.cos(sy)
+    d = -c*np.tan(sx) + np.cos(turn)
+    m = _eye(len(u))
+    _set_corner(m, d/kx, -b/kx, -c/ky, a/ky)
+    hit = chosen(op, u)[:, None, None]
+    return np.where(hit, m @ _shift_matrix(op, u, h, w), np.eye(3))
 
 def _corners(op, u, h, w):
     "Draw where the corners move to, whole pixels inwards; clockwise from the top left, counted from the centre"
-    far = np.array([int(op.distortion_scale*(w//2))+1, int(op.distortion_scale*(h//2))+1])
-    inwards = np.floor(u[:,1:].reshape(-1, 4, 2)*far)
+    most_x = int(op.distortion_scale*(w//2)) + 1
+    most_y = int(op.distortion_scale*(h//2)) + 1
+    most = np.array([most_x, most_y])
+    inwards = np.floor(u[:, 1:].reshape(-1, 4, 2)*most)
+    signs = [[1, 1], [-1, 1], [-1, -1], [1, -1]]
     corners = np.array([[0, 0], [w-1, 0], [w-1, h-1], [0, h-1]])
-    return corners - [w/2, h/2], corners + inwards*[[1, 1], [-1, 1], [-1, -1], [1, -1]] - [w/2, h/2]
+    centre = [w/2, h/2]
+    return corners - centre, corners + inwards*signs - centre
+
+def _corner_equations(to, at):
+    "Return eight equations an image, two a corner, for the numbers of the matrix that takes `at` to `to`"
+    rows = np.zeros((len(at), 8, 8))
+    rows[:, 0::2, :2] = at
+    rows[:, 0::2, 2] = 1
+    rows[:, 0::2, 6:] = -at*to[:, :1]
+    rows[:, 1::2, 3:5] = at
+    rows[:, 1::2, 5] = 1
+    rows[:, 1::2, 6:] = -at*to[:, 1:]
+    return rows
 
 def _perspective_matrix(op, u, h, w):
     "Solve for the matrix that takes the moved corners back"
-    m,hit = _eye(len(u)), chosen(op, u)
-    to,at = _corners(op, u[hit], h, w)
-    rows = np.zeros((len(at), 8, 8))
-    rows[:,0::2,:2],rows[:,0::2,2],rows[:,1::2,3:5],rows[:,1::2,5] = at, 1, at, 1
-    rows[:,0::2,6:],rows[:,1::2,6:] = -at*to[:,:1], -at*to[:,1:]
-    m[hit,:,:] = np.concatenate([np.linalg.solve(rows, np.broadcast_to(to.ravel(), (len(at), 8))[...,None])[...,0], np.ones((len(at), 1))], 1).reshape(-1, 3, 3)
+    m = _eye(len(u))
+    hit = chosen(op, u)
+    to, at = _corners(op, u[hit], h, w)
+    sides = np.broadcast_to(to.ravel(), (len(at), 8))[..., None]
+    solved = np.linalg.solve(_corner_equations(to, at), sides)[..., 0]
+    last = np.ones((len(at), 1))
+    m[hit] = np.concatenate([solved, last], 1).reshape(-1, 3, 3)
     return m
 
-MATRICES = {HorizontalFlip:_flip_matrix(0), VerticalFlip:_flip_matrix(1), Rotate90:_quarter_matrix, Affine:_affine_matrix, Perspective:_perspective_matrix}
-COPIES = {HorizontalFlip:_hflip, VerticalFlip:_vflip, Rotate90:_rotate90}
+MATRICES = {
+    HorizontalFlip: _flip_matrix(0),
+    VerticalFlip: _flip_matrix(1),
+    Rotate90: _quarter_matrix,
+    Affine: _affine_matrix,
+    Perspective: _perspective_matrix,
+}
+COPIES = {
+    HorizontalFlip: _hflip,
+    VerticalFlip: _vflip,
+    Rotate90: _rotate90,
+}
 
 def compose(
-    ops,  # a chain of operations of `MATRICES`
-    us,   # the numbers of each, (B, n)
-    h, w  # of the picture
+    ops, # a chain of operations of `MATRICES`
+    us,  # the numbers of each, (B, n)
+    h,   # height of the picture
+    w    # width of the picture
 )->tuple: # (B, 3, 3) matrices, and (B,) bool: which images must be resampled
     "Make one matrix of a chain of operations"
     us = [np.asarray(u, np.float64) for u in us]
-    m,hit = _eye(len(us[0])), np.zeros(len(us[0]), bool)
-    for op,u in zip(ops, us):
+    m = _eye(len(us[0]))
+    hit = np.zeros(len(us[0]), bool)
+    for op, u in zip(ops, us):
         m = m @ MATRICES[type(op)](op, u, h, w)
         if type(op) not in COPIES: hit |= chosen(op, u)
     return m, hit
@@ -139,26 +213,37 @@ def compose(
 # %% ../../nbs/transforms/04_geometry.ipynb #598b4f86
 def _positions(m, h, w, device):
     "Compute where to look, in pixels from the centre: two (B, h, w)"
-    m = torch.from_numpy(np.ascontiguousarray(m, np.float32)).to(device, non_blocking=True).view(-1, 9, 1, 1)
-    y,x = ((torch.arange(n, device=device) + (.5 - n/2)) for n in (h, w))
-    across,down,depth = (m[:,k]*x + m[:,k+1]*y[:,None] + m[:,k+2] for k in (0, 3, 6))
-    return across/depth, down/depth
+    m = torch.from_numpy(np.ascontiguousarray(m, np.float32))
+    m = m.to(device, non_blocking=True).view(-1, 9, 1, 1)
+    y = torch.arange(h, device=device)[:, None] + (.5 - h/2)
+    x = torch.arange(w, device=device) + (.5 - w/2)
+    def row(k): return m[:, k]*x + m[:, k+1]*y + m[:, k+2]
+    depth = row(6)
+    return row(0)/depth, row(3)/depth
 
 def _nearest(x, across, down, fill):
     "Read the nearest pixels of any type"
-    b,c,h,w = x.shape
-    i,j = ((v + (n/2-.5)).round_().long() for v,n in ((down, h), (across, w)))
+    b, c, h, w = x.shape
+    i = (down + (h/2 - .5)).round_().long()
+    j = (across + (w/2 - .5)).round_().long()
     inside = (i >= 0) & (i < h) & (j >= 0) & (j < w)
-    at = (i.clamp_(0, h-1)*w + j.clamp_(0, w-1)).view(b, 1, h*w).expand(b, c, h*w)
-    return torch.where(inside[:,None], x.reshape(b, c, h*w).gather(2, at).view(b, c, h, w), torch.as_tensor(fill, dtype=x.dtype))
+    at = i.clamp_(0, h-1)*w + j.clamp_(0, w-1)
+    at = at.view(b, 1, h*w).expand(b, c, h*w)
+    read = x.reshape(b, c, h*w).gather(2, at).view(b, c, h, w)
+    outside = torch.as_tensor(fill, dtype=x.dtype)
+    return torch.where(inside[:, None], read, outside)
 
 def _bilinear(x, across, down, fill):
-    h,w = x.shape[2:]
-    f = x if x.dtype == torch.float32 else x.float()
-    fill = fill if x.dtype == torch.uint8 else fill/255
-    out = torch.nn.functional.grid_sample(f-fill if fill else f, torch.stack([across*(2/w), down*(2/h)], -1), padding_mode="zeros", align_corners=False)
+    "Read between pixels, with `fill` outside"
+    height, width = x.shape[2:]
+    pixels = x if x.dtype == torch.float32 else x.float()
+    if x.dtype != torch.uint8: fill = fill/255
+    if fill: pixels = pixels - fill
+    grid = torch.stack([across*(2/width), down*(2/height)], -1)
+    out = torch.nn.functional.grid_sample(pixels, grid, padding_mode="zeros", align_corners=False)
     if fill: out += fill
-    return out.round_().clamp_(0, 255).byte() if x.dtype == torch.uint8 else out.to(x.dtype)
+    if x.dtype == torch.uint8: return out.round_().clamp_(0, 255).byte()
+    return out.to(x.dtype)
 
 def warp(
     x:torch.Tensor,           # (B, C, H, W)
@@ -167,58 +252,82 @@ def warp(
     fill=0                    # level outside, of 255
 )->torch.Tensor:
     "Resample each image by its matrix"
-    across,down = _positions(m, *x.shape[2:], x.device)
-    return (_nearest if interpolation == "nearest" else _bilinear)(x, across, down, fill)
+    across, down = _positions(m, *x.shape[2:], x.device)
+    read = _nearest if interpolation == "nearest" else _bilinear
+    return read(x, across, down, fill)
 
 def warp_one(
-    image:np.ndarray, # (H, W, C) uint8
-    m:np.ndarray,     # (3, 3)
-    interpolation="bilinear", fill=0
+    image:np.ndarray,         # (H, W, C) uint8
+    m:np.ndarray,             # (3, 3)
+    interpolation="bilinear", # or "nearest", which leaves values as they are
+    fill=0                    # level outside, of 255
 )->np.ndarray:
     "Resample bytes on a processor"
-    h,w,c = image.shape
-    if interpolation == "nearest" or c > 4: return _like_bytes(lambda x: warp(x, m[None], interpolation, fill), image)
-    centre = np.array([[1, 0, w/2-.5], [0, 1, h/2-.5], [0, 0, 1]])
-    m,cv2 = centre @ m @ np.linalg.inv(centre), import_cv2()
+    h, w, channels = image.shape
+    if interpolation == "nearest" or channels > 4:
+        return _like_bytes(lambda x: warp(x, m[None], interpolation, fill), image)
+    return _warp_bytes(image, m, fill).reshape(image.shape)
+
+def _warp_bytes(image, m, fill):
+    "Resample (H, W, C) bytes of up to four channels by OpenCV"
+    cv2 = import_cv2()
+    height, width = image.shape[:2]
+    centre = np.array([[1, 0, width/2 - .5], [0, 1, height/2 - .5], [0, 0, 1]])
+    m = centre @ m @ np.linalg.inv(centre)
     kw = dict(flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT, borderValue=(fill,)*4)
-    out = cv2.warpAffine(image, m[:2], (w, h), **kw) if abs(m[2] - (0, 0, 1)).max() < 1e-12 else cv2.warpPerspective(image, m, (w, h), **kw)
-    return out.reshape(image.shape)
+    is_affine = abs(m[2] - (0, 0, 1)).max() < 1e-12
+    if is_affine: return cv2.warpAffine(image, m[:2], (width, height), **kw)
+    return cv2.warpPerspective(image, m, (width, height), **kw)
 
 def _like_bytes(f, image):
     "Run a function of batches on one (H, W, C) array"
-    return f(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    return f(batch)[0].permute(1, 2, 0).numpy()
 
 # %% ../../nbs/transforms/04_geometry.ipynb #716f8b5d
 def look(ops)->tuple: # (interpolation, fill)
-    "Say how a chain resamples, or None if it only copies"
-    return next(((o.interpolation, o.fill) for o in ops if type(o) not in COPIES), None)
+    "Return how a chain resamples, or None if it only copies"
+    for op in ops:
+        if type(op) not in COPIES: return op.interpolation, op.fill
+    return None
+
+def _can_join(op, group):
+    "Return whether one resampling can do `op` together with a group of operations"
+    if type(op) not in MATRICES or type(group[-1]) not in MATRICES: return False
+    return look(group) is None or look([op]) in (None, look(group))
 
 def chains(ops)->list:
     "Group operations: neighbours that one resampling can do together"
     groups = []
     for op in ops:
-        last = groups[-1] if groups and type(op) in MATRICES and type(groups[-1][0]) in MATRICES else None
-        if last is not None and (look(last) is None or look([op]) in (None, look(last))): last.append(op)
+        if groups and _can_join(op, groups[-1]): groups[-1].append(op)
         else: groups.append([op])
     return groups
 
 def move(
-    ops,              # a chain of operations of `MATRICES`
-    x:torch.Tensor,   # (B, C, H, W)
-    us,               # the numbers of each operation
+    ops,               # a chain of operations of `MATRICES`
+    x:torch.Tensor,    # (B, C, H, W)
+    us,                # the numbers of each operation
     interpolation=None # default: the operations' own; "nearest" for masks
 )->torch.Tensor:
     "Run a chain in one resampling"
-    if len(ops) == 1 and type(ops[0]) in COPIES: return COPIES[type(ops[0])](ops[0], x, us[0])
     copied = x
-    for op,u in zip(ops, us):
-        if type(op) in COPIES: copied = COPIES[type(op)](op, copied, u)
+    for op, u in zip(ops, us):
+        copy = COPIES.get(type(op))
+        if copy: copied = copy(op, copied, u)
     if look(ops) is None: return copied
-    m,hit = compose(ops, us, *x.shape[2:])
-    how,fill = look(ops)
-    if interpolation: how,fill = interpolation, 0
-    pixels = lambda rows: x if len(rows) == len(x) else x.index_select(0, to_device_of(rows, x))
-    return some(copied, hit, lambda k, _: warp_one(contiguous_hwc(x[k]), m[k], how, fill), lambda rows, _: warp(pixels(rows), m[rows], how, fill))
+    m, hit = compose(ops, us, *x.shape[2:])
+    how, fill = look(ops)
+    if interpolation: how, fill = interpolation, 0
+    return _resampled(copied, x, m, hit, how, fill)
+
+def _resampled(copied, x, m, hit, how, fill):
+    "Resample some images of `x` by their matrices; take the others from `copied`"
+    def one(k, image): return warp_one(contiguous_hwc(x[k]), m[k], how, fill)
+    def batch(rows, pixels):
+        picked = x if len(rows) == len(x) else x.index_select(0, to_device_of(rows, x))
+        return warp(picked, m[rows], how, fill)
+    return some(copied, hit, one, batch)
 
 # %% ../../nbs/transforms/04_geometry.ipynb #35e25d50
 def _window(low, high, u):
@@ -228,89 +337,141 @@ def _window(low, high, u):
 def gaussian_taps(op, u)->np.ndarray: # (B, largest window)
     "Compute each image's weights, centred in the largest window"
     u = np.asarray(u, np.float64)
-    at = np.arange(op.kernel[1]) - op.kernel[1]//2
-    sigma = np.maximum(_between(*op.sigma, u[:,1]), 1e-3)[:,None]
-    taps = np.exp(-.5*(at/sigma)**2) * (abs(at) <= _window(*op.kernel, u[:,2])[:,None]//2)
+    largest = op.kernel[1]
+    at = np.arange(largest) - largest//2
+    sigma = np.maximum(_between(*op.sigma, u[:, 1]), 1e-3)[:, None]
+    half = _window(*op.kernel, u[:, 2])[:, None]//2
+    taps = np.exp(-.5*(at/sigma)**2) * (abs(at) <= half)
     return (taps/taps.sum(1, keepdims=True)).astype(np.float32)
+
+def _line_points(n, t, direction, shift):
+    "Return the whole pixels of a line along one axis of an n-pixel window"
+    half = n//2
+    points = np.round(half + direction*t + (2*shift - 1)*half/2)
+    return np.clip(points, 0, n-1).astype(int)
 
 def motion_taps(op, u)->np.ndarray: # (B, largest window, largest window)
     "Draw each image's line: its length, direction, lean to one side and shift"
-    k = op.kernel[1]
-    taps = np.zeros((len(u), k, k), np.float32)
-    for out,(_,size,angle,bias,right,down) in zip(taps, np.asarray(u, np.float64)):
+    largest = op.kernel[1]
+    taps = np.zeros((len(u), largest, largest), np.float32)
+    for out, (_, size, angle, lean, right, down) in zip(taps, np.asarray(u, np.float64)):
         n = int(_window(*op.kernel, size))
-        half,bias = n//2, 2*bias-1
-        t = np.linspace(-half*(1-max(bias, 0)), half*(1+min(bias, 0)), n)
-        x,y = (np.clip(np.round(half + d*t + (2*s-1)*half/2), 0, n-1).astype(int) for d,s in ((math.cos(2*math.pi*angle), right), (math.sin(2*math.pi*angle), down)))
-        out[y+(k-n)//2, x+(k-n)//2] = 1
+        bias = 2*lean - 1
+        half = n//2
+        begin = -half*(1 - max(bias, 0))
+        end = half*(1 + min(bias, 0))
+        t = np.linspace(begin, end, n)
+        x = _line_points(n, t, math.cos(2*math.pi*angle), right)
+        y = _line_points(n, t, math.sin(2*math.pi*angle), down)
+        margin = (largest-n)//2
+        out[y+margin, x+margin] = 1
     return taps/taps.sum((1, 2), keepdims=True)
 
 def _padded(x, k):
     "Mirror `k` pixels at each border"
-    h,w = x.shape[2:]
-    rows,cols = (_mirror(torch.arange(-k, n+k, device=x.device), n) for n in (h, w))
-    return x[:,:,rows][...,cols]
+    h, w = x.shape[2:]
+    rows = _mirror(torch.arange(-k, h+k, device=x.device), h)
+    cols = _mirror(torch.arange(-k, w+k, device=x.device), w)
+    return x[:, :, rows][..., cols]
 
-def _rounded(out, x): return out.round_().clamp_(0, 255).byte() if x.dtype == torch.uint8 else out.to(x.dtype)
+def _rounded(out, x):
+    "Return floats as numbers of the type of `x`"
+    if x.dtype == torch.uint8: return out.round_().clamp_(0, 255).byte()
+    return out.to(x.dtype)
 
 def _blur(x, taps):
     "Convolve each image with its own window: (B, k) for rows and columns alike, or (B, k, k)"
-    k,h,w,f = taps.shape[1], *x.shape[2:], x if x.is_floating_point() else x.float()
-    taps,f = to_device_of(taps, x)[...,None,None,None], _padded(f, k//2)
+    k = taps.shape[1]
+    h, w = x.shape[2:]
+    taps = to_device_of(taps, x)[..., None, None, None]
+    f = _padded(x if x.is_floating_point() else x.float(), k//2)
     if taps.ndim == 5:
-        f = sum(f[:,:,i:i+h]*taps[:,i] for i in range(k))
-        return _rounded(sum(f[...,i:i+w]*taps[:,i] for i in range(k)), x)
-    return _rounded(sum(f[:,:,i:i+h,j:j+w]*taps[:,i,j] for i in range(k) for j in range(k)), x)
+        f = sum(f[:, :, i:i+h]*taps[:, i] for i in range(k))
+        return _rounded(sum(f[..., i:i+w]*taps[:, i] for i in range(k)), x)
+    places = [(i, j) for i in range(k) for j in range(k)]
+    parts = (f[:, :, i:i+h, j:j+w]*taps[:, i, j] for i, j in places)
+    return _rounded(sum(parts), x)
 
 def _blur_one(image, taps):
+    "Convolve bytes with a window: (k,) for rows and columns alike, or (k, k)"
     cv2 = import_cv2()
-    out = cv2.sepFilter2D(image, cv2.CV_8U, taps, taps) if taps.ndim == 1 else cv2.filter2D(image, -1, taps)
+    if taps.ndim == 1: out = cv2.sepFilter2D(image, cv2.CV_8U, taps, taps)
+    else: out = cv2.filter2D(image, -1, taps)
     return out.reshape(image.shape)
 
 def _with(taps_of):
     "Make the two ways to blur, for a batch and for one image of bytes"
     def batch(op, x, u):
         taps = taps_of(op, u)
-        return some(x, chosen(op, u), lambda k, image: _blur_one(image, taps[k]), lambda rows, x: _blur(x, taps[rows]))
-    def one(op, image, row): return _blur_one(np.ascontiguousarray(image), taps_of(op, np.array([row]))[0]) if row[0] < op.p else image
+        def blur_one(k, image): return _blur_one(image, taps[k])
+        def blur(rows, x): return _blur(x, taps[rows])
+        return some(x, chosen(op, u), blur_one, blur)
+    def one(op, image, row):
+        if row[0] >= op.p: return image
+        taps = taps_of(op, np.array([row]))[0]
+        return _blur_one(np.ascontiguousarray(image), taps)
     return batch, one
 
-_gaussian_blur,_gaussian_one = _with(gaussian_taps)
-_motion_blur,_motion_one = _with(motion_taps)
+_gaussian_blur, _gaussian_one = _with(gaussian_taps)
+_motion_blur, _motion_one = _with(motion_taps)
 
 # %% ../../nbs/transforms/04_geometry.ipynb #ce5d0d2c
+def _chosen_try(tries, fits, first):
+    "Take of each row the try that fits first, or 0 if none does"
+    tries = np.where(fits, tries, 0)
+    return np.take_along_axis(tries, first, 1)[:, 0]
+
 def erasing_boxes(op, u, h, w)->np.ndarray: # (B, 1, 4): top, left, height, width
     "Draw one box, in up to ten tries until one fits; else an empty one"
     u = np.asarray(u, np.float64)
-    area = h*w*_between(*op.scale, u[:,1:21:2])
-    ratio = np.exp(_between(*np.log(op.ratio), u[:,2:22:2]))
-    high,wide = np.round(np.sqrt(area*ratio)).astype(int), np.round(np.sqrt(area/ratio)).astype(int)
-    fits = (high < h) & (wide < w)
-    first = fits.argmax(1)[:,None]
-    high,wide = (np.take_along_axis(np.where(fits, o, 0), first, 1)[:,0] for o in (high, wide))
-    return np.stack([np.floor(u[:,21]*(h-high+1)).astype(int), np.floor(u[:,22]*(w-wide+1)).astype(int), high, wide], 1)[:,None]
+    area = h*w*_between(*op.scale, u[:, 1:21:2])
+    ratio = np.exp(_between(*np.log(op.ratio), u[:, 2:22:2]))
+    tries_high = np.round(np.sqrt(area*ratio)).astype(int)
+    tries_wide = np.round(np.sqrt(area/ratio)).astype(int)
+    fits = (tries_high < h) & (tries_wide < w)
+    first = fits.argmax(1)[:, None]
+    high = _chosen_try(tries_high, fits, first)
+    wide = _chosen_try(tries_wide, fits, first)
+    top = np.floor(u[:, 21]*(h-high+1)).astype(int)
+    left = np.floor(u[:, 22]*(w-wide+1)).astype(int)
+    return np.stack([top, left, high, wide], 1)[:, None]
 
 def dropout_boxes(op, u, h, w)->np.ndarray: # (B, most holes, 4): top, left, height, width
     "Draw some boxes; those beyond the image's own number are empty"
     u = np.asarray(u, np.float64)
-    low,most = op.holes
-    count = low + np.floor(u[:,1]*(most-low+1))
-    v = u[:,2:].reshape(-1, most, 4)
-    real = np.arange(most) < count[:,None]
-    high,wide = (np.minimum(_size(r, v[...,k], n), n)*real for r,k,n in ((op.height, 0, h), (op.width, 1, w)))
-    return np.stack([np.floor(v[...,2]*(h-high+1)), np.floor(v[...,3]*(w-wide+1)), high, wide], -1).astype(int)
+    low, most = op.holes
+    count = low + np.floor(u[:, 1]*(most-low+1))
+    is_real = np.arange(most) < count[:, None]
+    v = u[:, 2:].reshape(-1, most, 4)
+    high = np.minimum(_size(op.height, v[..., 0], h), h)*is_real
+    wide = np.minimum(_size(op.width, v[..., 1], w), w)*is_real
+    top = np.floor(v[..., 2]*(h-high+1))
+    left = np.floor(v[..., 3]*(w-wide+1))
+    return np.stack([top, left, high, wide], -1).astype(int)
 
 def _size(limits, u, n):
     "Draw sizes: whole pixels where the limits are pixels, else shares"
-    return np.floor(limits[0] + u*(limits[1]-limits[0]+1)) if limits[1] > 1 else np.floor(n*_between(*limits, u))
+    low, high = limits
+    if high > 1: return np.floor(low + u*(high-low+1))
+    return np.floor(n*_between(low, high, u))
+
+def _covered_lines(boxes, axis, n, x):
+    "Return which of `n` rows (axis 0) or columns (axis 1) each box covers, on the device of `x`"
+    first = boxes[..., axis, None]
+    size = boxes[..., axis+2, None]
+    at = np.arange(n)
+    return to_device_of((first <= at) & (at < first+size), x)
 
 def inside(
     boxes:np.ndarray, # (B, n, 4): top, left, height, width
-    h:int, w:int, x   # of the picture; a tensor on the device that asks
+    h:int,            # height of the picture
+    w:int,            # width of the picture
+    x                 # a tensor on the device that asks
 )->torch.Tensor: # (B, 1, h, w) bool
-    "Say which pixels lie in any box of their image"
-    rows,cols = (to_device_of((boxes[...,k,None] <= (at := np.arange(n))) & (at < boxes[...,k,None] + boxes[...,k+2,None]), x) for k,n in ((0, h), (1, w)))
-    return (rows[...,:,None] & cols[...,None,:]).any(1, keepdim=True)
+    "Return which pixels lie in any box of their image"
+    rows = _covered_lines(boxes, 0, h, x)
+    cols = _covered_lines(boxes, 1, w, x)
+    return (rows[..., :, None] & cols[..., None, :]).any(1, keepdim=True)
 
 def cover(
     x:torch.Tensor,    # (B, C, H, W)
@@ -318,29 +479,58 @@ def cover(
     value:torch.Tensor # (C,) what covers them
 )->torch.Tensor:
     "Cover the boxes of each image"
-    return torch.where(inside(boxes, *x.shape[2:], x), value.to(x.dtype).to(x.device, non_blocking=True).view(1, -1, 1, 1), x)
+    here = inside(boxes, *x.shape[2:], x)
+    value = value.to(x.dtype).to(x.device, non_blocking=True)
+    return torch.where(here, value.view(1, -1, 1, 1), x)
 
-def _cover(x, hit, boxes, value): return cover(x, boxes*hit[:,None,None], value)
+def _cover(x, hit, boxes, value): return cover(x, boxes*hit[:, None, None], value)
 
-def _coarse_dropout(op, x, u): return _cover(x, chosen(op, u), dropout_boxes(op, u, *x.shape[2:]), torch.tensor([op.fill if x.dtype == torch.uint8 else op.fill/255]))
+def _coarse_dropout(op, x, u):
+    "Cover the holes of some images"
+    fill = op.fill if x.dtype == torch.uint8 else op.fill/255
+    boxes = dropout_boxes(op, u, *x.shape[2:])
+    return _cover(x, chosen(op, u), boxes, torch.tensor([fill]))
 
 def _cover_one(image, boxes, value):
+    "Cover the boxes of one image of bytes"
     image = np.array(image)
-    for top,left,h,w in boxes: image[top:top+h,left:left+w] = value
+    for top, left, h, w in boxes: image[top:top+h, left:left+w] = value
     return image
 
-def _dropout_one(op, image, row): return _cover_one(image, dropout_boxes(op, np.array([row]), *image.shape[:2])[0], op.fill) if row[0] < op.p else image
+def _dropout_one(op, image, row):
+    "Cover the holes of one image of bytes, if its number says so"
+    if row[0] >= op.p: return image
+    boxes = dropout_boxes(op, np.array([row]), *image.shape[:2])[0]
+    return _cover_one(image, boxes, op.fill)
+
+def _per_channel(value, channels):
+    "Repeat a list of numbers until there is one a channel; leave one number as it is"
+    if not isinstance(value, (tuple, list)): return value
+    return torch.tensor([value[k % len(value)] for k in range(channels)])
 
 def erase(
-    op, x,    # `RandomErasing` and normalised images
-    u,        # its numbers
-    mean=0., std=1. # other than 0 and 1, of each channel, where the images are not normalised yet
+    op,      # `RandomErasing`
+    x,       # normalised images
+    u,       # its numbers
+    mean=0., # other than 0, of each channel, where the images are not normalised yet
+    std=1.   # other than 1, of each channel, where the images are not normalised yet
 )->torch.Tensor:
     "Cover one box of some images with `op.value`"
-    mean,std = (torch.tensor([o[k % len(o)] for k in range(x.shape[1])]) if isinstance(o, (tuple, list)) else o for o in (mean, std))
+    mean = _per_channel(mean, x.shape[1])
+    std = _per_channel(std, x.shape[1])
     value = torch.as_tensor(op.value, dtype=torch.float32)*std + mean
     if x.dtype == torch.uint8: value = (value*255).round().clamp(0, 255)
-    return _cover(x, chosen(op, u), erasing_boxes(op, u, *x.shape[2:]), value)
+    boxes = erasing_boxes(op, u, *x.shape[2:])
+    return _cover(x, chosen(op, u), boxes, value)
 
-BATCH = {PadCrop:_pad_crop, GaussianBlur:_gaussian_blur, MotionBlur:_motion_blur, CoarseDropout:_coarse_dropout}
-ONE = {GaussianBlur:_gaussian_one, MotionBlur:_motion_one, CoarseDropout:_dropout_one}
+BATCH = {
+    PadCrop: _pad_crop,
+    GaussianBlur: _gaussian_blur,
+    MotionBlur: _motion_blur,
+    CoarseDropout: _coarse_dropout,
+}
+ONE = {
+    GaussianBlur: _gaussian_one,
+    MotionBlur: _motion_one,
+    CoarseDropout: _dropout_one,
+}

@@ -21,8 +21,14 @@ class Frame(torch.nn.Module):
     "Run a pipeline's frame as a torchvision transform on one uint8 tensor"
     def __init__(self, frame, size):
         super().__init__()
-        self.frame,self.size = frame, size
-    def forward(self, x): return torch.from_numpy(self.frame(x.permute(1, 2, 0).numpy(), self.size, torch.rand(max(1, self.frame.n_random)).numpy())).permute(2, 0, 1)
+        self.frame = frame
+        self.size = size
+
+    def forward(self, x):
+        u = torch.rand(max(1, self.frame.n_random)).numpy()
+        image = self.frame(x.permute(1, 2, 0).numpy(), self.size, u)
+        return torch.from_numpy(image).permute(2, 0, 1)
+
     def extra_repr(self): return f"{self.frame}, size={self.size}"
 
 class Op(torch.nn.Module):
@@ -30,47 +36,84 @@ class Op(torch.nn.Module):
     def __init__(self, op):
         super().__init__()
         self.op = op
+
     def forward(self, x):
         run = BatchAugment(Pipeline(Resize(), (self.op,), tuple(x.shape[1:])))
-        out = run.augment(x.as_subclass(torch.Tensor)[None], torch.randint(2**40, (1,)).numpy())[0]
+        batch = x.as_subclass(torch.Tensor)[None]
+        out = run.augment(batch, torch.randint(2**40, (1,)).numpy())[0]
         return out if out.dtype == torch.uint8 else (out*255).round_().clamp_(0, 255).byte()
+
     def extra_repr(self): return repr(self.op)
+
+def _tv_own_steps(o):
+    "Take the user's own pipeline apart into its steps, where torchvision can run them"
+    is_list = hasattr(o.transform, "transforms") and not is_albumentations(o.transform)
+    return [*o.transform.transforms] if is_list else [o]
 
 def _tv_frame(o, size, v2):
     "Write the frame"
     from torchvision.transforms import InterpolationMode
-    if isinstance(o, Custom): return [*o.transform.transforms] if hasattr(o.transform, "transforms") and not is_albumentations(o.transform) else [o]
+    if isinstance(o, Custom): return _tv_own_steps(o)
     how = InterpolationMode("nearest-exact" if o.interpolation == "nearest" else o.interpolation)
     if not isinstance(o, Resize): return [v2.RandomResizedCrop(size, o.scale, o.ratio, how, antialias=o.antialias)]
     if o.mode == "squash" and o.kept == 1: return [v2.Resize(size, how)]
     if o.mode == "squash": return [v2.Resize([int(side/o.kept) for side in size], how), v2.CenterCrop(size)]
-    return [v2.Resize(int(size[0]/o.crop_pct), how), v2.CenterCrop(size)] if o.mode == "crop" and size[0] == size[1] else [Frame(o, size)]
+    if o.mode == "crop" and size[0] == size[1]:
+        return [v2.Resize(int(size[0]/o.crop_pct), how), v2.CenterCrop(size)]
+    return [Frame(o, size)]
+
+def _sometimes(op, v2, t): return t if op.p == 1 else v2.RandomApply([t], op.p)
+
+def _tv_affine(o, v2, size):
+    "Write `Affine`; torchvision's angles run clockwise"
+    if not o.keep_ratio: return Op(o)
+    degrees = (-o.degrees[1], -o.degrees[0])
+    shear = [-v for v in (o.shear[1], o.shear[0], *o.shear[:1:-1])]
+    return _sometimes(o, v2, v2.RandomAffine(degrees, o.translate, o.scale, shear, o.interpolation, o.fill))
+
+def _tv_jitter(o, v2, size):
+    "Write `ColorJitter`; the fast one is our own"
+    return Op(o) if o.fast else _sometimes(o, v2, v2.ColorJitter(*o.ranges))
+
+def _tv_blur(o, v2, size):
+    "Write `GaussianBlur` of one window size"
+    if o.kernel[0] != o.kernel[1]: return Op(o)
+    return _sometimes(o, v2, v2.GaussianBlur(o.kernel[0], o.sigma))
 
 _TV_OPS = {
     "PadCrop":            lambda o, v2, size: v2.RandomCrop(size, padding=o.pad, padding_mode="reflect"),
     "HorizontalFlip":     lambda o, v2, size: v2.RandomHorizontalFlip(o.p),
     "VerticalFlip":       lambda o, v2, size: v2.RandomVerticalFlip(o.p),
-    "Affine":             lambda o, v2, size: _sometimes(o, v2, v2.RandomAffine((-o.degrees[1], -o.degrees[0]), o.translate, o.scale, [-v for v in (o.shear[1], o.shear[0], *o.shear[:1:-1])], o.interpolation, o.fill))
-                                              if o.keep_ratio else Op(o),
+    "Affine":             _tv_affine,
     "Perspective":        lambda o, v2, size: v2.RandomPerspective(o.distortion_scale, o.p, o.interpolation, o.fill),
-    "ColorJitter":        lambda o, v2, size: _sometimes(o, v2, v2.ColorJitter(*o.ranges)) if not o.fast else Op(o),
+    "ColorJitter":        _tv_jitter,
     "Grayscale":          lambda o, v2, size: v2.RandomGrayscale(o.p),
-    "GaussianBlur":       lambda o, v2, size: _sometimes(o, v2, v2.GaussianBlur(o.kernel[0], o.sigma)) if o.kernel[0] == o.kernel[1] else Op(o),
+    "GaussianBlur":       _tv_blur,
     "AutoAugment":        lambda o, v2, size: v2.AutoAugment(v2.AutoAugmentPolicy(o.policy)),
     "RandAugment":        lambda o, v2, size: v2.RandAugment(o.num_ops, o.magnitude, o.bins),
     "TrivialAugmentWide": lambda o, v2, size: v2.TrivialAugmentWide(o.bins),
     "AugMix":             lambda o, v2, size: v2.AugMix(o.severity, o.width, o.depth, o.alpha, o.all_ops),
 }
 
-def _sometimes(op, v2, t): return t if op.p == 1 else v2.RandomApply([t], op.p)
+def _tv_op(o, v2, size):
+    "Write one operation: torchvision's where it has one, else our own"
+    write = _TV_OPS.get(type(o).__name__)
+    return write(o, v2, size) if write else Op(o)
+
+def _tv_erasing(o, v2):
+    "Write `RandomErasing`"
+    value = list(o.value) if isinstance(o.value, tuple) else o.value
+    return v2.RandomErasing(o.p, o.scale, o.ratio, value)
 
 def to_torchvision(p:Pipeline):
     "Write a pipeline as a torchvision v2 `Compose` on PIL images or uint8 tensors"
     from torchvision.transforms import v2
     last = [o for o in p.ops if type(o).__name__ == "RandomErasing"]        # it covers with a normalised value
-    steps = [_TV_OPS[k](o, v2, p.size) if (k := type(o).__name__) in _TV_OPS else Op(o) for o in p.ops if o not in last]
-    end = [v2.ToDtype(torch.float32, scale=True), *([] if isinstance(p.frame, Custom) and p.frame.normalises else [v2.Normalize(p.mean, p.std)])]
-    erase = [v2.RandomErasing(o.p, o.scale, o.ratio, list(o.value) if isinstance(o.value, tuple) else o.value) for o in last]
+    steps = [_tv_op(o, v2, p.size) for o in p.ops if o not in last]
+    end = [v2.ToDtype(torch.float32, scale=True)]
+    is_normalised = isinstance(p.frame, Custom) and p.frame.normalises
+    if not is_normalised: end.append(v2.Normalize(p.mean, p.std))
+    erase = [_tv_erasing(o, v2) for o in last]
     return v2.Compose([v2.ToImage(), *_tv_frame(p.frame, p.size, v2), *steps, *end, *erase, v2.ToPureTensor()])
 
 # %% ../../nbs/transforms/09_interop.ipynb #d8132346
@@ -81,7 +124,9 @@ def _environment(**values):
     os.environ.update(values)
     try: yield
     finally:
-        for k,v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k:v})
+        for k, v in before.items():
+            if v is None: os.environ.pop(k)
+            else: os.environ[k] = v
 
 def _installed(name):
     "Read a distribution's version, None if it is not installed"
@@ -89,26 +134,38 @@ def _installed(name):
     except importlib.metadata.PackageNotFoundError: return None
 
 def is_successor()->bool:
-    "Say whether `albumentations` is AlbumentationsX here"
+    "Return whether `albumentations` is AlbumentationsX here"
     return _installed("albumentationsx") is not None
+
+def _wrong_albumentations(what):
+    "Make the error for an albumentations that the presets are not written for"
+    fix = "pip uninstall -y albumentationsx albumentations albucore; pip install albumentations==2.0.8"
+    return MissingDependencyError(what, "visionlab's presets", fix)
 
 def import_albumentations():
     "Import albumentations 2.0, or raise with what to install; it asks no server for a newer version"
-    fix = "pip uninstall -y albumentationsx albumentations albucore; pip install albumentations==2.0.8"
-    if is_successor(): raise MissingDependencyError("What is installed as `albumentations` is AlbumentationsX, under the AGPL and with other arguments", "visionlab's presets", fix)
-    with _environment(NO_ALBUMENTATIONS_UPDATE="1"): A = optional_import("albumentations", "albumentations")
-    if not str(getattr(A, "__version__", "")).startswith("2.0."): raise MissingDependencyError(f"albumentations {getattr(A, '__version__', 'of no version')} is installed; visionlab's presets are written for 2.0", "visionlab's presets", fix)
+    if is_successor():
+        raise _wrong_albumentations("What is installed as `albumentations` is AlbumentationsX, "
+                                    "under the AGPL and with other arguments")
+    with _environment(NO_ALBUMENTATIONS_UPDATE="1"):
+        A = optional_import("albumentations", "albumentations")
+    version = getattr(A, "__version__", "of no version")
+    if not str(version).startswith("2.0."):
+        raise _wrong_albumentations(f"albumentations {version} is installed; visionlab's presets are written for 2.0")
     return A
 
 # %% ../../nbs/transforms/09_interop.ipynb #532db8bd
 def _al_interpolation(o):
-    "Give OpenCV's number for an interpolation, and albumentations' word for averaging where it shrinks"
-    return dict(interpolation={"nearest":6, "bilinear":1, "bicubic":2}[o.interpolation], area_for_downscale="image" if o.interpolation != "nearest" and getattr(o, "antialias", True) else None)
+    "Return OpenCV's number for an interpolation, and albumentations' word for averaging where it shrinks"
+    number = {"nearest":6, "bilinear":1, "bicubic":2}[o.interpolation]
+    averages = o.interpolation != "nearest" and getattr(o, "antialias", True)
+    return dict(interpolation=number, area_for_downscale="image" if averages else None)
 
 def _al_frame(o, size, A):
     "Write the frame"
     if isinstance(o, Custom): return [o.transform]
-    how,(h,w) = _al_interpolation(o), size
+    how = _al_interpolation(o)
+    h, w = size
     if not isinstance(o, Resize): return [A.RandomResizedCrop(size=size, scale=o.scale, ratio=o.ratio, **how)]
     if o.mode == "squash" and o.kept == 1: return [A.Resize(h, w, **how)]
     if o.mode == "squash": return [A.Resize(int(h/o.kept), int(w/o.kept), **how), A.CenterCrop(h, w)]
@@ -116,36 +173,78 @@ def _al_frame(o, size, A):
     return [A.SmallestMaxSize(max_size_hw=(int(h/o.crop_pct), int(w/o.crop_pct)), **how), A.CenterCrop(h, w)]
 
 def _al_affine(o, A):
-    if any(o.degrees) and any(o.shear): raise ConfigError("albumentations leans after turning, and this operation before", "Affine(degrees=…, shear=…)", "Use two operations, or transform_backend='torchvision'")
-    x,y = o.translate
-    shear = {k:(-v[1], -v[0]) for k,v in zip("xy", (o.shear[:2], o.shear[2:] or (0., 0.)))}       # there it leans the other way
-    return A.Affine(rotate=o.degrees, translate_percent=dict(x=(-x, x), y=(-y, y)), scale=o.scale, shear=shear, interpolation=1 if o.interpolation == "bilinear" else 0, fill=o.fill, keep_ratio=o.keep_ratio, p=o.p)
+    "Write `Affine`; there it leans the other way"
+    if any(o.degrees) and any(o.shear):
+        raise ConfigError("albumentations leans after turning, and this operation before",
+                          "Affine(degrees=…, shear=…)",
+                          "Use two operations, or transform_backend='torchvision'")
+    x, y = o.translate
+    shear_x = o.shear[:2]
+    shear_y = o.shear[2:] or (0., 0.)
+    return A.Affine(
+        rotate=o.degrees,
+        translate_percent=dict(x=(-x, x), y=(-y, y)),
+        scale=o.scale,
+        shear=dict(x=(-shear_x[1], -shear_x[0]), y=(-shear_y[1], -shear_y[0])),
+        interpolation=1 if o.interpolation == "bilinear" else 0,
+        fill=o.fill,
+        keep_ratio=o.keep_ratio,
+        p=o.p)
 
 def _al_one_of(o, A, p):
-    "Each as likely, and each by its own probability: albumentations would take that for a weight"
+    "Write each as likely, and each by its own probability: albumentations would take that for a weight"
     return A.OneOf([A.Sequential([_al_op(x, A, p)], p=1.) for x in o.ops], p=o.p)
 
-_AL_OPS = {
-    "PadCrop":            lambda o, A, p: A.Sequential([A.Pad(o.pad, border_mode=4), A.RandomCrop(*p.size)], p=1.),     # 4 is BORDER_REFLECT_101
-    "HorizontalFlip":     lambda o, A, p: A.HorizontalFlip(p=o.p),
-    "VerticalFlip":       lambda o, A, p: A.VerticalFlip(p=o.p),
-    "Rotate90":           lambda o, A, p: A.RandomRotate90(p=o.p),
-    "Affine":             lambda o, A, p: _al_affine(o, A),
-    "ColorJitter":        lambda o, A, p: A.ColorJitter(**dict(zip(("brightness", "contrast", "saturation", "hue"), o.ranges)), p=o.p),
-    "BrightnessContrast": lambda o, A, p: A.RandomBrightnessContrast((-o.brightness, o.brightness), (-o.contrast, o.contrast), p=o.p),
-    "Grayscale":          lambda o, A, p: A.ToGray(num_output_channels=len(p.mean), p=o.p),
-    "GaussianBlur":       lambda o, A, p: A.GaussianBlur(blur_limit=o.kernel, sigma_limit=o.sigma, p=o.p),
-    "MotionBlur":         lambda o, A, p: A.MotionBlur(blur_limit=o.kernel, p=o.p),
-    "GaussNoise":         lambda o, A, p: A.GaussNoise(std_range=o.std, p=o.p),
-    "RandomErasing":      lambda o, A, p: A.Erasing(scale=o.scale, ratio=o.ratio, fill=_al_fill(o.value, p), p=o.p),
-    "CoarseDropout":      lambda o, A, p: A.CoarseDropout(num_holes_range=o.holes, hole_height_range=o.height, hole_width_range=o.width, fill=o.fill, p=o.p),
-    "OneOf":              lambda o, A, p: _al_one_of(o, A, p),
-}
+def _al_pad_crop(o, A, p):
+    "Write `PadCrop`"
+    pad = A.Pad(o.pad, border_mode=4)     # 4 is BORDER_REFLECT_101
+    return A.Sequential([pad, A.RandomCrop(*p.size)], p=1.)
+
+def _al_jitter(o, A, p):
+    "Write `ColorJitter`"
+    ranges = dict(zip(("brightness", "contrast", "saturation", "hue"), o.ranges))
+    return A.ColorJitter(**ranges, p=o.p)
+
+def _al_brightness(o, A, p):
+    "Write `BrightnessContrast`"
+    brightness = (-o.brightness, o.brightness)
+    contrast = (-o.contrast, o.contrast)
+    return A.RandomBrightnessContrast(brightness, contrast, p=o.p)
+
+def _al_dropout(o, A, p):
+    "Write `CoarseDropout`"
+    return A.CoarseDropout(
+        num_holes_range=o.holes,
+        hole_height_range=o.height,
+        hole_width_range=o.width,
+        fill=o.fill,
+        p=o.p)
 
 def _al_fill(value, p):
     "Turn a value after normalisation into levels"
     each = value if isinstance(value, tuple) else (value,)*len(p.mean)
-    return tuple(min(255., max(0., round(255*(v*s+m)))) for v,m,s in zip(each, p.mean, p.std))
+    return tuple(min(255., max(0., round(255*(v*s + m)))) for v, m, s in zip(each, p.mean, p.std))
+
+def _al_erasing(o, A, p):
+    "Write `RandomErasing`"
+    return A.Erasing(scale=o.scale, ratio=o.ratio, fill=_al_fill(o.value, p), p=o.p)
+
+_AL_OPS = {
+    "PadCrop":            _al_pad_crop,
+    "HorizontalFlip":     lambda o, A, p: A.HorizontalFlip(p=o.p),
+    "VerticalFlip":       lambda o, A, p: A.VerticalFlip(p=o.p),
+    "Rotate90":           lambda o, A, p: A.RandomRotate90(p=o.p),
+    "Affine":             lambda o, A, p: _al_affine(o, A),
+    "ColorJitter":        _al_jitter,
+    "BrightnessContrast": _al_brightness,
+    "Grayscale":          lambda o, A, p: A.ToGray(num_output_channels=len(p.mean), p=o.p),
+    "GaussianBlur":       lambda o, A, p: A.GaussianBlur(blur_limit=o.kernel, sigma_limit=o.sigma, p=o.p),
+    "MotionBlur":         lambda o, A, p: A.MotionBlur(blur_limit=o.kernel, p=o.p),
+    "GaussNoise":         lambda o, A, p: A.GaussNoise(std_range=o.std, p=o.p),
+    "RandomErasing":      _al_erasing,
+    "CoarseDropout":      _al_dropout,
+    "OneOf":              _al_one_of,
+}
 
 def _al_op(o, A, p): return _AL_OPS[type(o).__name__](o, A, p)
 
@@ -156,30 +255,73 @@ def to_albumentations(
     "Write a pipeline as an albumentations `Compose`, called with image=(H, W, C) uint8"
     if gone := lacking(p, "albumentations"):
         has = next(b for b in BACKENDS if not lacking(p, b))
-        raise ConfigError(f"albumentations has no {' and no '.join(gone)}", f"preset {p.name!r}", f"Use transform_backend={has!r}, which has it")
+        raise ConfigError(f"albumentations has no {' and no '.join(gone)}",
+                          f"preset {p.name!r}",
+                          f"Use transform_backend={has!r}, which has it")
     A = import_albumentations()
     steps = [*_al_frame(p.frame, p.size, A), *(_al_op(o, A, p) for o in p.ops)]
     if not normalize: return A.Compose(steps)
-    return A.Compose([*steps, A.Normalize(mean=p.mean, std=p.std), optional_import("albumentations.pytorch", "albumentations").ToTensorV2()])
+    to_tensor = optional_import("albumentations.pytorch", "albumentations").ToTensorV2
+    return A.Compose([*steps, A.Normalize(mean=p.mean, std=p.std), to_tensor()])
 
 # %% ../../nbs/transforms/09_interop.ipynb #4d7aae26
-_RENAMED = dict(height="size=(height, width)", width="size=(height, width)", var_limit="std_range, standard deviations as shares of 255", mean="mean_range", max_holes="num_holes_range", min_holes="num_holes_range",
-                max_height="hole_height_range", min_height="hole_height_range", max_width="hole_width_range", min_width="hole_width_range", fill_value="fill", mask_fill_value="fill_mask", value="fill", mask_value="fill_mask",
-                cval="fill", cval_mask="fill_mask", mode="border_mode", pad_mode="border_mode", pad_cval="fill", pad_val="fill", quality_lower="quality_range", quality_upper="quality_range",
-                scale_min="scale_range", scale_max="scale_range", always_apply="p=1", num_shadows_lower="num_shadows_limit", num_shadows_upper="num_shadows_limit", fog_coef_lower="fog_coef_range", fog_coef_upper="fog_coef_range",
-                snow_point_lower="snow_point_range", snow_point_upper="snow_point_range", slant_lower="slant_range", slant_upper="slant_range", by_channels="per_channel", threshold="threshold_range", ratio_x="ratio", alpha_affine="A.Affine beside it")
+_RENAMED = dict(
+    height="size=(height, width)",
+    width="size=(height, width)",
+    var_limit="std_range, standard deviations as shares of 255",
+    mean="mean_range",
+    max_holes="num_holes_range",
+    min_holes="num_holes_range",
+    max_height="hole_height_range",
+    min_height="hole_height_range",
+    max_width="hole_width_range",
+    min_width="hole_width_range",
+    fill_value="fill",
+    mask_fill_value="fill_mask",
+    value="fill",
+    mask_value="fill_mask",
+    cval="fill",
+    cval_mask="fill_mask",
+    mode="border_mode",
+    pad_mode="border_mode",
+    pad_cval="fill",
+    pad_val="fill",
+    quality_lower="quality_range",
+    quality_upper="quality_range",
+    scale_min="scale_range",
+    scale_max="scale_range",
+    always_apply="p=1",
+    num_shadows_lower="num_shadows_limit",
+    num_shadows_upper="num_shadows_limit",
+    fog_coef_lower="fog_coef_range",
+    fog_coef_upper="fog_coef_range",
+    snow_point_lower="snow_point_range",
+    snow_point_upper="snow_point_range",
+    slant_lower="slant_range",
+    slant_upper="slant_range",
+    by_channels="per_channel",
+    threshold="threshold_range",
+    ratio_x="ratio",
+    alpha_affine="A.Affine beside it",
+)
 
 def _now(transform, name):
-    "Say how an argument is spelled now"
+    "Return how an argument is spelled now, as a sentence"
     import inspect
     known = [k for k in inspect.signature(type(transform).__init__).parameters if k != "self"]
     new = _RENAMED.get(name, "")
     if new and (" " in new or new.split("=")[0] in known): return f"{name} is now {new}"
     near = close_matches(name, known, 1)
-    return f"{name} is unknown" + (f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(known)}")
+    if near: return f"{name} is unknown; did you mean {near[0]}?"
+    return f"{name} is unknown; it takes {', '.join(known)}"
 
 def check_arguments(transform):
     "Raise `ConfigError` if an albumentations transform inside did not understand its arguments"
     for t in flat_transforms(transform):
-        if is_albumentations(t) and (wrong := getattr(t, "invalid_args", None)):
-            raise ConfigError(f"{type(t).__name__} took no notice of {', '.join(wrong)}: albumentations warned, and used its defaults", f"{type(t).__name__}({', '.join(f'{o}=…' for o in wrong)})", "; ".join(_now(t, o) for o in wrong))
+        wrong = getattr(t, "invalid_args", None) if is_albumentations(t) else None
+        if not wrong: continue
+        kind = type(t).__name__
+        raise ConfigError(
+            f"{kind} took no notice of {', '.join(wrong)}: albumentations warned, and used its defaults",
+            f"{kind}({', '.join(f'{o}=…' for o in wrong)})",
+            "; ".join(_now(t, o) for o in wrong))

@@ -17,13 +17,15 @@ from .geometry import inside
 def _shares(own, x): return to_device_of(np.asarray(own, np.float32).reshape(-1), x)
 
 def soft_targets(
-    target,        # (B,) class numbers, or (B, classes) probabilities
-    n:int,         # classes
+    target,            # (B,) class numbers, or (B, classes) probabilities
+    n:int,             # classes
     smoothing:float=0. # share of a label spread over all classes; targets that are soft already stay as they are
 ): # (B, classes)
     "Write targets as a probability for each class"
     if target.ndim > 1: return target.float()
-    return torch.full((len(target), n), smoothing/n, device=target.device).scatter_(1, target[:,None], 1-smoothing+smoothing/n)
+    others = smoothing/n
+    soft = torch.full((len(target), n), others, device=target.device)
+    return soft.scatter_(1, target[:, None], 1-smoothing+others)
 
 def mix_targets(
     y:torch.Tensor,       # (B,) class numbers, or (B, classes) shares, or zeros and ones
@@ -33,45 +35,66 @@ def mix_targets(
 )->torch.Tensor: # (B, classes)
     "Mix labels with their neighbours'"
     if y.ndim == 1:
-        if num_classes is None: raise ConfigError("To mix class numbers one must know how many classes there are", "mix_targets", "Give num_classes=")
+        if num_classes is None:
+            raise ConfigError("To mix class numbers one must know how many classes there are",
+                              "mix_targets", "Give num_classes=")
         y = soft_targets(y, num_classes, smoothing)
     own = _shares(own, y).view(-1, 1)
     return y*own + y.roll(1, 0)*(1-own)
 
 def mixup(
-    x:torch.Tensor, # (B, …) images
-    y:torch.Tensor, # their labels
-    own,            # share that each image keeps: one number, or (B,)
+    x:torch.Tensor,       # (B, …) images
+    y:torch.Tensor,       # their labels
+    own,                  # share that each image keeps: one number, or (B,)
     num_classes:int=None, # needed for class numbers
     smoothing:float=0.    # share of a class number's label that is spread over all classes
 )->tuple: # (images, (B, classes) labels)
     "Blend each image and label with its neighbour's (Zhang, 2017)"
     f = x if x.is_floating_point() else x.float()
-    mixed = torch.lerp(f.roll(1, 0), f, _shares(own, x).to(f.dtype).view(-1, *[1]*(x.ndim-1)))
-    return mixed if x.is_floating_point() else mixed.round_().to(x.dtype), mix_targets(y, own, num_classes, smoothing)
+    weight = _shares(own, x).to(f.dtype).view(-1, *[1]*(x.ndim-1))
+    mixed = torch.lerp(f.roll(1, 0), f, weight)
+    if not x.is_floating_point(): mixed = mixed.round_().to(x.dtype)
+    return mixed, mix_targets(y, own, num_classes, smoothing)
+
+def _box_edges(centre, half, n): return np.clip(centre-half, 0, n), np.clip(centre+half, 0, n)
 
 def cut_boxes(
     own,    # (n,) share of the picture that is to stay
     centre, # (n, 2) uniform numbers: x and y of the box's centre
-    h:int, w:int # of the picture
+    h:int,  # height of the picture
+    w:int   # width of the picture
 )->np.ndarray: # (n, 4): top, left, height, width
     "Place boxes; what juts out over the border is cut off"
+    centre = np.asarray(centre)
     half = .5*np.sqrt(1-np.asarray(own))
-    x,y = (np.floor(np.asarray(centre)[:,k]*n).astype(int) for k,n in ((0, w), (1, h)))
-    (left,right),(top,bottom) = ((np.clip(c-r, 0, n), np.clip(c+r, 0, n)) for c,r,n in ((x, (half*w).astype(int), w), (y, (half*h).astype(int), h)))
+    x = np.floor(centre[:, 0]*w).astype(int)
+    y = np.floor(centre[:, 1]*h).astype(int)
+    left, right = _box_edges(x, (half*w).astype(int), w)
+    top, bottom = _box_edges(y, (half*h).astype(int), h)
     return np.stack([top, left, bottom-top, right-left], 1)
 
+def _box_mask(boxes, x):
+    "Return which pixels of each image lie in its box, in a shape that fits `x`"
+    height, width = x.shape[-2:]
+    here = inside(boxes[:, None], height, width, x)
+    return here.view(-1, *[1]*(x.ndim-3), height, width)
+
+def _share_outside(boxes, x):
+    "Return the share of each image that its box leaves"
+    height, width = x.shape[-2:]
+    return 1 - boxes[:, 2]*boxes[:, 3]/(height*width)
+
 def cutmix(
-    x:torch.Tensor, # (B, …, H, W) images
-    y:torch.Tensor, # their labels
-    boxes,          # (4,) for all, or (B, 4): top, left, height, width
+    x:torch.Tensor,       # (B, …, H, W) images
+    y:torch.Tensor,       # their labels
+    boxes,                # (4,) for all, or (B, 4): top, left, height, width
     num_classes:int=None, # needed for class numbers
     smoothing:float=0.    # share of a class number's label that is spread over all classes
 )->tuple: # (images, (B, classes) labels)
     "Set a box of the neighbour into each image, and mix labels by area (Yun, 2019)"
-    boxes,(h,w) = np.asarray(boxes).reshape(-1, 4), x.shape[-2:]
-    here = inside(boxes[:,None], h, w, x).view(-1, *[1]*(x.ndim-3), h, w)
-    return torch.where(here, x.roll(1, 0), x), mix_targets(y, 1 - boxes[:,2]*boxes[:,3]/(h*w), num_classes, smoothing)
+    boxes = np.asarray(boxes).reshape(-1, 4)
+    mixed = torch.where(_box_mask(boxes, x), x.roll(1, 0), x)
+    return mixed, mix_targets(y, _share_outside(boxes, x), num_classes, smoothing)
 
 # %% ../../nbs/transforms/08_mixup.ipynb #b1bef364
 @dataclass
@@ -82,8 +105,10 @@ class MixNumbers:
     centre:np.ndarray # (n, 2) where the box goes, uniform
 
 def draw_mix(
-    seed:int, epoch:int, batch:int, # they alone decide
-    mixup:float=.2,  # alpha of the Beta law; 0: no mixup
+    seed:int,        # of the run; it, the epoch and the batch alone decide
+    epoch:int,
+    batch:int,       # its number in the epoch
+    mixup:float=.2,  # alpha of the Beta distribution; 0: no mixup
     cutmix:float=1., # the same for cutmix
     p:float=1.,      # probability to mix at all
     switch:float=.5, # probability of cutmix where both are on
@@ -93,22 +118,27 @@ def draw_mix(
     k = key("mix", seed, epoch, batch)
     rng = np.random.RandomState([k >> 32, k & 0xffffffff])
     u = rng.random_sample((n, 4))
-    shares = [rng.beta(a, a, n) if a else np.ones(n) for a in (mixup, cutmix)]
-    on,cuts = u[:,0] < p, (u[:,1] < switch) if mixup and cutmix else np.full(n, bool(cutmix))
-    return MixNumbers(np.where(on & ~cuts, shares[0], 1.), np.where(on & cuts, shares[1], 1.), u[:,2:])
+    own, cut = (rng.beta(a, a, n) if a else np.ones(n) for a in (mixup, cutmix))
+    mixes = u[:, 0] < p
+    cuts = u[:, 1] < switch if mixup and cutmix else np.full(n, bool(cutmix))
+    return MixNumbers(np.where(mixes & ~cuts, own, 1.), np.where(mixes & cuts, cut, 1.), u[:, 2:])
 
 def mix(
-    x:torch.Tensor, y:torch.Tensor, # images and labels
-    numbers:MixNumbers,
+    x:torch.Tensor,       # images
+    y:torch.Tensor,       # labels
+    numbers:MixNumbers,   # how to mix them
     num_classes:int=None, # needed for class numbers
     smoothing:float=0.    # share of a class number's label that is spread over all classes
 )->tuple: # (images, labels); labels as they came if nothing is mixed
     "Mix a batch by the numbers drawn for it"
-    blends,cuts = numbers.own < 1, numbers.cut < 1
+    blends = numbers.own < 1
+    cuts = numbers.cut < 1
     if len(x) < 2 or not (blends.any() or cuts.any()): return x, y
     if not cuts.any(): return mixup(x, y, numbers.own, num_classes, smoothing)
     boxes = cut_boxes(numbers.cut, numbers.centre, *x.shape[-2:])
     if not blends.any(): return cutmix(x, y, boxes, num_classes, smoothing)
-    h,w = x.shape[-2:]                       # some images blend, some have a box set in: each does one of the two
-    here = inside(boxes[:,None], h, w, x).view(-1, *[1]*(x.ndim-3), h, w)
-    return torch.where(here, x.roll(1, 0), mixup(x, y, numbers.own, num_classes)[0]), mix_targets(y, np.where(cuts, 1 - boxes[:,2]*boxes[:,3]/(h*w), numbers.own), num_classes, smoothing)
+    # some images blend, some have a box set in: each does one of the two
+    blended, _ = mixup(x, y, numbers.own, num_classes)
+    mixed = torch.where(_box_mask(boxes, x), x.roll(1, 0), blended)
+    own = np.where(cuts, _share_outside(boxes, x), numbers.own)
+    return mixed, mix_targets(y, own, num_classes, smoothing)

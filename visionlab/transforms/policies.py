@@ -21,35 +21,46 @@ def _look_up(image, table):
 
 _RAMP = np.arange(256, dtype=np.float32)
 
-def _planes(image): return [np.ascontiguousarray(image[...,c]) for c in range(image.shape[2])]
+def _planes(image): return [np.ascontiguousarray(image[..., c]) for c in range(image.shape[2])]
 
 def _grey(image):
     "Compute luminance, or take grey as it is"
     import cv2
-    return cv2.transform(image, np.float32([[.2989, .587, .114]])) if image.shape[2] == 3 else image
+    if image.shape[2] != 3: return image
+    return cv2.transform(image, np.float32([[.2989, .587, .114]]))
 
 def _contrast(image, v):
+    "Move every level away from the mean grey, or towards it"
     import cv2
-    return _look_up(image, _RAMP*np.float32(1+v) - np.float32(v)*np.float32(cv2.mean(_grey(image))[0]))
+    mean = np.float32(cv2.mean(_grey(image))[0])
+    return _look_up(image, _RAMP*np.float32(1+v) - np.float32(v)*mean)
 
 def _color(image, v):
+    "Move every colour away from its grey, or towards it"
     import cv2
-    return image if image.shape[2] == 1 else cv2.addWeighted(image, 1+v, cv2.merge([_grey(image)]*3), -v, 0)
+    if image.shape[2] == 1: return image
+    grey = cv2.merge([_grey(image)]*3)
+    return cv2.addWeighted(image, 1+v, grey, -v, 0)
 
 def _sharpness(image, v):
     "Blend with a blurred version, except at the border"
     import cv2
     inner = (slice(1, -1), slice(1, -1))
     blurred = cv2.filter2D(image, -1, np.float32([[1, 1, 1], [1, 5, 1], [1, 1, 1]])/13)
+    blended = cv2.addWeighted(image, 1+v, blurred, -v, 0).reshape(image.shape)
     out = image.copy()
-    out[inner] = cv2.addWeighted(image, 1+v, blurred, -v, 0).reshape(image.shape)[inner]
+    out[inner] = blended[inner]
     return out
 
 def _auto_contrast(image):
     "Stretch each channel to all levels"
-    low,high = (np.float32([f(o) for o in _planes(image)]) for f in (np.min, np.max))
+    planes = _planes(image)
+    low = np.float32([np.min(o) for o in planes])
+    high = np.float32([np.max(o) for o in planes])
     span = (high-low)/np.float32(255)
-    return _look_up(image, np.where(span > 0, (_RAMP[:,None]-low)/np.where(span > 0, span, 1), _RAMP[:,None]))
+    ramp = _RAMP[:, None]
+    stretched = (ramp-low)/np.where(span > 0, span, 1)
+    return _look_up(image, np.where(span > 0, stretched, ramp))
 
 def _equalize(image): return _look_up(image, np.stack([_flat_table(o) for o in _planes(image)], 1))
 
@@ -57,30 +68,45 @@ def _flat_table(plane):
     "Make the table after which a channel's levels are equally common (Pillow's)"
     import cv2
     counts = cv2.calcHist([plane], [0], None, [256], [0, 256]).ravel().astype(np.int64)
-    step = (counts.sum()-counts[counts.nonzero()[0][-1]])//255
-    return (counts.cumsum()-counts+step//2)//step if step else _RAMP
+    brightest = counts.nonzero()[0][-1]
+    step = (counts.sum() - counts[brightest])//255
+    return (counts.cumsum() - counts + step//2)//step if step else _RAMP
 
 # %% ../../nbs/transforms/05_policies.ipynb #85313fda
 def _warp(image, matrix, smooth):
     "Look up where each pixel comes from"
     import cv2
-    return cv2.warpAffine(image, np.float64(matrix), image.shape[1::-1], flags=(cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST) | cv2.WARP_INVERSE_MAP).reshape(image.shape)
+    how = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
+    out = cv2.warpAffine(image, np.float64(matrix), image.shape[1::-1], flags=how | cv2.WARP_INVERSE_MAP)
+    return out.reshape(image.shape)
 
 def _rotate(image, v, smooth):
     "Turn counter-clockwise about the centre"
-    (h,w),c,s = image.shape[:2], math.cos(math.radians(v)), math.sin(math.radians(v))
-    x,y = (w-1)/2, (h-1)/2
-    return _warp(image, [[c, -s, x-c*x+s*y], [s, c, y-s*x-c*y]], smooth)
+    height, width = image.shape[:2]
+    c = math.cos(math.radians(v))
+    s = math.sin(math.radians(v))
+    x, y = (width-1)/2, (height-1)/2
+    return _warp(image, [[c, -s, x - c*x + s*y], [s, c, y - s*x - c*y]], smooth)
+
+def _shifted_slices(by, n):
+    "Return where a shift writes along an axis of `n` pixels, and where it reads"
+    to = slice(max(0, by), n + min(0, by))
+    at = slice(max(0, -by), n + min(0, -by))
+    return to, at
 
 def _shift(image, right=0, down=0):
     "Shift by whole pixels"
-    (h,w),out = image.shape[:2], np.zeros_like(image)
-    if abs(right) < w and abs(down) < h: out[max(0, down):h+min(0, down), max(0, right):w+min(0, right)] = image[max(0, -down):h+min(0, -down), max(0, -right):w+min(0, -right)]
+    height, width = image.shape[:2]
+    out = np.zeros_like(image)
+    if abs(right) >= width or abs(down) >= height: return out
+    to_rows, rows = _shifted_slices(down, height)
+    to_cols, cols = _shifted_slices(right, width)
+    out[to_rows, to_cols] = image[rows, cols]
     return out
 
 _STEPS = {
     "Identity":     lambda x, v, smooth: x,
-    "ShearX":       lambda x, v, smooth: _warp(x, [[1, v, .5*v], [0, 1, 0]], smooth),          # about the top left corner
+    "ShearX":       lambda x, v, smooth: _warp(x, [[1, v, .5*v], [0, 1, 0]], smooth),      # about the top left corner
     "ShearY":       lambda x, v, smooth: _warp(x, [[1, 0, 0], [v, 1, .5*v]], smooth),
     "TranslateX":   lambda x, v, smooth: _shift(x, right=int(v)),
     "TranslateY":   lambda x, v, smooth: _shift(x, down=int(v)),
@@ -99,83 +125,123 @@ _SIGNED = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness
 
 def _step(
     image:np.ndarray, # (H, W, C) uint8
-    name:str,
-    level:float,
+    name:str,         # one of `_STEPS`
+    level:float,      # how strong
     smooth:bool=False # interpolate linearly instead of taking the nearest pixel
 )->np.ndarray:
-    "Run one step on one image; with neither 1 nor 3 channels each goes alone, and colour and contrast stay as they are"
-    if image.shape[2] in (1, 3): return _STEPS[name](image, level, smooth)
+    "Run one step; with neither 1 nor 3 channels each goes alone, and colour and contrast stay as they are"
+    run = _STEPS[name]
+    if image.shape[2] in (1, 3): return run(image, level, smooth)
     if name in ("Color", "Contrast"): return image
-    return np.concatenate([_STEPS[name](o[...,None], level, smooth).reshape(*o.shape, 1) for o in _planes(image)], -1)
+    planes = [run(o[..., None], level, smooth).reshape(*o.shape, 1) for o in _planes(image)]
+    return np.concatenate(planes, -1)
 
 # %% ../../nbs/transforms/05_policies.ipynb #055a5237
 @lru_cache(1024)
 def _scale(first, last, bins):
-    "List the levels of all bins, in torch's own rounding: a level apart would be another picture after `Equalize`"
+    "List the levels of all bins, in torch's own rounding: another rounding is another picture after `Equalize`"
     return torch.linspace(first, last, bins).tolist()
 
 def _furthest(law, height, width):
-    "Give each step's level in the last bin; in the first it is 0"
+    "Return each step's level in the last bin; in the first it is 0"
     wide = law == "wide"
-    shear,turn,colour = (.99, 135., .99) if wide else (.3, 30., .9)
-    right,down = {"usual": (150/331*width, 150/331*height), "wide": (32., 32.), "augmix": (width/3, height/3)}[law]
-    return dict(ShearX=shear, ShearY=shear, TranslateX=right, TranslateY=down, Rotate=turn, Brightness=colour, Color=colour, Contrast=colour, Sharpness=colour)
+    shear = .99 if wide else .3
+    colour = .99 if wide else .9
+    shifts = {"usual": (150/331*width, 150/331*height), "wide": (32., 32.), "augmix": (width/3, height/3)}
+    right, down = shifts[law]
+    return dict(
+        ShearX=shear,
+        ShearY=shear,
+        TranslateX=right,
+        TranslateY=down,
+        Rotate=135. if wide else 30.,
+        Brightness=colour,
+        Color=colour,
+        Contrast=colour,
+        Sharpness=colour)
+
+def _bits_kept(k, bins, law):
+    "Return how many bits of each level `Posterize` keeps"
+    most = 4 if law == "augmix" else 8
+    span = 6 if law == "wide" else 4
+    return round(most - k/(bins-1)*span)
 
 def _level(name, k, bins, sign, law, height, width):
     "Compute a step's level from a bin and the uniform number that decides its sign"
-    if name == "Posterize": return round((4 if law == "augmix" else 8) - k/(bins-1)*(6 if law == "wide" else 4))
+    if name == "Posterize": return _bits_kept(k, bins, law)
     if name == "Solarize": return _scale(1., 0., bins)[k]
     if name not in _SIGNED: return 0.
     level = _scale(0., _furthest(law, height, width)[name], bins)[k]
     return -level if sign <= .5 else level
 
 _GEOMETRY = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
-_RAND = ("Identity", *_GEOMETRY, "Brightness", "Color", "Contrast", "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize")
+_COLOUR = ("Brightness", "Color", "Contrast", "Sharpness")
+_RAND = ("Identity", *_GEOMETRY, *_COLOUR, "Posterize", "Solarize", "AutoContrast", "Equalize")
 _MIX = (*_GEOMETRY, "Posterize", "Solarize", "AutoContrast", "Equalize")
-_MIX_ALL = (*_MIX, "Brightness", "Color", "Contrast", "Sharpness")
+_MIX_ALL = (*_MIX, *_COLOUR)
 
 def _pick(names, u): return names[min(int(u*len(names)), len(names)-1)]       # a float32 can round up to 1
 
 # %% ../../nbs/transforms/05_policies.ipynb #d63e86d2
 def _rand_augment(op, x, u):
     "Run `num_ops` steps of one strength"
-    for which,sign in u.reshape(-1, 2):
+    for which, sign in u.reshape(-1, 2):
         name = _pick(_RAND, which)
-        x = _step(x, name, _level(name, op.magnitude, op.bins, sign, "usual", *x.shape[:2]))
+        level = _level(name, op.magnitude, op.bins, sign, "usual", *x.shape[:2])
+        x = _step(x, name, level)
     return x
 
 def _trivial_augment(op, x, u):
     "Run one step of any strength"
-    name,k = _pick(_RAND, u[0]), _pick(range(op.bins), u[1])
+    name = _pick(_RAND, u[0])
+    k = _pick(range(op.bins), u[1])
     return _step(x, name, _level(name, k, op.bins, u[2], "wide", *x.shape[:2]))
 
 # %% ../../nbs/transforms/05_policies.ipynb #33de1042
-_POLICIES = dict(imagenet="""
-    Posterize .4 8 Rotate .6 9; Solarize .6 5 AutoContrast .6 -; Equalize .8 - Equalize .6 -; Posterize .6 7 Posterize .6 6; Equalize .4 - Solarize .2 4;
-    Equalize .4 - Rotate .8 8; Solarize .6 3 Equalize .6 -; Posterize .8 5 Equalize 1 -; Rotate .2 3 Solarize .6 8; Equalize .6 - Posterize .4 6;
-    Rotate .8 8 Color .4 0; Rotate .4 9 Equalize .6 -; Equalize 0 - Equalize .8 -; Invert .6 - Equalize 1 -; Color .6 4 Contrast 1 8;
-    Rotate .8 8 Color 1 2; Color .8 8 Solarize .8 7; Sharpness .4 7 Invert .6 -; ShearX .6 5 Equalize 1 -; Color .4 0 Equalize .6 -;
-    Equalize .4 - Solarize .2 4; Solarize .6 5 AutoContrast .6 -; Invert .6 - Equalize 1 -; Color .6 4 Contrast 1 8; Equalize .8 - Equalize .6 -""", cifar10="""
-    Invert .1 - Contrast .2 6; Rotate .7 2 TranslateX .3 9; Sharpness .8 1 Sharpness .9 3; ShearY .5 8 TranslateY .7 9; AutoContrast .5 - Equalize .9 -;
-    ShearY .2 7 Posterize .3 7; Color .4 3 Brightness .6 7; Sharpness .3 9 Brightness .7 9; Equalize .6 - Equalize .5 -; Contrast .6 7 Sharpness .6 5;
-    Color .7 7 TranslateX .5 8; Equalize .3 - AutoContrast .4 -; TranslateY .4 3 Sharpness .2 6; Brightness .9 6 Color .2 8; Solarize .5 2 Invert 0 -;
-    Equalize .2 - AutoContrast .6 -; Equalize .2 - Equalize .6 -; Color .9 9 Equalize .6 -; AutoContrast .8 - Solarize .2 8; Brightness .1 3 Color .7 0;
-    Solarize .4 5 AutoContrast .9 -; TranslateY .9 9 TranslateY .7 9; AutoContrast .9 - Solarize .8 3; Equalize .8 - Invert .1 -; TranslateY .7 9 AutoContrast .9 -""", svhn="""
-    ShearX .9 4 Invert .2 -; ShearY .9 8 Invert .7 -; Equalize .6 - Solarize .6 6; Invert .9 - Equalize .6 -; Equalize .6 - Rotate .9 3;
-    ShearX .9 4 AutoContrast .8 -; ShearY .9 8 Invert .4 -; ShearY .9 5 Solarize .2 6; Invert .9 - AutoContrast .8 -; Equalize .6 - Rotate .9 3;
-    ShearX .9 4 Solarize .3 3; ShearY .8 8 Invert .7 -; Equalize .9 - TranslateY .6 6; Invert .9 - Equalize .6 -; Contrast .3 3 Rotate .8 4;
-    Invert .8 - TranslateY 0 2; ShearY .7 6 Solarize .4 8; Invert .6 - Rotate .8 4; ShearY .3 7 TranslateX .9 3; ShearX .1 6 Invert .6 -;
-    Solarize .7 2 TranslateY .6 7; ShearY .8 4 Invert .8 -; ShearX .7 9 TranslateY .8 3; ShearY .8 5 AutoContrast .7 -; ShearX .7 2 Invert .1 -""")
+_POLICIES = dict(
+    imagenet="""
+        Posterize .4 8 Rotate .6 9; Solarize .6 5 AutoContrast .6 -; Equalize .8 - Equalize .6 -;
+        Posterize .6 7 Posterize .6 6; Equalize .4 - Solarize .2 4; Equalize .4 - Rotate .8 8;
+        Solarize .6 3 Equalize .6 -; Posterize .8 5 Equalize 1 -; Rotate .2 3 Solarize .6 8;
+        Equalize .6 - Posterize .4 6; Rotate .8 8 Color .4 0; Rotate .4 9 Equalize .6 -; Equalize 0 - Equalize .8 -;
+        Invert .6 - Equalize 1 -; Color .6 4 Contrast 1 8; Rotate .8 8 Color 1 2; Color .8 8 Solarize .8 7;
+        Sharpness .4 7 Invert .6 -; ShearX .6 5 Equalize 1 -; Color .4 0 Equalize .6 -; Equalize .4 - Solarize .2 4;
+        Solarize .6 5 AutoContrast .6 -; Invert .6 - Equalize 1 -; Color .6 4 Contrast 1 8;
+        Equalize .8 - Equalize .6 -""",
+    cifar10="""
+        Invert .1 - Contrast .2 6; Rotate .7 2 TranslateX .3 9; Sharpness .8 1 Sharpness .9 3;
+        ShearY .5 8 TranslateY .7 9; AutoContrast .5 - Equalize .9 -; ShearY .2 7 Posterize .3 7;
+        Color .4 3 Brightness .6 7; Sharpness .3 9 Brightness .7 9; Equalize .6 - Equalize .5 -;
+        Contrast .6 7 Sharpness .6 5; Color .7 7 TranslateX .5 8; Equalize .3 - AutoContrast .4 -;
+        TranslateY .4 3 Sharpness .2 6; Brightness .9 6 Color .2 8; Solarize .5 2 Invert 0 -;
+        Equalize .2 - AutoContrast .6 -; Equalize .2 - Equalize .6 -; Color .9 9 Equalize .6 -;
+        AutoContrast .8 - Solarize .2 8; Brightness .1 3 Color .7 0; Solarize .4 5 AutoContrast .9 -;
+        TranslateY .9 9 TranslateY .7 9; AutoContrast .9 - Solarize .8 3; Equalize .8 - Invert .1 -;
+        TranslateY .7 9 AutoContrast .9 -""",
+    svhn="""
+        ShearX .9 4 Invert .2 -; ShearY .9 8 Invert .7 -; Equalize .6 - Solarize .6 6; Invert .9 - Equalize .6 -;
+        Equalize .6 - Rotate .9 3; ShearX .9 4 AutoContrast .8 -; ShearY .9 8 Invert .4 -;
+        ShearY .9 5 Solarize .2 6; Invert .9 - AutoContrast .8 -; Equalize .6 - Rotate .9 3;
+        ShearX .9 4 Solarize .3 3; ShearY .8 8 Invert .7 -; Equalize .9 - TranslateY .6 6;
+        Invert .9 - Equalize .6 -; Contrast .3 3 Rotate .8 4; Invert .8 - TranslateY 0 2; ShearY .7 6 Solarize .4 8;
+        Invert .6 - Rotate .8 4; ShearY .3 7 TranslateX .9 3; ShearX .1 6 Invert .6 -;
+        Solarize .7 2 TranslateY .6 7; ShearY .8 4 Invert .8 -; ShearX .7 9 TranslateY .8 3;
+        ShearY .8 5 AutoContrast .7 -; ShearX .7 2 Invert .1 -""",
+)
+
+def _policy_step(name, p, strength): return name, float(p), 0 if strength == "-" else int(strength)
 
 @lru_cache(None)
 def _policy(name)->list: # of pairs of (step, probability, strength)
     "Read a policy's table"
-    read = lambda step, p, m: (step, float(p), 0 if m == "-" else int(m))
-    return [tuple(read(*words[i:i+3]) for i in (0, 3)) for words in (o.split() for o in _POLICIES[one_of(name, list(_POLICIES), "policy")].split(";"))]
+    table = _POLICIES[one_of(name, list(_POLICIES), "policy")]
+    rows = [row.split() for row in table.split(";")]
+    return [(_policy_step(*words[:3]), _policy_step(*words[3:6])) for words in rows]
 
 def _auto_augment(op, x, u):
     "Run one pair of the policy"
-    for (name,p,k),whether,sign in zip(_pick(_policy(op.policy), u[0]), u[1::2], u[2::2]):
+    pair = _pick(_policy(op.policy), u[0])
+    for (name, p, k), whether, sign in zip(pair, u[1::2], u[2::2]):
         if whether <= p: x = _step(x, name, _level(name, k, 10, sign, "usual", *x.shape[:2]))
     return x
 
@@ -184,19 +250,27 @@ def _chain(op, x, rng):
     "Run a chain of steps drawn from `rng`"
     for _ in range(op.depth if op.depth > 0 else rng.integers(1, 4)):
         name = _pick(_MIX_ALL if op.all_ops else _MIX, rng.random())
-        x = _step(x, name, _level(name, rng.integers(op.severity), 10, rng.random(), "augmix", *x.shape[:2]), smooth=True)
+        k = rng.integers(op.severity)
+        level = _level(name, k, 10, rng.random(), "augmix", *x.shape[:2])
+        x = _step(x, name, level, smooth=True)
     return x
 
 def _aug_mix(op, x, u):
     "Mix the image with its chains"
     rng = np.random.default_rng(int(u[0]*2**53))
-    own,rest = rng.dirichlet([op.alpha]*2)
+    own, rest = rng.dirichlet([op.alpha]*2)
     out = x*np.float32(own)
-    for weight in rng.dirichlet([op.alpha]*op.width): out += _chain(op, x, rng)*np.float32(weight*rest)
+    for weight in rng.dirichlet([op.alpha]*op.width):
+        out += _chain(op, x, rng)*np.float32(weight*rest)
     return out.clip(0, 255).astype(np.uint8)
 
 # %% ../../nbs/transforms/05_policies.ipynb #7194eda2
-_APPLY = {RandAugment:_rand_augment, TrivialAugmentWide:_trivial_augment, AutoAugment:_auto_augment, AugMix:_aug_mix}
+_APPLY = {
+    RandAugment: _rand_augment,
+    TrivialAugmentWide: _trivial_augment,
+    AutoAugment: _auto_augment,
+    AugMix: _aug_mix,
+}
 
 def apply_image(
     op,             # an operation whose place is "image"
@@ -206,4 +280,5 @@ def apply_image(
     "Run one operation on one image"
     if x.is_floating_point(): x = (x*255).round().clamp(0, 255).byte()
     image = np.ascontiguousarray(x.permute(1, 2, 0).numpy())
-    return torch.from_numpy(np.ascontiguousarray(_APPLY[type(op)](op, image, np.asarray(u)))).permute(2, 0, 1)
+    out = _APPLY[type(op)](op, image, np.asarray(u))
+    return torch.from_numpy(np.ascontiguousarray(out)).permute(2, 0, 1)

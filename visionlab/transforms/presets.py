@@ -16,31 +16,68 @@ from visionlab.transforms.ops import (
 from .pipeline import operation_kinds, IMAGENET_MEAN, IMAGENET_STD, Pipeline, TextTable
 
 # %% ../../nbs/transforms/06_presets.ipynb #71ce8e38
-_CROP,_FLIP = RandomResizedCrop(), HorizontalFlip()
+_CROP = RandomResizedCrop()
+_FLIP = HorizontalFlip()
 _ROUGH = OneOf((MotionBlur((3, 5), p=1.), GaussianBlur((3, 5), (.5, 3.), p=1.), GaussNoise((.02, .05), p=1.)), p=.3)
+_STRONG = (
+    _FLIP,
+    Affine((-15., 15.), (.1, .1), (.8, 1.2), p=.5, keep_ratio=False),
+    _ROUGH,
+    ColorJitter(.3, .3, .3, .1, p=.8),
+    CoarseDropout(p=.3),
+)
+# name: (frame, operations, a line about it)
 _KNOWN = {
-    "default": (_CROP, (_FLIP, ColorJitter(.2, .2, .2)), "AutoTimm's default: crop, mirror, a little colour"),
-    "light": (_CROP, (_FLIP,), "crop and mirror"),
-    "strong": (_CROP, (_FLIP, Affine((-15., 15.), (.1, .1), (.8, 1.2), p=.5, keep_ratio=False), _ROUGH, ColorJitter(.3, .3, .3, .1, p=.8), CoarseDropout(p=.3)), "AutoTimm's strong: also turned, blurred, noisy, with holes"),
-    "autoaugment": (_CROP, (_FLIP, AutoAugment()), "crop, mirror, and a pair of steps learned on ImageNet"),
-    "randaugment": (_CROP, (_FLIP, RandAugment(2, 9)), "crop, mirror, and two steps of strength 9 of 30"),
-    "trivialaugment": (_CROP, (_FLIP, TrivialAugmentWide()), "crop, mirror, and one step of any strength"),
-    "augmix": (_CROP, (_FLIP, AugMix()), "crop, mirror, and a mixture of chains of steps"),
-    "imagenet": (_CROP, (_FLIP,), "the usual training on ImageNet; with AutoAugment it is `autoaugment`"),
-    "autotrain": (_CROP, (Rotate90(.5), _FLIP, BrightnessContrast(.2, .2, p=.2)), "AutoTrain's: also quarter turns, brightness and contrast"),
-    "lightly": (RandomResizedCrop((.2, 1.)), (_FLIP, ColorJitter(32/255, .5, .5, 18/360, p=.5)), "LightlyTrain's: a fifth of the area or more, and strong colours half of the time"),
-    "finetune": (RandomResizedCrop((.35, 1.)), (_FLIP,), "for few images and a pretrained network: a third of the area or more, and mirror"),
-    "small": (Resize(crop_pct=1.), (PadCrop(2), _FLIP), "for 64 pixels and less: shifts of 2 pixels, and mirror"),
-    "digits": (Resize(crop_pct=1.), (PadCrop(2),), "for digits and letters: shifts alone"),
-    "none": (Resize(), (), "no chance at all: as in evaluation"),
+    "default": (
+        _CROP, (_FLIP, ColorJitter(.2, .2, .2)),
+        "AutoTimm's default: crop, mirror, a little colour"),
+    "light": (
+        _CROP, (_FLIP,),
+        "crop and mirror"),
+    "strong": (
+        _CROP, _STRONG,
+        "AutoTimm's strong: also turned, blurred, noisy, with holes"),
+    "autoaugment": (
+        _CROP, (_FLIP, AutoAugment()),
+        "crop, mirror, and a pair of steps learned on ImageNet"),
+    "randaugment": (
+        _CROP, (_FLIP, RandAugment(2, 9)),
+        "crop, mirror, and two steps of strength 9 of 30"),
+    "trivialaugment": (
+        _CROP, (_FLIP, TrivialAugmentWide()),
+        "crop, mirror, and one step of any strength"),
+    "augmix": (
+        _CROP, (_FLIP, AugMix()),
+        "crop, mirror, and a mixture of chains of steps"),
+    "imagenet": (
+        _CROP, (_FLIP,),
+        "the usual training on ImageNet; with AutoAugment it is `autoaugment`"),
+    "autotrain": (
+        _CROP, (Rotate90(.5), _FLIP, BrightnessContrast(.2, .2, p=.2)),
+        "AutoTrain's: also quarter turns, brightness and contrast"),
+    "lightly": (
+        RandomResizedCrop((.2, 1.)), (_FLIP, ColorJitter(32/255, .5, .5, 18/360, p=.5)),
+        "LightlyTrain's: a fifth of the area or more, and strong colours half of the time"),
+    "finetune": (
+        RandomResizedCrop((.35, 1.)), (_FLIP,),
+        "for few images and a pretrained network: a third of the area or more, and mirror"),
+    "small": (
+        Resize(crop_pct=1.), (PadCrop(2), _FLIP),
+        "for 64 pixels and less: shifts of 2 pixels, and mirror"),
+    "digits": (
+        Resize(crop_pct=1.), (PadCrop(2),),
+        "for digits and letters: shifts alone"),
+    "none": (
+        Resize(), (),
+        "no chance at all: as in evaluation"),
 }
-PRESETS = {name:Pipeline(frame, ops, name=name) for name,(frame,ops,_) in _KNOWN.items()}
+PRESETS = {name:Pipeline(frame, ops, name=name) for name, (frame, ops, _) in _KNOWN.items()}
 
 def preset(
     name:str="default",    # one of `PRESETS`
     size=224,              # pixels: one number or (height, width)
     mean=IMAGENET_MEAN,    # of each channel
-    std=IMAGENET_STD,
+    std=IMAGENET_STD,      # of each channel
     interpolation:str=None # default: the preset's own
 )->Pipeline:
     "Look a preset up and give it a size and statistics"
@@ -49,7 +86,10 @@ def preset(
     return p.edit(frame=frame, size=size, mean=mean, std=std)
 
 # %% ../../nbs/transforms/06_presets.ipynb #1c123ad7
-_LACKS = dict(torchvision=(), albumentations=("AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix", "Perspective", "ChannelDrop"))
+_LACKS = dict(
+    torchvision=(),
+    albumentations=("AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix", "Perspective", "ChannelDrop"),
+)
 BACKENDS = tuple(_LACKS)
 
 def lacking(
@@ -57,15 +97,17 @@ def lacking(
     backend:str # "torchvision" or "albumentations"
 )->list: # of operations' names
     "List the operations of a pipeline that a backend does not have"
-    return [k for o in p.ops for k in operation_kinds(o) if k in _LACKS[one_of(backend, BACKENDS, "transform backend")]]
+    kinds = [k for o in p.ops for k in operation_kinds(o)]
+    return [k for k in kinds if k in _LACKS[one_of(backend, BACKENDS, "transform backend")]]
 
 def list_presets(
     backend:str=None,   # only those this backend has; default: all
     verbose:bool=False  # with a line about each
 ):
     "List the names of the presets"
-    names = [n for n,p in PRESETS.items() if backend is None or not lacking(p, backend)]
-    return TextTable([(n, _KNOWN[n][2]) for n in names], ["preset", "what it does"]) if verbose else names
+    names = [n for n, p in PRESETS.items() if backend is None or not lacking(p, backend)]
+    if not verbose: return names
+    return TextTable([(n, _KNOWN[n][2]) for n in names], ["preset", "what it does"])
 
 def list_transform_presets(backend:str="torchvision", verbose:bool=False):
     "List the presets of a backend"
@@ -78,6 +120,7 @@ class Advice(str):
         self = super().__new__(cls, backend)
         self.reason = reason
         return self
+
     def __repr__(self): return f"{self!s}: {self.reason}"
 
 def recommend_backend(
@@ -88,17 +131,35 @@ def recommend_backend(
     has_bbox_or_masks:bool=False
 )->Advice:
     "Recommend a backend for the transforms, with the reason"
-    if needs_spatial_transforms: return Advice("albumentations", "elastic, grid and lens distortions are there; give your own Compose")
-    if has_bbox_or_masks and "detect" in task: return Advice("albumentations", "it moves boxes with the picture; give your own Compose")
-    if needs_advanced_augmentation: return Advice("torchvision", "every preset is there; albumentations has no AutoAugment, RandAugment, TrivialAugment or AugMix")
-    if has_bbox_or_masks: return Advice("torchvision", "masks and depth follow the presets' moves in visionlab's own loaders")
-    return Advice("torchvision", "operations run on whole batches, on the device where there is one" if prioritize_speed else "it is the default, and has every preset")
+    if needs_spatial_transforms:
+        return Advice("albumentations", "elastic, grid and lens distortions are there; give your own Compose")
+    if has_bbox_or_masks and "detect" in task:
+        return Advice("albumentations", "it moves boxes with the picture; give your own Compose")
+    if needs_advanced_augmentation:
+        return Advice("torchvision", "every preset is there; "
+                      "albumentations has no AutoAugment, RandAugment, TrivialAugment or AugMix")
+    if has_bbox_or_masks:
+        return Advice("torchvision", "masks and depth follow the presets' moves in visionlab's own loaders")
+    if prioritize_speed:
+        return Advice("torchvision", "operations run on whole batches, on the device where there is one")
+    return Advice("torchvision", "it is the default, and has every preset")
+
+def _verdict(p, backend):
+    "Return yes if a backend has all of a pipeline, else what it lacks"
+    gone = lacking(p, backend)
+    return f"no {', '.join(gone)}" if gone else "yes"
 
 def compare_backends()->TextTable:
     "Compare what the two backends have and where they run"
-    have = [(f"preset {n}", *("yes" if not (gone := lacking(p, b)) else f"no {', '.join(gone)}" for b in BACKENDS)) for n,p in PRESETS.items()]
-    return TextTable([("runs", "whole batches on the device, single images in threads", "single images, in threads or worker processes"), ("installed", "always", "pip install 'visionlab[albumentations]'"),
-                 ("maintained", "yes", "2.0.8, of May 2025, is the last; its successor under the same import name is AGPL"), *have], ["", *BACKENDS])
+    rows = [
+        ("runs", "whole batches on the device, single images in threads",
+                 "single images, in threads or worker processes"),
+        ("installed", "always", "pip install 'visionlab[albumentations]'"),
+        ("maintained", "yes", "2.0.8, of May 2025, is the last; its successor under the same import name is AGPL"),
+    ]
+    for name, p in PRESETS.items():
+        rows.append((f"preset {name}", *(_verdict(p, b) for b in BACKENDS)))
+    return TextTable(rows, ["", *BACKENDS])
 
 # %% ../../nbs/transforms/06_presets.ipynb #57aada37
 def eval_pipeline(
@@ -106,47 +167,80 @@ def eval_pipeline(
     mode:str="crop",             # "crop", "squash" or "pad"
     crop_pct:float=.875,         # for "crop": share of the scaled shorter side kept
     interpolation:str="bilinear",
-    mean=IMAGENET_MEAN, std=IMAGENET_STD
+    mean=IMAGENET_MEAN,          # of each channel
+    std=IMAGENET_STD             # of each channel
 )->Pipeline:
     "Make the pipeline for validation, test, prediction and export"
     return Pipeline(Resize(mode, crop_pct, interpolation), (), size, mean, std, "eval")
 
 # %% ../../nbs/transforms/06_presets.ipynb #d5a0bb53
-_LIGHTLY = dict(image_size=None, normalize={}, num_channels=3, random_crop=dict(min_scale=.2, max_scale=1.), random_flip=dict(horizontal_prob=.5, vertical_prob=0.), random_rotate=None, random_rotate_90=None,
-                color_jitter=dict(prob=.5, strength=1., brightness=32/255, contrast=.5, saturation=.5, hue=18/360), channel_drop=None, val={})
-_MORE = dict(random_rotate=dict(prob=1., degrees=90.), random_rotate_90=dict(prob=.5), channel_drop=dict(num_channels_keep=None, weight_drop=None), normalize=dict(mean=IMAGENET_MEAN, std=IMAGENET_STD))
+# LightlyTrain's defaults, of each part of `transform_args`
+_LIGHTLY = dict(
+    image_size=None,
+    normalize={},
+    num_channels=3,
+    random_crop=dict(min_scale=.2, max_scale=1.),
+    random_flip=dict(horizontal_prob=.5, vertical_prob=0.),
+    random_rotate=None,
+    random_rotate_90=None,
+    color_jitter=dict(prob=.5, strength=1., brightness=32/255, contrast=.5, saturation=.5, hue=18/360),
+    channel_drop=None,
+    val={},
+)
+# the values of those parts that are off or empty by default
+_MORE = dict(
+    random_rotate=dict(prob=1., degrees=90.),
+    random_rotate_90=dict(prob=.5),
+    channel_drop=dict(num_channels_keep=None, weight_drop=None),
+    normalize=dict(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+)
 
 def _given(args, name):
     "Read one part: None if it is off, else its values over the defaults"
-    value,base = args.get(name, _LIGHTLY[name]), _MORE.get(name) or _LIGHTLY[name]
+    value = args.get(name, _LIGHTLY[name])
+    base = _MORE.get(name) or _LIGHTLY[name]
     if value is None: return None
     for k in value: one_of(k, list(base), f"key of transform_args[{name!r}]")
     return {**base, **value}
 
+def _lightly_jitter(jitter):
+    "Make the operation of the part about colours"
+    ranges = (jitter[o]*jitter["strength"] for o in ("brightness", "contrast", "saturation", "hue"))
+    return ColorJitter(*ranges, p=jitter["prob"])
+
 def _lightly_ops(part, channels):
     "List the operations that the parts ask for"
-    drop,flip,turn,quarter,jitter = (part(o) for o in ("channel_drop", "random_flip", "random_rotate", "random_rotate_90", "color_jitter"))
+    drop = part("channel_drop")
+    flip = part("random_flip")
+    turn = part("random_rotate")
+    quarter = part("random_rotate_90")
+    jitter = part("color_jitter")
     if drop: yield ChannelDrop(drop["num_channels_keep"], tuple(drop["weight_drop"]))
     if quarter: yield Rotate90(quarter["prob"])
     if flip and flip["horizontal_prob"]: yield HorizontalFlip(flip["horizontal_prob"])
     if flip and flip["vertical_prob"]: yield VerticalFlip(flip["vertical_prob"])
     if turn: yield Affine((-float(turn["degrees"]), float(turn["degrees"])), p=turn["prob"])
-    if jitter and channels == 3: yield ColorJitter(*(jitter[o]*jitter["strength"] for o in ("brightness", "contrast", "saturation", "hue")), p=jitter["prob"])
+    if jitter and channels == 3: yield _lightly_jitter(jitter)
+
+def _each_channel(values, n): return tuple(values[i % len(values)] for i in range(n))
 
 def from_transform_args(
     transform_args:dict=None, # as for LightlyTrain's classification
-    size=224                  # where `transform_args` does not say: the model's
+    size=224                  # where `transform_args` names none: the model's
 )->tuple: # (pipeline for training, pipeline for evaluation)
     "Read LightlyTrain's `transform_args` as two pipelines"
     args = dict(transform_args or {})
     for k in args: one_of(k, list(_LIGHTLY), "key of transform_args")
-    size,channels = args.get("image_size") or size, args.get("num_channels") or 3
-    channels = 3 if channels == "auto" else channels
+    size = args.get("image_size") or size
+    channels = args.get("num_channels") or 3
+    if channels == "auto": channels = 3
     stats = _given(args, "normalize") or dict(mean=(0.,), std=(1.,))
-    mean,std = (tuple(stats[o][i % len(stats[o])] for i in range(channels)) for o in ("mean", "std"))
+    mean = _each_channel(stats["mean"], channels)
+    std = _each_channel(stats["std"], channels)
     crop = _given(args, "random_crop")
     frame = RandomResizedCrop((crop["min_scale"], crop["max_scale"])) if crop else Resize(crop_pct=1.)
-    train = Pipeline(frame, tuple(_lightly_ops(lambda o: _given(args, o), channels)), size, mean, std, "lightly")
+    ops = tuple(_lightly_ops(lambda o: _given(args, o), channels))
+    train = Pipeline(frame, ops, size, mean, std, "lightly")
     return train, _lightly_val(args.get("val") or {}, train)
 
 def _lightly_val(args, train):
@@ -155,4 +249,5 @@ def _lightly_val(args, train):
     size = args.get("image_size") or train.size
     size = (size, size) if isinstance(size, int) else tuple(size)
     stats = dict(mean=train.mean, std=train.std) | (args.get("normalize") or {})
-    return eval_pipeline(size, "crop", min(size)/round(1.143*min(size)), mean=tuple(stats["mean"]), std=tuple(stats["std"]))
+    crop_pct = min(size)/round(1.143*min(size))
+    return eval_pipeline(size, "crop", crop_pct, mean=tuple(stats["mean"]), std=tuple(stats["std"]))

@@ -20,158 +20,295 @@ from .interop import check_arguments, is_successor
 # %% ../../nbs/transforms/10_reading.ipynb #6c2a25e1
 @dataclass(frozen=True)
 class Stats:
-    "What a `Normalize` step says"
+    "What a `Normalize` step subtracts and divides by"
     mean:tuple
     std:tuple
 
-_BYTES,_UNIT = "bytes", "unit"      # what a step that only converts leaves behind
+# what a step that only converts leaves behind
+_BYTES = "bytes"
+_UNIT = "unit"
 
 def _how(t): return getattr(t.interpolation, "value", t.interpolation)
 def _smooth(t): return _how(t) in ("bilinear", "bicubic") and getattr(t, "antialias", True) in (True, "warn")
+def _pair(v): return tuple(v) if isinstance(v, (list, tuple)) else (v,)
+
 def _around(pair, centre=1.):
     "Write a symmetric range as one number, as people do"
     if pair is None: return 0.
-    low,high = (float(o) for o in pair)
-    return round(high-centre, 9) if abs(low+high-2*centre) < 1e-9 else (low, high)
+    low, high = (float(o) for o in pair)
+    is_symmetric = abs(low + high - 2*centre) < 1e-9
+    return round(high-centre, 9) if is_symmetric else (low, high)
 
 def _level(fill):
-    "Read what fills the outside: one level, or None where it cannot be said so"
+    "Read what fills the outside: one level, or None where it is not one level"
     if isinstance(fill, (list, tuple)) and len(set(fill)) == 1: fill = fill[0]
-    return 0 if fill is None else fill if isinstance(fill, (int, float)) else None
+    if fill is None: return 0
+    return fill if isinstance(fill, (int, float)) else None
 
-def _crop(t): return (RandomResizedCrop(tuple(t.scale), tuple(t.ratio), _how(t)), tuple(t.size)) if _smooth(t) else None
-def _squash(t): return (Resize("squash", interpolation=_how(t)), tuple(t.size)) if _smooth(t) and len(_pair(t.size)) == 2 and t.max_size is None else None
-def _pair(v): return tuple(v) if isinstance(v, (list, tuple)) else (v,)
+def _crop(t):
+    "Read `RandomResizedCrop`"
+    if not _smooth(t): return None
+    return RandomResizedCrop(tuple(t.scale), tuple(t.ratio), _how(t)), tuple(t.size)
+
+def _squash(t):
+    "Read `Resize` to a height and a width"
+    if not _smooth(t) or len(_pair(t.size)) != 2 or t.max_size is not None: return None
+    return Resize("squash", interpolation=_how(t)), tuple(t.size)
+
+def _moves_as_ours(t):
+    "Return whether what fills the outside and the interpolation are known here"
+    return _level(t.fill) is not None and _how(t) in ("nearest", "bilinear")
 
 def _turned(t):
     "Read `RandomAffine`, whose angles run clockwise"
     shear = tuple(t.shear or (0., 0.))
-    if t.center is not None or _level(t.fill) is None or _how(t) not in ("nearest", "bilinear"): return None
+    if t.center is not None or not _moves_as_ours(t): return None
+    degrees = (-t.degrees[1], -t.degrees[0])
     shear = tuple(-o for pair in (shear[:2], shear[2:]) for o in pair[::-1])
-    return Affine((-t.degrees[1], -t.degrees[0]), tuple(t.translate or (0., 0.)), tuple(t.scale or (1., 1.)), shear, 1., _how(t), _level(t.fill))
+    translate = tuple(t.translate or (0., 0.))
+    scale = tuple(t.scale or (1., 1.))
+    return Affine(degrees, translate, scale, shear, 1., _how(t), _level(t.fill))
 
 def _rotated(t):
-    if t.center is not None or t.expand or _level(t.fill) is None or _how(t) not in ("nearest", "bilinear"): return None
+    "Read `RandomRotation`"
+    if t.center is not None or t.expand or not _moves_as_ours(t): return None
     return Affine(tuple(t.degrees), interpolation=_how(t), fill=_level(t.fill))
 
-def _perspective(t): return Perspective(t.distortion_scale, t.p, _how(t), _level(t.fill)) if _level(t.fill) is not None and _how(t) in ("nearest", "bilinear") else None
-def _gaussian(t): return GaussianBlur(tuple(t.kernel_size), tuple(t.sigma), 1.) if len(set(t.kernel_size)) == 1 else None
-def _policy(t, op): return op if _how(t) == ("bilinear" if isinstance(op, AugMix) else "nearest") and t.fill is None else None
-def _padded(t): return PadCrop(_pair(t.padding)[0]) if t.padding and len(set(_pair(t.padding))) == 1 and t.padding_mode == "reflect" and not t.pad_if_needed else None
+def _perspective(t):
+    "Read `RandomPerspective`"
+    if not _moves_as_ours(t): return None
+    return Perspective(t.distortion_scale, t.p, _how(t), _level(t.fill))
+
+def _gaussian(t):
+    "Read `GaussianBlur` with a square window"
+    if len(set(t.kernel_size)) != 1: return None
+    return GaussianBlur(tuple(t.kernel_size), tuple(t.sigma), 1.)
+
+def _policy(t, op):
+    "Take an automatic policy where its interpolation and fill are the usual ones"
+    usual = "bilinear" if isinstance(op, AugMix) else "nearest"
+    return op if _how(t) == usual and t.fill is None else None
+
+def _padded(t):
+    "Read `RandomCrop` that pads all sides alike by reflection"
+    if not t.padding or len(set(_pair(t.padding))) != 1: return None
+    if t.padding_mode != "reflect" or t.pad_if_needed: return None
+    return PadCrop(_pair(t.padding)[0])
 
 def _erasing(t):
+    "Read `RandomErasing` with a value or one a channel"
     value = _pair(t.value)
-    return RandomErasing(t.p, tuple(t.scale), tuple(t.ratio), value[0] if len(value) == 1 else value) if all(isinstance(o, (int, float)) for o in value) else None
+    if not all(isinstance(o, (int, float)) for o in value): return None
+    return RandomErasing(t.p, tuple(t.scale), tuple(t.ratio), value[0] if len(value) == 1 else value)
 
 def _applied(t):
     "Read `RandomApply` of one known operation"
     op = _known(t.transforms[0]) if len(t.transforms) == 1 else None
     if not _is_op(op): return None
-    return replace(op, p=op.p*t.p) if hasattr(op, "p") and not isinstance(op, OneOf) else OneOf((op,), t.p)
+    if hasattr(op, "p") and not isinstance(op, OneOf): return replace(op, p=op.p*t.p)
+    return OneOf((op,), t.p)
 
 def _chosen(t):
+    "Read `RandomChoice` of known operations, each as likely"
     ops = [_known(o) for o in t.transforms]
-    return OneOf(tuple(ops)) if all(map(_is_op, ops)) and (t.p is None or len(set(t.p)) == 1) else None
+    is_even = t.p is None or len(set(t.p)) == 1
+    return OneOf(tuple(ops)) if all(map(_is_op, ops)) and is_even else None
 
-def _converted(t): return (_UNIT if t.dtype == torch.float32 else None) if getattr(t, "scale", True) else None
-def _is_op(o): return hasattr(o, "place") and not isinstance(o, RandomErasing)       # erasing is read where it stands alone: its value depends on what came before
+def _converted(t):
+    "Read what changes the type of the numbers"
+    if not getattr(t, "scale", True): return None
+    return _UNIT if t.dtype == torch.float32 else None
+
+# erasing is read where it stands alone: its value depends on what came before
+def _is_op(o): return hasattr(o, "place") and not isinstance(o, RandomErasing)
+
+def _jitter_ranges(t): return _around(t.brightness), _around(t.contrast), _around(t.saturation), _around(t.hue, 0.)
 
 _TV = {
-    "RandomResizedCrop": _crop, "Resize": _squash, "RandomCrop": _padded, "RandomHorizontalFlip": lambda t: HorizontalFlip(t.p), "RandomVerticalFlip": lambda t: VerticalFlip(t.p),
-    "RandomAffine": _turned, "RandomRotation": _rotated, "RandomPerspective": _perspective, "RandomErasing": _erasing, "GaussianBlur": _gaussian,
-    "ColorJitter": lambda t: ColorJitter(_around(t.brightness), _around(t.contrast), _around(t.saturation), _around(t.hue, 0.)),
-    "RandomGrayscale": lambda t: Grayscale(t.p), "Grayscale": lambda t: Grayscale(1.) if t.num_output_channels == 3 else None,
-    "AutoAugment": lambda t: _policy(t, AutoAugment(t.policy.value)), "RandAugment": lambda t: _policy(t, RandAugment(t.num_ops, t.magnitude, t.num_magnitude_bins)),
+    "RandomResizedCrop": _crop,
+    "Resize": _squash,
+    "RandomCrop": _padded,
+    "RandomHorizontalFlip": lambda t: HorizontalFlip(t.p),
+    "RandomVerticalFlip": lambda t: VerticalFlip(t.p),
+    "RandomAffine": _turned,
+    "RandomRotation": _rotated,
+    "RandomPerspective": _perspective,
+    "RandomErasing": _erasing,
+    "GaussianBlur": _gaussian,
+    "ColorJitter": lambda t: ColorJitter(*_jitter_ranges(t)),
+    "RandomGrayscale": lambda t: Grayscale(t.p),
+    "Grayscale": lambda t: Grayscale(1.) if t.num_output_channels == 3 else None,
+    "AutoAugment": lambda t: _policy(t, AutoAugment(t.policy.value)),
+    "RandAugment": lambda t: _policy(t, RandAugment(t.num_ops, t.magnitude, t.num_magnitude_bins)),
     "TrivialAugmentWide": lambda t: _policy(t, TrivialAugmentWide(t.num_magnitude_bins)),
     "AugMix": lambda t: _policy(t, AugMix(t.severity, t.mixture_width, t.chain_depth, t.alpha, t.all_ops)),
-    "RandomApply": _applied, "RandomChoice": _chosen, "Normalize": lambda t: Stats(tuple(map(float, t.mean)), tuple(map(float, t.std))),
-    "ToTensor": lambda t: _UNIT, "ToDtype": _converted, "ConvertImageDtype": _converted,
-    **{name: lambda t: _BYTES for name in ("ToImage", "PILToTensor", "ToPureTensor", "Identity")},
+    "RandomApply": _applied,
+    "RandomChoice": _chosen,
+    "Normalize": lambda t: Stats(tuple(map(float, t.mean)), tuple(map(float, t.std))),
+    "ToTensor": lambda t: _UNIT,
+    "ToDtype": _converted,
+    "ConvertImageDtype": _converted,
+    "ToImage": lambda t: _BYTES,
+    "PILToTensor": lambda t: _BYTES,
+    "ToPureTensor": lambda t: _BYTES,
+    "Identity": lambda t: _BYTES,
 }
 
 # %% ../../nbs/transforms/10_reading.ipynb #e1dbeae4
 _CV = {1:"bilinear", 2:"bicubic"}      # OpenCV's numbers
 
+def _is_al_resize(t): return t.interpolation in _CV and t.p == 1
+
 def _al_sized(make):
     "Read what resizes, where it averages while shrinking"
-    def read(t, antialias): return make(t, _CV[t.interpolation]) if t.interpolation in _CV and t.p == 1 and (antialias or t.area_for_downscale is not None) else None
+    def read(t, antialias):
+        if not _is_al_resize(t): return None
+        return make(t, _CV[t.interpolation]) if antialias or t.area_for_downscale is not None else None
     return read
 
 def _al_crop(t, antialias):
     "Read a random crop; albumentations averages while shrinking only when told to"
     smooth = antialias or t.area_for_downscale is not None
-    return (RandomResizedCrop(tuple(t.scale), tuple(t.ratio), _CV[t.interpolation], smooth), tuple(t.size)) if t.interpolation in _CV and t.p == 1 else None
+    if not _is_al_resize(t): return None
+    return RandomResizedCrop(tuple(t.scale), tuple(t.ratio), _CV[t.interpolation], smooth), tuple(t.size)
+
+def _other_way(pair): return (-pair[1], -pair[0]) if any(pair) else (0., 0.)
+
+def _is_opposite(pair): return pair[0] == -pair[1]
+
+def _is_plain_affine(t):
+    "Return whether albumentations' `Affine` has none of the options that are not known here"
+    still = not t.translate_px or set(t.translate_px.values()) <= {0, (0, 0)}
+    if not still or t.fit_output or t.balanced_scale: return False
+    if t.border_mode != 0 or t.interpolation not in (0, 1) or _level(t.fill) is None: return False
+    return t.scale["x"] == t.scale["y"]
 
 def _al_affine(t, _):
-    x,y = ((t.translate_percent or {}).get(o, (0., 0.)) for o in "xy")
-    still = not t.translate_px or set(t.translate_px.values()) <= {0, (0, 0)}
-    plain = still and not t.fit_output and not t.balanced_scale and t.border_mode == 0 and t.interpolation in (0, 1) and _level(t.fill) is not None and t.scale["x"] == t.scale["y"]
-    both = any(t.rotate) and any((*t.shear["x"], *t.shear["y"]))                # it leans after turning, torchvision before
-    if not plain or both or x[0] != -x[1] or y[0] != -y[1]: return None
-    other_way = lambda pair: (-pair[1], -pair[0]) if any(pair) else (0., 0.)
-    shear = other_way(t.shear["x"]) + (other_way(t.shear["y"]) if any(t.shear["y"]) else ())
-    return Affine(tuple(t.rotate), (x[1], y[1]), tuple(t.scale["x"]), shear, t.p, "bilinear" if t.interpolation else "nearest", _level(t.fill), t.keep_ratio)
+    "Read `Affine`, where both agree: albumentations leans after turning, torchvision before"
+    x, y = ((t.translate_percent or {}).get(o, (0., 0.)) for o in "xy")
+    shear_x, shear_y = t.shear["x"], t.shear["y"]
+    both = any(t.rotate) and any((*shear_x, *shear_y))
+    if not _is_plain_affine(t) or both or not _is_opposite(x) or not _is_opposite(y): return None
+    shear = _other_way(shear_x)
+    if any(shear_y): shear += _other_way(shear_y)
+    how = "bilinear" if t.interpolation else "nearest"
+    return Affine(tuple(t.rotate), (x[1], y[1]), tuple(t.scale["x"]), shear, t.p, how, _level(t.fill), t.keep_ratio)
 
 def _al_contrast(t, _):
-    symmetric = t.brightness_limit[0] == -t.brightness_limit[1] and t.contrast_limit[0] == -t.contrast_limit[1]
-    return BrightnessContrast(t.brightness_limit[1], t.contrast_limit[1], t.p) if symmetric and t.brightness_by_max and not t.ensure_safe_range else None
+    "Read `RandomBrightnessContrast` with symmetric limits"
+    if not _is_opposite(t.brightness_limit) or not _is_opposite(t.contrast_limit): return None
+    if not t.brightness_by_max or t.ensure_safe_range: return None
+    return BrightnessContrast(t.brightness_limit[1], t.contrast_limit[1], t.p)
 
 def _odd(pair): return pair[0] >= 3 and pair[0] % 2 == pair[1] % 2 == 1
 
-def _al_motion(t, _): return MotionBlur(tuple(t.blur_limit), t.p) if _odd(t.blur_limit) and t.allow_shifted and t.angle_range == (0, 360) and t.direction_range == (-1, 1) else None
-def _al_gaussian(t, _): return GaussianBlur(tuple(t.blur_limit), tuple(t.sigma_limit), t.p) if _odd(t.blur_limit) else None
-def _al_noise(t, _): return GaussNoise(tuple(t.std_range), t.p) if t.mean_range == (0, 0) and t.per_channel and t.noise_scale_factor == 1 else None
+def _al_motion(t, _):
+    "Read `MotionBlur` of any direction"
+    if not _odd(t.blur_limit) or not t.allow_shifted: return None
+    if t.angle_range != (0, 360) or t.direction_range != (-1, 1): return None
+    return MotionBlur(tuple(t.blur_limit), t.p)
+
+def _al_gaussian(t, _):
+    "Read `GaussianBlur` with odd windows"
+    return GaussianBlur(tuple(t.blur_limit), tuple(t.sigma_limit), t.p) if _odd(t.blur_limit) else None
+
+def _al_noise(t, _):
+    "Read `GaussNoise` around zero, of its own for each number"
+    is_plain = t.mean_range == (0, 0) and t.per_channel and t.noise_scale_factor == 1
+    return GaussNoise(tuple(t.std_range), t.p) if is_plain else None
 
 def _al_holes(t, _):
+    "Read `CoarseDropout` whose holes are shares of the image, filled with one level"
     shares = max(*t.hole_height_range, *t.hole_width_range) < 1
-    return CoarseDropout(tuple(t.num_holes_range), tuple(t.hole_height_range), tuple(t.hole_width_range), t.p, _level(t.fill)) if shares and not isinstance(t.fill, str) and _level(t.fill) is not None else None
+    if not shares or isinstance(t.fill, str) or _level(t.fill) is None: return None
+    height = tuple(t.hole_height_range)
+    width = tuple(t.hole_width_range)
+    return CoarseDropout(tuple(t.num_holes_range), height, width, t.p, _level(t.fill))
 
 def _al_one_of(t, antialias):
     "Read a choice; albumentations takes the probabilities inside for weights"
     ops = [_known(o, antialias) for o in t.transforms]
-    if not all(map(_is_op, ops)) or len({o.p for o in t.transforms}) > 1 or not all(hasattr(o, "p") for o in ops): return None
+    if not all(map(_is_op, ops)): return None
+    if len({o.p for o in t.transforms}) > 1 or not all(hasattr(o, "p") for o in ops): return None
     return OneOf(tuple(replace(o, p=1.) for o in ops), t.p)
+
+def _al_grey(t, _):
+    "Read `ToGray` by the usual weights"
+    is_usual = t.num_output_channels == 3 and t.method == "weighted_average"
+    return Grayscale(t.p) if is_usual else None
+
+def _al_stats(t, _):
+    "Read `Normalize` of bytes"
+    is_usual = t.normalization == "standard" and t.max_pixel_value == 255 and t.p == 1
+    return Stats(tuple(t.mean), tuple(t.std)) if is_usual else None
 
 _AL = {
     "RandomResizedCrop": _al_crop,
-    "Resize": _al_sized(lambda t, how: (Resize("squash", interpolation=how), (t.height, t.width))), "HorizontalFlip": lambda t, _: HorizontalFlip(t.p), "VerticalFlip": lambda t, _: VerticalFlip(t.p),
-    "RandomRotate90": lambda t, _: Rotate90(t.p), "Affine": _al_affine, "RandomBrightnessContrast": _al_contrast, "GaussianBlur": _al_gaussian, "MotionBlur": _al_motion, "GaussNoise": _al_noise,
-    "ColorJitter": lambda t, _: ColorJitter(_around(t.brightness), _around(t.contrast), _around(t.saturation), _around(t.hue, 0.), t.p),
-    "ToGray": lambda t, _: Grayscale(t.p) if t.num_output_channels == 3 and t.method == "weighted_average" else None, "CoarseDropout": _al_holes, "OneOf": _al_one_of,
-    "Normalize": lambda t, _: Stats(tuple(t.mean), tuple(t.std)) if t.normalization == "standard" and t.max_pixel_value == 255 and t.p == 1 else None,
-    "ToFloat": lambda t, _: _UNIT if t.max_value in (None, 255) and t.p == 1 else None, "ToTensorV2": lambda t, _: _BYTES, "NoOp": lambda t, _: _BYTES,
+    "Resize": _al_sized(lambda t, how: (Resize("squash", interpolation=how), (t.height, t.width))),
+    "HorizontalFlip": lambda t, _: HorizontalFlip(t.p),
+    "VerticalFlip": lambda t, _: VerticalFlip(t.p),
+    "RandomRotate90": lambda t, _: Rotate90(t.p),
+    "Affine": _al_affine,
+    "RandomBrightnessContrast": _al_contrast,
+    "GaussianBlur": _al_gaussian,
+    "MotionBlur": _al_motion,
+    "GaussNoise": _al_noise,
+    "ColorJitter": lambda t, _: ColorJitter(*_jitter_ranges(t), t.p),
+    "ToGray": _al_grey,
+    "CoarseDropout": _al_holes,
+    "OneOf": _al_one_of,
+    "Normalize": _al_stats,
+    "ToFloat": lambda t, _: _UNIT if t.max_value in (None, 255) and t.p == 1 else None,
+    "ToTensorV2": lambda t, _: _BYTES,
+    "NoOp": lambda t, _: _BYTES,
 }
 
 def _known(t, antialias=False):
     "Read one step: an operation, (frame, size), `Stats`, what a conversion leaves, or None"
     home = type(t).__module__.split(".")[0]
-    if home == "torchvision" and type(t).__name__ in _TV: return _TV[type(t).__name__](t)
-    if home == "albumentations" and type(t).__name__ in _AL and not is_successor(): return _AL[type(t).__name__](t, antialias)
+    kind = type(t).__name__
+    if home == "torchvision" and kind in _TV: return _TV[kind](t)
+    if home == "albumentations" and kind in _AL and not is_successor(): return _AL[kind](t, antialias)
 
 # %% ../../nbs/transforms/10_reading.ipynb #42da9329
+def _is_plain_list(t):
+    "Return whether a pipeline does nothing but run its steps in turn"
+    home = type(t).__module__.split(".")[0]
+    if type(t).__name__ not in ("Compose", "Sequential"): return False
+    if home not in ("torchvision", "albumentations", "torch") or getattr(t, "p", 1) != 1: return False
+    return not any(getattr(t, "processors", None) or ()) and not getattr(t, "additional_targets", None)
+
 def _steps(t)->list:
     "Flatten a pipeline into its steps"
-    home,kind = type(t).__module__.split(".")[0], type(t).__name__
-    plain = kind in ("Compose", "Sequential") and home in ("torchvision", "albumentations", "torch") and getattr(t, "p", 1) == 1 and not any(getattr(t, "processors", None) or ()) and not getattr(t, "additional_targets", None)
     inner = list(t) if isinstance(t, torch.nn.Sequential) else getattr(t, "transforms", None)
-    return [o for step in inner for o in _steps(step)] if plain and isinstance(inner, (list, tuple)) else [t]
+    if not _is_plain_list(t) or not isinstance(inner, (list, tuple)): return [t]
+    return [o for step in inner for o in _steps(step)]
 
 def _centred(resizes, crops):
     "Read `Resize` of the shorter side and a square `CenterCrop` as one frame"
     size = _pair(resizes.size)
-    if len(size) != 1 or resizes.max_size is not None or not _smooth(resizes) or len(set(crops.size)) > 1 or crops.size[0] > size[0]: return None
-    share = crops.size[0]/size[0]
-    return Resize("crop", share if int(crops.size[0]/share) == size[0] else crops.size[0]/(size[0]+1e-6), _how(resizes)), tuple(crops.size)
+    if len(size) != 1 or resizes.max_size is not None or not _smooth(resizes): return None
+    side = crops.size[0]
+    if len(set(crops.size)) > 1 or side > size[0]: return None
+    share = side/size[0]
+    if int(side/share) != size[0]: share = side/(size[0] + 1e-6)
+    return Resize("crop", share, _how(resizes)), tuple(crops.size)
+
+def _is_centred(a, b):
+    "Return whether two steps are torchvision's `Resize` and a `CenterCrop`"
+    if (type(a).__name__, type(b).__name__) != ("Resize", "CenterCrop"): return False
+    return type(a).__module__.startswith("torchvision")
 
 def _read_steps(steps, antialias):
-    "Read each step; two that make one frame give it at the second, and a conversion at the first"
+    "Read each step; two that make one frame: a conversion at the first, the frame at the second"
     found = [_known(o, antialias) for o in steps]
-    for i,(a,b) in enumerate(zip(steps, steps[1:])):
-        if (type(a).__name__, type(b).__name__) == ("Resize", "CenterCrop") and type(a).__module__.startswith("torchvision") and (frame := _centred(a, b)): found[i],found[i+1] = _BYTES, frame
+    for i, (a, b) in enumerate(zip(steps, steps[1:])):
+        frame = _centred(a, b) if _is_centred(a, b) else None
+        if frame: found[i], found[i+1] = _BYTES, frame
     return found
 
 def _fits(op, stage):
-    "Say whether an operation means the same on a batch of bytes, given what the numbers are where it stands"
+    "Return whether an operation means the same on a batch of bytes, given what the numbers are where it stands"
     if isinstance(op, RandomErasing): return True
     if stage == "normalised": return isinstance(op, (HorizontalFlip, VerticalFlip, Rotate90, PadCrop))
     return stage == _BYTES or getattr(op, "fill", 0) == 0
@@ -180,11 +317,13 @@ def _valued(op, stage, stats):
     "Turn what covers an erased box into a value after normalisation"
     if not isinstance(op, RandomErasing) or stage == "normalised": return op
     values = op.value if isinstance(op.value, tuple) else (op.value,)*len(stats.mean)
-    return replace(op, value=tuple((v/(255 if stage == _BYTES else 1)-m)/s for v,m,s in zip(values, stats.mean, stats.std)))
+    white = 255 if stage == _BYTES else 1
+    return replace(op, value=tuple((v/white - m)/s for v, m, s in zip(values, stats.mean, stats.std)))
 
 def _stages(found):
     "List what the numbers are before each step"
-    out,stage = [], _BYTES
+    out = []
+    stage = _BYTES
     for o in found:
         out.append(stage)
         if isinstance(o, Stats): stage = "normalised"
@@ -193,50 +332,71 @@ def _stages(found):
 
 def _frame_at(found):
     "Find the frame, if nothing but conversions comes before it"
-    for i,o in enumerate(found):
+    for i, o in enumerate(found):
         if isinstance(o, tuple): return i
         if o not in (_BYTES, _UNIT): return None
 
+def _must_stay(o, stage, is_frame):
+    "Return whether a step runs as it is: unknown, a second frame, or something else on a batch"
+    if o is None: return True
+    if isinstance(o, tuple): return not is_frame
+    if isinstance(o, Stats): return stage == "normalised"
+    return hasattr(o, "place") and not _fits(o, stage)
+
 def _own_until(found, stages, at)->int:
     "Count the steps that stay as they are: up to the last that is unknown, or means something else on a batch"
-    bad = [i for i,o in enumerate(found) if o is None or (isinstance(o, tuple) and i != at) or (hasattr(o, "place") and not _fits(o, stages[i])) or (isinstance(o, Stats) and stages[i] == "normalised")]
-    if at is None: bad += [i for i,o in enumerate(found) if isinstance(o, tuple)] or [0]
-    return max(bad)+1 if bad else 0
+    bad = [i for i, o in enumerate(found) if _must_stay(o, stages[i], i == at)]
+    if at is None: bad += [i for i, o in enumerate(found) if isinstance(o, tuple)] or [0]
+    return max(bad) + 1 if bad else 0
 
 def _prefix(steps, found, n, like):
     "Put the first steps together again, without conversions at their end"
     while n > 1 and found[n-1] in (_BYTES, _UNIT): n -= 1
     if n == len(steps): return like
-    return steps[0] if n == 1 else type(like)(steps[:n]) if hasattr(like, "transforms") else like
+    if n == 1: return steps[0]
+    return type(like)(steps[:n]) if hasattr(like, "transforms") else like
 
 def read_transform(
-    transform,             # a torchvision v1 or v2 or albumentations pipeline, or any callable
-    base:Pipeline=None,    # gives size and statistics where the transform does not
-    antialias:bool=False   # take visionlab's antialiased resize for albumentations' four pixels, which it does not equal
+    transform,           # a torchvision v1 or v2 or albumentations pipeline, or any callable
+    base:Pipeline=None,  # gives size and statistics where the transform does not
+    antialias:bool=False # use visionlab's antialiased resize for albumentations' four pixels, which it does not equal
 )->Pipeline:
     "Read a pipeline of the user's; what cannot be read runs as it is"
     check_arguments(transform)
     base = base or Pipeline(Resize(), (), 224, IMAGENET_MEAN, IMAGENET_STD)
     steps = _steps(transform)
     found = _read_steps(steps, antialias)
-    stages,at = _stages(found), _frame_at(found)
+    stages = _stages(found)
+    at = _frame_at(found)
     n = _own_until(found, stages, at)
     if any(Custom(o).normalises for o in steps[:n]): return _untouched(transform, base, steps, found)
     stats = next((o for o in found if isinstance(o, Stats)), Stats(base.mean, base.std))
-    ops = [_valued(o, s, stats) for o,s in list(zip(found, stages))[n:] if hasattr(o, "place")]
-    frame,size = (Custom(_prefix(steps, found, n, transform), why=_reason(steps, found, n)), _last_size(found, base)) if n else found[at]
+    ops = [_valued(o, s, stats) for o, s in list(zip(found, stages))[n:] if hasattr(o, "place")]
+    frame, size = found[at] if n == 0 else _own_frame(transform, base, steps, found, n)
     return Pipeline(frame, ops, size, stats.mean, stats.std, "yours")
 
+def _own_frame(transform, base, steps, found, n):
+    "Make a frame of the first steps, which run as they are; return it and the size"
+    first = _prefix(steps, found, n, transform)
+    return Custom(first, why=_reason(steps, found, n)), _last_size(found, base)
+
 def _last_size(found, base): return next((o[1] for o in reversed(found) if isinstance(o, tuple)), base.size)
-def _untouched(transform, base, steps, found): return base.edit(frame=Custom(transform, why=_reason(steps, found, len(steps))), ops=(), name="yours", size=_last_size(found, base))
+
+def _untouched(transform, base, steps, found):
+    "Make a pipeline that runs the whole transform as it is"
+    frame = Custom(transform, why=_reason(steps, found, len(steps)))
+    return base.edit(frame=frame, ops=(), name="yours", size=_last_size(found, base))
 
 def _reason(steps, found, n):
-    "Say which step keeps the first ones where they are"
-    unknown = [o for o,f in zip(steps[:n], found) if f is None]
-    if any(map(is_albumentations, steps)) and is_successor(): return "AlbumentationsX, whose words may mean something else, runs as it is"
+    "Return which step keeps the first ones where they are, as a sentence"
+    unknown = [o for o, f in zip(steps[:n], found) if f is None]
+    if any(map(is_albumentations, steps)) and is_successor():
+        return "AlbumentationsX, whose words may mean something else, runs as it is"
     if not unknown: return "there is no step at its beginning that brings every image to one size"
-    kind = getattr(unknown[-1], "__name__", type(unknown[-1]).__name__)
-    what = f"{kind} has an option that is not known here" if kind in (_AL if is_albumentations(unknown[-1]) else _TV) else f"{kind} is not known here"
+    last = unknown[-1]
+    kind = getattr(last, "__name__", type(last).__name__)
+    table = _AL if is_albumentations(last) else _TV
+    what = f"{kind} has an option that is not known here" if kind in table else f"{kind} is not known here"
     return f"{what}: it and what comes before run as you wrote them"
 
 @patch(cls_method=True)

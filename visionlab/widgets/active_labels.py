@@ -23,15 +23,25 @@ from .review import BIG_SIDE, decision_text, Review
 from .label_cleaner import bar_html, picture_beside, fact_html
 
 # %% ../../nbs/widgets/18_active_labels.ipynb #120f31c6
-DOUBTS = dict(margin=lambda p: 1-(p[:,0]-p[:,1]), entropy=lambda p: -(p*np.log(np.maximum(p, 1e-12))).sum(1)/np.log(p.shape[1]), least=lambda p: 1-p[:,0])
-_SPREAD,_DIMS = 640, 64       # images that are spread out; numbers that are left of a feature vector
+def _margin(p): return 1-(p[:, 0]-p[:, 1])
+def _entropy(p): return -(p*np.log(np.maximum(p, 1e-12))).sum(1)/np.log(p.shape[1])
+def _least_sure(p): return 1-p[:, 0]
+
+# each of probabilities, the largest of each image first
+DOUBTS = dict(margin=_margin, entropy=_entropy, least=_least_sure)
+_SPREAD = 640       # images that are spread out
+_DIMS = 64          # numbers that are left of a feature vector
 
 def doubt(
     probs,          # (n, classes)
     by:str="margin" # "margin": between the two likeliest classes, "entropy": over all, or "least": of the likeliest
 )->np.ndarray: # (n,) from 0 to 1
-    "Say how unsure a model is"
-    return DOUBTS[one_of(by, DOUBTS, "doubt")](-np.sort(-np.asarray(probs, np.float64), 1))
+    "Return how unsure a model is"
+    measure = DOUBTS[one_of(by, DOUBTS, "doubt")]
+    largest_first = -np.sort(-np.asarray(probs, np.float64), 1)
+    return measure(largest_first)
+
+def _unit(vectors): return vectors/np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 def spread_order(
     doubts:np.ndarray,  # (n,)
@@ -41,16 +51,19 @@ def spread_order(
     "Order images by doubt, but no image soon after one like it"
     plain = np.argsort(-doubts, kind="stable")
     pool = plain[:4*first]
-    unit = lambda v: v/np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12)
-    v,some = unit(vectors[pool]), unit(vectors[::max(1, len(vectors)//400)])
+    v = _unit(vectors[pool])
+    some = _unit(vectors[::max(1, len(vectors)//400)])
     usual = float((1 - some@some.T).mean())          # over all images: the most doubtful may all be copies
-    near,chosen = np.ones(len(pool)), []
+    near = np.ones(len(pool))
+    chosen = []
     for _ in range(min(first, len(pool))):
         k = int(np.argmax((doubts[pool] + 1e-6)*near))
         chosen.append(k)
-        near = np.minimum(near, np.clip((1 - v@v[k])/max(usual, 1e-6), 0, 1))       # farther than usual is far enough: what is odd is not sought
+        distance = (1 - v@v[k])/max(usual, 1e-6)
+        near = np.minimum(near, np.clip(distance, 0, 1))       # farther than usual is far enough
         near[chosen] = -1
-    return np.concatenate([pool[chosen], plain[~np.isin(plain, pool[chosen])]])
+    spread = pool[chosen]
+    return np.concatenate([spread, plain[~np.isin(plain, spread)]])
 
 # %% ../../nbs/widgets/18_active_labels.ipynb #2ed27185
 def _pool(learn, data):
@@ -58,17 +71,30 @@ def _pool(learn, data):
     own = learn.data.catalog
     if data is None: return learn.data.copy(), own.frame.index[own.frame["label"].isna()].to_numpy()
     if isinstance(data, (str, Path)): data = _from_folder(Path(data).expanduser())
-    elif not isinstance(data, Catalog): data = Catalog.from_lists([str(o) for o in data], classes=own.classes, on_bad="skip")
+    elif not isinstance(data, Catalog):
+        data = Catalog.from_lists([str(o) for o in data], classes=own.classes, on_bad="skip")
     if any(o.pixels is not None or o.reader is not None for o in (own, data)):
-        raise ConfigError("Images in memory cannot be joined with others", str(data.source), "Make one catalog of all, those without a label included, train on it, and leave this argument out")
+        raise ConfigError("Images in memory cannot be joined with others", str(data.source),
+                          "Make one catalog of all, those without a label included, train on it, "
+                          "and leave this argument out")
+    joined = _joined_catalog(own, data)
+    both = learn.data.copy()
+    both.catalog = joined
+    both._images = None
+    both._leaks = None
+    return both, joined.frame.index[len(own.frame):].to_numpy()
+
+def _joined_catalog(own, data):
+    "Make one catalog of the learner's images and of those in `data` that have no label, numbered after them"
     files = [os.path.abspath(o) for o in (*own.files(), *data.files())]
     root = _root_of(files)
-    new = pd.DataFrame(dict(path="", label=None, split="train"), index=np.arange(len(data)) + int(own.frame.index.max()) + 1)
-    joined = pd.concat([own.frame, new]).assign(path=[os.path.relpath(o, root) if root else o for o in files])
-    joined = joined[np.r_[np.ones(len(own), bool), data.frame["label"].isna().to_numpy()]]
-    both = learn.data.copy()
-    both.catalog,both._images,both._leaks = replace(own, frame=joined, root=root, source=data.source, skipped=pd.concat([own.skipped, data.skipped], ignore_index=True)), None, None
-    return both, joined.index[len(own.frame):].to_numpy()
+    first = int(own.frame.index.max()) + 1
+    new = pd.DataFrame(dict(path="", label=None, split="train"), index=np.arange(len(data)) + first)
+    paths = [os.path.relpath(o, root) if root else o for o in files]
+    joined = pd.concat([own.frame, new]).assign(path=paths)
+    wanted = np.r_[np.ones(len(own), bool), data.frame["label"].isna().to_numpy()]
+    skipped = pd.concat([own.skipped, data.skipped], ignore_index=True)
+    return replace(own, frame=joined[wanted], root=root, source=data.source, skipped=skipped)
 
 def _root_of(files):
     "Find the folder that holds all files; None where they lie on several drives"
@@ -81,58 +107,93 @@ def _from_folder(folder):
     frame = text_table(dict(path=[str(Path(o).absolute()) for o in paths], label=None, split="train"))
     return Catalog(frame, [], source=str(folder))
 
+def _prepared(predictor, sources, first, errors):
+    "Read some images as tensors by their number, counted from `first`; what cannot be read goes into `errors`"
+    ready = {}
+    for i, source in enumerate(sources, first):
+        x = predictor._prepare(source, i, errors)
+        if x is not None: ready[i] = x
+    return ready
+
+def _own_features(model, x):
+    "Compute feature vectors; None for a model without them"
+    features = getattr(model, "features", None)
+    return features(x).float().cpu() if callable(features) else None
+
+def _mixing_matrix(n):
+    "Make the matrix that shortens feature vectors of `n` numbers, always the same"
+    return torch.randn(n, min(_DIMS, n), generator=torch.Generator().manual_seed(0))
+
 def _answers_to(predictor, sources, batch_size=64):
     "Compute probabilities and short feature vectors; NaN where a file cannot be read or the model has no answer"
-    errors,model,vectors = {}, predictor.model, []
+    errors = {}
+    vectors = []
+    model = predictor.model
     probs = np.full((len(sources), len(predictor.classes)), np.nan, np.float32)
     mix = None
-    for i in range(0, len(sources), batch_size):
-        x = {i+k:o for k,s in enumerate(sources[i:i+batch_size]) if (o := predictor._prepare(s, i+k, errors)) is not None}
+    for start in range(0, len(sources), batch_size):
+        x = _prepared(predictor, sources[start:start+batch_size], start, errors)
         if not x: continue
+        at = list(x)
         with torch.inference_mode():
             ready = predictor._finish(torch.stack(list(x.values())).to(predictor.device))
-            found,why = predictor._judged(model(ready), ready)
-            probs[list(x)] = found.numpy()
-            f = model.features(ready).float().cpu() if callable(getattr(model, "features", None)) else torch.from_numpy(probs[list(x)])
-        if mix is None: mix = torch.randn(f.shape[1], min(_DIMS, f.shape[1]), generator=torch.Generator().manual_seed(0))
-        vectors.append((list(x), (f@mix).numpy()))
-        errors.update({k:o for k,o in zip(x, why) if o})
+            found, why = predictor._judged(model(ready), ready)
+            probs[at] = found.numpy()
+            f = _own_features(model, ready)
+        if f is None: f = torch.from_numpy(probs[at])
+        if mix is None: mix = _mixing_matrix(f.shape[1])
+        vectors.append((at, (f@mix).numpy()))
+        errors.update({k:o for k, o in zip(at, why) if o})
     probs[list(errors)] = np.nan
     out = np.zeros((len(sources), 1 if mix is None else mix.shape[1]), np.float32)
-    for at,v in vectors: out[at] = v
+    for at, v in vectors: out[at] = v
     return probs, out, errors
 
+_USEFUL = ("what is useful: a small \"margin\" between the likeliest two, much \"entropy\", "
+           "or the \"least\" confidence")
+
 class ActiveLabels(Review):
-    "Give labels to images that have none, the most useful first"
-    by = Unicode("margin", help="what is useful: a small \"margin\" between the likeliest two, much \"entropy\", or the \"least\" confidence")
+    "Return labels to images that have none, the most useful first"
+    by = Unicode("margin", help=_USEFUL)
 
     def __init__(self,
         learn:Learner,
-        data=None,          # a folder, a list of files, or a `Catalog`; default: the images without a label in the learner's own data
+        data=None,          # a folder, a list of files, or a `Catalog`; default: the learner's images without a label
         by:str="margin",    # "margin", "entropy" or "least"
         path=None           # CSV file of the labels given; default: named after the source, in the current folder
     ):
-        if learn.data is None or learn.task != "multiclass": raise ConfigError("Labels are given here to images of one class each", "", "For several classes to an image, LabelCleaner goes through them")
-        both,rows = _pool(learn, data)
-        if not len(rows): raise ConfigError("There is no image without a label", str(both.catalog.source), "Give a folder of unlabelled images")
+        if learn.data is None or learn.task != "multiclass":
+            raise ConfigError("Labels are given here to images of one class each", "",
+                              "For several classes to an image, LabelCleaner goes through them")
+        both, rows = _pool(learn, data)
+        if not len(rows):
+            raise ConfigError("There is no image without a label", str(both.catalog.source),
+                              "Give a folder of unlabelled images")
         sources = both.catalog.sources
-        probs,vectors,errors = _answers_to(learn.predictor(), [sources[int(i)] for i in rows])
-        good = ~np.isnan(probs[:,0])
-        self.unreadable = text_table(dict(path=both.catalog.frame.loc[rows[~good], "path"].tolist(), reason=[errors[i] for i in np.flatnonzero(~good)]))
-        self.pool,self.probs,self.vectors = rows[good], probs[good], vectors[good]
-        self._place = {int(o):k for k,o in enumerate(self.pool)}
+        probs, vectors, errors = _answers_to(learn.predictor(), [sources[int(i)] for i in rows])
+        good = ~np.isnan(probs[:, 0])
+        bad_paths = both.catalog.frame.loc[rows[~good], "path"].tolist()
+        self.unreadable = text_table(dict(path=bad_paths, reason=[errors[i] for i in np.flatnonzero(~good)]))
+        self.pool = rows[good]
+        self.probs = probs[good]
+        self.vectors = vectors[good]
+        self._place = {int(o):k for k, o in enumerate(self.pool)}
         super().__init__(by=by)
         self._sort()
         self._start(both, path)
 
-    def _sort(self): self.order = self.pool[spread_order(doubt(self.probs, self.by), self.vectors)]
+    def _sort(self):
+        order = spread_order(doubt(self.probs, self.by), self.vectors)
+        self.order = self.pool[order]
 
     @validate("by")
     def _known_by(self, proposal): return one_of(proposal["value"], DOUBTS, "doubt")
 
     @observe("by")
     def _other_by(self, change):
-        if self._ready: self._sort(); self._relist()
+        if not self._ready: return
+        self._sort()
+        self._relist()
 
     @property
     def rows(self):
@@ -151,44 +212,52 @@ class ActiveLabels(Review):
 
     def offered(self)->list: # names, in the order of the digits
         "List the classes that have a key: all, if they are ten at most, else the five likeliest"
-        return list(self.catalog.classes) if self._fixed else [] if self.current is None else [c for c,_ in self.suggestions(self.current)[:5]]
+        if self._fixed: return list(self.catalog.classes)
+        return [] if self.current is None else [c for c, _ in self.suggestions(self.current)[:5]]
 
     def acts(self):
         names = self.offered() or ["–"]*5
-        own = {str((n+1) % 10):(str(name), lambda name=name: self.label(name)) for n,name in enumerate(names)}
+        own = {}
+        for n, name in enumerate(names, 1): own[str(n % 10)] = str(name), lambda name=name: self.label(name)
         base = super().acts()
         return own | {k:base[k] for k in "xupn"}
 
     def label(self, name:str):
-        "Give the image in front a label"
+        "Return the image in front a label"
         self.decide("relabel", one_of(name, self.catalog.classes, "class"), note="labelled by hand")
 
     @property
     def labels(self)->pd.DataFrame: # path, label
-        "Give the labels so far"
+        "Return the labels so far"
         given = self.edits
         given = given[(given["action"] == "relabel") & given["row"].isin(self.pool)]
-        return text_table(dict(path=self.catalog.frame.loc[given["row"].astype(int), "path"].to_numpy(), label=given["value"].to_numpy()))
+        paths = self.catalog.frame.loc[given["row"].astype(int), "path"]
+        return text_table(dict(path=paths.to_numpy(), label=given["value"].to_numpy()))
 
     def write(self,
         path # a CSV file
     )->Path:
         "Write the labelled images as a table that `Catalog.from_csv` and `ImageDataModule` read"
-        files = self.labels.assign(path=lambda o: [os.path.join(self.catalog.root or "", p) for p in o["path"]])
+        labels = self.labels
+        root = self.catalog.root or ""
+        table = labels.assign(path=[os.path.join(root, path) for path in labels["path"]])
         check_own(path, starts_as("image_path,label"))
-        return atomic_write(path, files.rename(columns=dict(path="image_path")).to_csv(index=False).encode("utf-8", "surrogateescape"))
+        text = table.rename(columns=dict(path="image_path")).to_csv(index=False)
+        return atomic_write(path, text.encode("utf-8", "surrogateescape"))
 
     def _headline(self):
-        done,n = self.progress
+        done, n = self.progress
         bad = f"; {plural(len(self.unreadable), 'file')} cannot be read" if len(self.unreadable) else ""
         return f"{done:,} of {n:,} labelled or left out, kept in {self.decisions.path.name}{bad}"
 
     def _card(self):
         row = self.current
-        keys = {name:key for key,(name,_) in self.acts().items() if key.isdigit()}
-        bars = [bar_html(f"{keys.get(str(c), '')} {c}", p) for c,p in self.suggestions(row)[:5]]
+        keys = {name:key for key, (name, _) in self.acts().items() if key.isdigit()}
+        likely = self.suggestions(row)[:5]
+        bars = [bar_html(f"{keys.get(str(name), '')} {name}", p) for name, p in likely]
         lines = [fact_html("Which class is this?", True), *bars, fact_html(Path(self.catalog.frame.at[row, "path"]).name)]
-        if said := decision_text(self.decisions[row]): lines.append(fact_html(f"labelled: {said}", True))
+        said = decision_text(self.decisions[row])
+        if said: lines.append(fact_html(f"labelled: {said}", True))
         return picture_beside(self._tiles_of([row], [""], BIG_SIDE, detail=2), lines)
 
     def _filters(self, W):
@@ -203,10 +272,10 @@ class ActiveLabels(Review):
 
 @patch
 def label_active(self:Learner,
-    data=None,       # a folder, a list of files, or a `Catalog`; default: the images without a label in the learner's own data
+    data=None,       # a folder, a list of files, or a `Catalog`; default: the learner's images without a label
     by:str="margin", # "margin", "entropy" or "least"
     path=None        # CSV file of the labels given; default: named after the source, in the current folder
 )->ActiveLabels:
-    "Give labels to images that have none, the most useful first"
+    "Return labels to images that have none, the most useful first"
     self.alone()
     return ActiveLabels(self, data, by, path)

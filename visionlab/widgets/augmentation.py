@@ -30,13 +30,28 @@ from .augmentation_draws import (
     applied_box, ms_an_image, bands, boxed, crop_box, Draws, pick_rows, pictures, Times)
 
 # %% ../../nbs/widgets/10_augmentation.ipynb #ee8d5ef9
-_STILL,_LIVE,_WHOLE = 96, 128, 256     # pixels of a tile on the screen: in a saved page, live, and live for whole pictures
-_FULL = 384                            # pixels of a whole picture's longer side, at most
+# pixels of a tile on the screen
+_STILL = 96         # in a saved page
+_LIVE = 128         # beside controls
+_WHOLE = 256        # whole pictures beside controls
+_FULL = 384         # pixels of a whole picture's longer side, at most
 
 def _at_most(x, most):
     "Shrink an image whose longer side has more pixels"
-    h,w = x.shape[:2]
-    return x if max(h, w) <= most else resize(np.ascontiguousarray(x), (max(1, round(h*most/max(h, w))), max(1, round(w*most/max(h, w)))))
+    height, width = x.shape[:2]
+    longer = max(height, width)
+    if longer <= most: return x
+    size = max(1, round(height*most/longer)), max(1, round(width*most/longer))
+    return resize(np.ascontiguousarray(x), size)
+
+def _encoded_jpeg(x):
+    "Encode an image as JPEG; a small one keeps its colours at full resolution"
+    x = np.ascontiguousarray(x)
+    if x.shape[2] != 3: return simplejpeg.encode_jpeg(x, 85, "GRAY", "Gray", True)
+    return simplejpeg.encode_jpeg(x, 85, "RGB", "444" if min(x.shape[:2]) <= 64 else "420", True)
+
+_CAPTION_STYLE = ("font-size:11px;line-height:16px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;"
+                  "text-align:center")
 
 def _cell(
     x,            # (H, W, 1 or 3) uint8
@@ -48,27 +63,43 @@ def _cell(
 )->str:
     "Write one picture with its caption"
     x = _at_most(x, size*detail)
-    h,w = x.shape[:2]
-    jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(x), 85, "RGB", "444" if min(h, w) <= 64 else "420", True) if x.shape[2] == 3 else simplejpeg.encode_jpeg(np.ascontiguousarray(x), 85, "GRAY", "Gray", True)
-    zoom,text = size/max(h, w), escape(alt)
-    place = f"display:block;width:100%;height:auto{';image-rendering:pixelated' if zoom > 1.5 else ''}"
-    return (f'<figure title="{text}" style="flex:0 {int(shrink)} {round(w*zoom)}px;min-width:40px;margin:2px"><img alt="{text}" width="{round(w*zoom)}" height="{round(h*zoom)}" style="{place}" '
-            f'src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"><figcaption style="font-size:11px;line-height:16px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;text-align:center">{escape(caption)}</figcaption></figure>')
+    height, width = x.shape[:2]
+    zoom = size/max(height, width)
+    shown_width = round(width*zoom)
+    pixelated = ";image-rendering:pixelated" if zoom > 1.5 else ""
+    text = escape(alt)
+    data = base64.b64encode(_encoded_jpeg(x)).decode()
+    return (f'<figure title="{text}" style="flex:0 {int(shrink)} {shown_width}px;min-width:40px;margin:2px">'
+            f'<img alt="{text}" width="{shown_width}" height="{round(height*zoom)}" '
+            f'style="display:block;width:100%;height:auto{pixelated}" src="data:image/jpeg;base64,{data}">'
+            f'<figcaption style="{_CAPTION_STYLE}">{escape(caption)}</figcaption></figure>')
 
 def _rows(rows, label):
     "Put cells into rows that scroll where they are too long"
     inside = "".join(f"<div style='display:flex;align-items:flex-start'>{''.join(o)}</div>" for o in rows)
     return f"<div style='overflow-x:auto' tabindex='0' role='region' aria-label='{escape(label)}'>{inside}</div>"
 
+_COPY = ("const b=this,t=b.nextElementSibling;"
+         "(navigator.clipboard?navigator.clipboard.writeText(t.innerText):Promise.reject())"
+         ".then(()=>b.textContent='copied',"
+         "()=>{getSelection().selectAllChildren(t);document.execCommand('copy');b.textContent='selected'})")
+
 def _code_html(code):
     "Write code with a button that copies it; where a page may not, it is selected instead"
-    copy_it = ("const b=this,t=b.nextElementSibling;(navigator.clipboard?navigator.clipboard.writeText(t.innerText):Promise.reject()).then(()=>b.textContent='copied',"
-               "()=>{getSelection().selectAllChildren(t);document.execCommand('copy');b.textContent='selected'})")
-    return (f'<button type="button" class="jupyter-button" style="width:auto;height:24px;line-height:24px;padding:0 10px;margin:2px" onclick="{copy_it}">copy</button>'
-            f"<pre tabindex='0' role='region' aria-label='code' style='font-size:11px;line-height:1.35;white-space:pre-wrap;margin:2px;max-height:180px;overflow:auto;color:var(--jp-ui-font-color1,inherit)'>{escape(code)}</pre>")
+    button = "width:auto;height:24px;line-height:24px;padding:0 10px;margin:2px"
+    text = ("font-size:11px;line-height:1.35;white-space:pre-wrap;margin:2px;max-height:180px;overflow:auto;"
+            "color:var(--jp-ui-font-color1,inherit)")
+    return (f'<button type="button" class="jupyter-button" style="{button}" onclick="{_COPY}">copy</button>'
+            f"<pre tabindex='0' role='region' aria-label='code' style='{text}'>{escape(code)}</pre>")
 
 # %% ../../nbs/widgets/10_augmentation.ipynb #57d15881
 _DRAWS = 24      # of an image, at most
+
+def _cost(ms, where): return f"{ms:.2f} ms, {where}"
+
+def _narrow(wide, name, label="50px"):
+    "Return the options of a narrow control with its name beside it"
+    return dict(description=name, layout=dict(width=wide), style=dict(description_width=label))
 
 class AugmentationStudio(View):
     "Show what a training pipeline makes of some images, and change it"
@@ -90,11 +121,18 @@ class AugmentationStudio(View):
         seed:int=None    # of the draws; default: the module's, so that draw e is what epoch e of training sees
     ):
         if n_images < 1: raise ConfigError(f"There must be at least one image, not {n_images}")
-        self.dm,self.n_images,self.ms,self.tensor,self._panel = dm, n_images, None, "", None
+        self.dm = dm
+        self.n_images = n_images
+        self.ms = None            # milliseconds an image of the last draws
+        self.tensor = ""          # lowest, highest, mean and deviation of each of their batches
+        self._panel = None
         self._own = dm.loader("train", train=True)
-        self._drawn,self._seen,self._evaluation = (None, None, None), {}, None
+        self._drawn = None, None, None
+        self._seen = {}
+        self._evaluation = None
         recipe = dm.train_recipe
-        super().__init__(pipeline=recipe, backend=dm.backend if self._ours(recipe) else "torchvision", seed=dm.seed if seed is None else seed, n_draws=n_draws)
+        backend = dm.backend if self._ours(recipe) else "torchvision"
+        super().__init__(pipeline=recipe, backend=backend, seed=dm.seed if seed is None else seed, n_draws=n_draws)
         self._base = self._first = self.pipeline
         self.overlay = "mask" if getattr(self._own.images, "has_masks", False) else ""
         self._choose()
@@ -105,15 +143,19 @@ class AugmentationStudio(View):
     def _choose(self):
         "Take the images of this page"
         self._ids = pick_rows(self._own.catalog.frame, self.n_images, self.dm.seed, self.page)
-        self._draws,self._seen,self._times,self._decode = Draws(self._own, self._ids), {}, None, None
+        self._draws = Draws(self._own, self._ids)
+        self._seen = {}
+        self._times = None
+        self._decode = None
         self._rows = self._draws.rows(self._ids)
 
     # ---- what may be set
 
     @validate("n_draws")
     def _some(self, proposal):
-        if not 1 <= proposal["value"] <= _DRAWS: raise ConfigError(f"n_draws must be from 1 to {_DRAWS}, not {proposal['value']}")
-        return proposal["value"]
+        n = proposal["value"]
+        if not 1 <= n <= _DRAWS: raise ConfigError(f"n_draws must be from 1 to {_DRAWS}, not {n}")
+        return n
 
     @validate("backend")
     def _known(self, proposal): return one_of(proposal["value"], BACKENDS, "transform backend")
@@ -123,14 +165,20 @@ class AugmentationStudio(View):
 
     @validate("channels")
     def _within(self, proposal):
-        n,given = self._own.images.channels, tuple(proposal["value"])
-        if len(given) not in (0, 1, 3) or not all(isinstance(o, int) and 0 <= o < n for o in given): raise ConfigError(f"channels must be one or three numbers below {n}, not {given}")
+        n = self._own.images.channels
+        given = tuple(proposal["value"])
+        known = all(isinstance(o, int) and 0 <= o < n for o in given)
+        if len(given) not in (0, 1, 3) or not known:
+            raise ConfigError(f"channels must be one or three numbers below {n}, not {given}")
         return given
 
     @property
     def overlays(self)->list:
         "List what can be shown beside the picture itself"
-        return ["", *(name for name in ("mask", "depth") if getattr(self._own.images, dict(mask="has_masks", depth="has_depth")[name], False))]
+        images = self._own.images
+        masks = ["mask"] if getattr(images, "has_masks", False) else []
+        depths = ["depth"] if getattr(images, "has_depth", False) else []
+        return ["", *masks, *depths]
 
     @observe("pipeline", "backend", "seed", "n_draws", "full_size", "page", "overlay", "channels")
     def _changed(self, change):
@@ -142,8 +190,10 @@ class AugmentationStudio(View):
 
     def _begin_again(self):
         "Take the pipeline as it is for strength 1"
-        self._base,self._scaling = self.pipeline, True
-        self.strength,self._scaling = 1., False
+        self._base = self.pipeline
+        self._scaling = True
+        self.strength = 1.
+        self._scaling = False
 
     @observe("strength")
     def _stronger(self, change):
@@ -156,16 +206,17 @@ class AugmentationStudio(View):
 
     @property
     def drawn(self)->Pipeline:
-        "Give the pipeline as the data module would run it"
-        p,backend = self.pipeline, self.backend
+        "Return the pipeline as the data module would run it"
+        p, backend = self.pipeline, self.backend
         if self._drawn[0] is not p or self._drawn[1] != backend:
-            self._drawn = p, backend, with_albumentations(p) if backend == "albumentations" and p.random and self._ours(p) else p
+            replaced = backend == "albumentations" and p.random and self._ours(p)
+            self._drawn = p, backend, with_albumentations(p) if replaced else p
         return self._drawn[2]
 
     def draw(self,
         epoch:int # which draw
     ):
-        "Give the chosen images as the loader will give them in `epoch`: an `ImageBatch`, normalised"
+        "Return the chosen images as the loader will make them in `epoch`: an `ImageBatch`, normalised"
         return self._draws.batch(self.drawn, epoch, self.seed)
 
     def _evaluated(self):
@@ -179,68 +230,99 @@ class AugmentationStudio(View):
         at = id(pipeline), tag, self.seed, self.full_size, self.overlay, self.channels
         done = self._seen.setdefault(at, (pipeline, {}))[1]
         missing = [e for e in epochs if (self._ids[0], e) not in done]
-        if missing: done |= self._spread(pipeline, missing, write) if not self.full_size else {(i, e):write(self._whole(pipeline, i, e or 0), *self._texts(i, e)) for e in missing for i in self._ids}
-        if len(self._seen) > 6: self._seen = {k:v for k,v in self._seen.items() if k == at or v[0] is self._evaluation}
+        if missing: done |= self._draw_missing(pipeline, missing, write)
+        if len(self._seen) > 6:
+            self._seen = {k:v for k, v in self._seen.items() if k == at or v[0] is self._evaluation}
         return done
+
+    def _draw_missing(self, pipeline, epochs, write):
+        if not self.full_size: return self._spread(pipeline, epochs, write)
+        return {(i, e):write(self._whole(pipeline, i, e or 0), *self._texts(i, e)) for e in epochs for i in self._ids}
 
     def _spread(self, pipeline, epochs, write):
         "Draw in threads, each of which also writes what it drew"
-        norm,found = BatchAugment(pipeline).norm, []
+        norm = BatchAugment(pipeline).norm
+        found = []
+
         def look(batch, e):
             x = batch.image
             found.append([x.amin().item(), x.amax().item(), x.mean().item(), x.std().item()])
-            return [write(o, *self._texts(i, e)) for o,i in zip(pictures(batch, norm, self.overlay, self.channels), batch.index.tolist())]
+            shown = pictures(batch, norm, self.overlay, self.channels)
+            return [write(o, *self._texts(i, e)) for o, i in zip(shown, batch.index.tolist())]
+
         start = time.perf_counter()
         done = self._draws.spread(pipeline, epochs, self.seed, look)
-        if epochs != [None]: self.ms,self.tensor = 1000*(time.perf_counter()-start)/len(done), np.array(found)
+        took = time.perf_counter() - start
+        if epochs != [None]:
+            self.ms = 1000*took/len(done)
+            self.tensor = np.array(found)
         return done
 
+    def _box(self, pipeline, i, epoch, image):
+        "Return which part of a picture a draw cuts out"
+        frame = pipeline.frame
+        if isinstance(frame, Custom): return applied_box(frame, image.copy(), key("custom", self.seed, epoch, int(i)))
+        u = uniforms(self.seed, epoch, np.array([i]), max(1, frame.n_random), "frame")[0]
+        return crop_box(frame, image.shape[:2], pipeline.size, u)
+
     def _whole(self, pipeline, i, epoch):
-        "Give a whole picture with the part that a draw cuts out"
-        image,frame = self._draws.images[i], pipeline.frame
-        if isinstance(frame, Custom): box = applied_box(frame, image.copy(), key("custom", self.seed, epoch, int(i)))
-        else: box = crop_box(frame, image.shape[:2], pipeline.size, uniforms(self.seed, epoch, np.array([i]), max(1, frame.n_random), "frame")[0])
+        "Return a whole picture with the part that a draw cuts out"
+        image = self._draws.images[i]
+        box = self._box(pipeline, i, epoch, image)
         shown = bands(image, self.channels)
-        grown = -(-_FULL//(2*max(shown.shape[:2])))                          # a small picture is enlarged, so that the box's edge is thin on it
-        return boxed(_at_most(shown.repeat(grown, 0).repeat(grown, 1), _FULL), box, image.shape[:2])
+        # a small picture is enlarged, so that the box's edge is thin on it
+        grown = -(-_FULL//(2*max(shown.shape[:2])))
+        shown = _at_most(shown.repeat(grown, 0).repeat(grown, 1), _FULL)
+        return boxed(shown, box, image.shape[:2])
 
     def _texts(self, i, epoch):
-        "Give (caption, title) of a picture"
+        "Return (caption, title) of a picture"
         row = self._rows.frame.loc[i]
-        label,when = label_text(row["label"]), "as in validation" if epoch is None else f"epoch {epoch+1}"
-        return label if epoch is None else when, f"{image_title(row['path'], label, i)} · {when}"
+        label = label_text(row["label"])
+        when = "as in validation" if epoch is None else f"epoch {epoch+1}"
+        caption = label if epoch is None else when
+        return caption, f"{image_title(row['path'], label, i)} · {when}"
 
     @one_thread()
     def _grid(self, write, tag)->list:
-        "Give what `write` makes of every picture, row by row: as in validation, then the draws"
-        before,after = self._pictures(self._evaluated(), [None], write, tag), self._pictures(self.drawn, list(range(self.n_draws)), write, tag)
-        return [[before[i, None], *(after[i, e] for e in range(self.n_draws))] for i in self._ids]
+        "Return what `write` makes of every picture, row by row: as in validation, then the draws"
+        epochs = list(range(self.n_draws))
+        before = self._pictures(self._evaluated(), [None], write, tag)
+        after = self._pictures(self.drawn, epochs, write, tag)
+        return [[before[i, None], *(after[i, e] for e in epochs)] for i in self._ids]
 
     def tiles(self)->tuple: # (images, captions, titles), row by row: as in validation, then the draws
         "List what is drawn"
-        return tuple(map(list, zip(*(o for row in self._grid(lambda *o: o, "tiles") for o in row))))
+        rows = self._grid(lambda *o: o, "tiles")
+        images, captions, titles = zip(*(o for row in rows for o in row))
+        return list(images), list(captions), list(titles)
 
     # ---- as a page, a figure, code
 
     def _headline(self):
-        what = "the part that each draw cuts out of the picture" if self.full_size else f"{' × '.join(map(str, self.pipeline.size))} px"
+        what = f"{' × '.join(map(str, self.pipeline.size))} px"
+        if self.full_size: what = "the part that each draw cuts out of the picture"
         how = f", strength {self.strength:g}" if self.strength != 1 else ""
-        return f"{self.pipeline.name}{how}: left as in validation, then as training sees it in {'epoch 1' if self.n_draws == 1 else f'epochs 1 to {self.n_draws}'}, seed {self.seed}, {what}"
+        epochs = "epoch 1" if self.n_draws == 1 else f"epochs 1 to {self.n_draws}"
+        return (f"{self.pipeline.name}{how}: left as in validation, then as training sees it in {epochs}, "
+                f"seed {self.seed}, {what}")
 
     def _page(self, size, detail=1):
         "Write the pictures as HTML"
-        rows = self._grid(lambda x, caption, title: _cell(x, title, caption, size, detail, not self.full_size), (size, detail))
+        def write(x, caption, title): return _cell(x, title, caption, size, detail, not self.full_size)
+        rows = self._grid(write, (size, detail))
         return status_html(self._headline()) + _rows(rows, "augmented images")
 
     def to_html(self)->str:
         "Draw as HTML, without controls"
-        return f"<pre style='font-size:11px;line-height:1.3'>{escape(self.drawn if self.backend == 'torchvision' else self.pipeline)}</pre>" + self._page(_STILL)
+        pipeline = self.drawn if self.backend == "torchvision" else self.pipeline
+        return f"<pre style='font-size:11px;line-height:1.3'>{escape(pipeline)}</pre>" + self._page(_STILL)
 
     def _live(self): return self._page(_WHOLE if self.full_size else _LIVE, detail=2)
 
     def figure(self):
         "Draw with matplotlib"
-        images,captions,_ = self.tiles()
+        images, captions, _ = self.tiles()
         return show_images(images, captions, ncols=1+self.n_draws, size=1.2, suptitle=self._headline())
 
     @property
@@ -251,41 +333,50 @@ class AugmentationStudio(View):
     # ---- what it costs
 
     @one_thread()
-    def costs(self)->tuple: # (milliseconds an image of the frame, of each operation); a list instead of the first for a transform of the user's own
+    def costs(self)->tuple: # (milliseconds an image of the frame, of each operation); a user's frame has a list
         "Take the time of each step, alone, on some of the images"
         if self._times is None: self._times = Times([self._draws.images[i] for i in self._ids[:4]])
-        p,t = self.drawn, self._times
-        own = t.own(p.frame) if isinstance(p.frame, Custom) else None
-        if own is not None and self._ours(self.pipeline):                     # the last steps are the operations, those before are the frame
-            n = len(self.pipeline.ops)
-            return sum(own[:len(own)-n]), own[len(own)-n:]
-        return own or t.frame(p.frame, p.size), [t.op(o, p.size) for o in p.ops]
+        p, times = self.drawn, self._times
+        own = times.own(p.frame) if isinstance(p.frame, Custom) else None
+        if own is not None and self._ours(self.pipeline):
+            n = len(own) - len(self.pipeline.ops)      # those before are the frame
+            return sum(own[:n]), own[n:]
+        return own or times.frame(p.frame, p.size), [times.op(o, p.size) for o in p.ops]
+
+    def _way_it_runs(self, op):
+        if self.drawn is not self.pipeline: return "albumentations, image by image"
+        return "image by image" if op.place == "image" else "on the batch"
 
     def _notes(self):
         "Write what each step costs, for the panel: (of the frame, of each step)"
-        first,ops = self.costs()
-        own = list(first) if isinstance(first, list) and own_steps(self.pipeline.frame) else []
-        text = lambda ms, where: f"{ms:.2f} ms, {where}"
-        where = lambda o: "albumentations, image by image" if self.drawn is not self.pipeline else "image by image" if o.place == "image" else "on the batch"
-        left,notes = iter([*(text(o, "image by image") for o in own), *(text(ms, where(o)) for ms,o in zip(ops, self.pipeline.ops))]), []
-        for part in self._panel.parts(): notes.append("" if part is None else next(left, ""))
-        return text(sum(first) if isinstance(first, list) else first, "image by image"), notes
+        first, ops = self.costs()
+        in_steps = isinstance(first, list)
+        own = first if in_steps and own_steps(self.pipeline.frame) else []
+        texts = [_cost(ms, "image by image") for ms in own]
+        texts += [_cost(ms, self._way_it_runs(op)) for ms, op in zip(ops, self.pipeline.ops)]
+        left = iter(texts)
+        notes = ["" if part is None else next(left, "") for part in self._panel.parts()]
+        return _cost(sum(first) if in_steps else first, "image by image"), notes
 
     def _decoding(self):
-        "Say what reading an image costs, and how often"
+        "Write what reading an image costs, and how often"
         images = self._own.images
         if getattr(images, "pixels", None) is not None or hasattr(images, "films"): return ""
         if self._decode is None:
             some = [(images._encoded(i), i) for i in self._ids[:2]]
             self._decode = ms_an_image(lambda: [images._decode(*o) for o in some], len(some))
-        return f"Decoding: {self._decode:.1f} ms, " + ("once. " if images.keep else "each epoch. ")
+        often = "once" if images.keep else "each epoch"
+        return f"Decoding: {self._decode:.1f} ms, {often}. "
 
     def _facts(self):
-        "Say what a batch costs and what numbers the model gets"
+        "Write what a batch costs and what numbers the model gets"
         if self.ms is None or self.full_size: return self._decoding()
-        low,high,mean,std = self.tensor[:,0].min(), self.tensor[:,1].max(), *self.tensor[:,2:].mean(0)
+        low = self.tensor[:, 0].min()
+        high = self.tensor[:, 1].max()
+        mean, std = self.tensor[:, 2:].mean(0)
         n = self.dm.batch_size
-        return (f"{self._decoding()}Drawn in {self.ms:.1f} ms an image on {self._draws.processors} processors: a batch of {n} in about {self.ms*n:,.0f} ms. "
+        return (f"{self._decoding()}Drawn in {self.ms:.1f} ms an image on {self._draws.processors} processors: "
+                f"a batch of {n} in about {self.ms*n:,.0f} ms. "
                 f"The model gets numbers from {low:.2f} to {high:.2f}, mean {mean:.2f}, deviation {std:.2f}.")
 
     def _tell_costs(self):
@@ -309,7 +400,8 @@ class AugmentationStudio(View):
 
     def use(self):
         "Train with this pipeline: the data module's next loader has it"
-        self.dm.train_transforms,self.dm.backend = self.pipeline, self.backend
+        self.dm.train_transforms = self.pipeline
+        self.dm.backend = self.backend
         self.dm._loaders.clear()
         self.note = "The data module trains with this pipeline from its next loader on."
         self._say()
@@ -319,7 +411,8 @@ class AugmentationStudio(View):
     def close(self):
         super().close()
         if self._panel is not None: self._panel.close()
-        self._panel,self._seen = None, {}
+        self._panel = None
+        self._seen = {}
 
     def redraw(self):
         "Send the pictures, then what belongs to them"
@@ -330,12 +423,13 @@ class AugmentationStudio(View):
         self._say()
 
     def _say(self):
-        if self._panel is not None: self._said.value = status_html(self.note) if self.note else ""
+        if self._panel is None: return
+        self._said.value = status_html(self.note) if self.note else ""
 
     def _edited(self):
-        "Take what the controls say"
+        "Set the pipeline as the controls show it"
         def take():
-            frame,ops = self._panel.read()
+            frame, ops = self._panel.read()
             self.pipeline = named_as_preset(self.pipeline.edit(frame=frame, ops=ops))
         self._try(take)
 
@@ -343,8 +437,13 @@ class AugmentationStudio(View):
         "Set the controls to the pipeline, if it did not come from them"
         p = self.pipeline
         if self._panel.read() != (p.frame, p.ops) and (p.ops or self.strength): self._panel.show(p)
-        self._preset.value = "as it was" if p is self._first else p.name if p.name in list_presets() else "custom"
+        self._preset.value = self._preset_name()
         self._show_code()
+
+    def _preset_name(self):
+        p = self.pipeline
+        if p is self._first: return "as it was"
+        return p.name if p.name in list_presets() else "custom"
 
     def _show_code(self):
         try: code = pipeline_code(self.pipeline, self._words.value)
@@ -359,7 +458,9 @@ class AugmentationStudio(View):
     # ---- the controls
 
     def _build(self, W):
-        self._code,self._said,self._facts_line = W.HTML(), W.HTML(), W.HTML()
+        self._code = W.HTML()
+        self._said = W.HTML()
+        self._facts_line = W.HTML()
         self._words = W.ToggleButtons(options=list(CODE), style=dict(button_width="auto"))
         self._words.observe(lambda change: self._show_code(), "value")
         top = self._build_top(W)
@@ -367,35 +468,46 @@ class AugmentationStudio(View):
         use = text_button(W, "Use for training", self.use, button_style="primary")
         self._show_pipeline()
         self._tell_costs()
-        return W.VBox([top, self._panel.box, self._picture, self._facts_line, W.HBox([use, self._said]), self._words, self._code])
+        bottom = W.HBox([use, self._said])
+        return W.VBox([top, self._panel.box, self._picture, self._facts_line, bottom, self._words, self._code])
 
     def _build_top(self, W):
         "Make the bar above the pictures"
-        narrow = lambda wide, name, label="50px": dict(description=name, layout=dict(width=wide), style=dict(description_width=label))
-        self._preset = W.Dropdown(options=["as it was", *list_presets(), "custom"], **narrow("190px", "preset"))
+        presets = ["as it was", *list_presets(), "custom"]
+        self._preset = W.Dropdown(options=presets, **_narrow("190px", "preset"))
         self._preset.observe(self._preset_chosen, "value")
-        seed,draws = W.IntText(**narrow("120px", "seed")), W.IntSlider(min=1, max=_DRAWS, **narrow("230px", "draws"))
-        strength = W.FloatSlider(min=0, max=2, step=.05, **narrow("260px", "strength", "62px"))
-        size = W.ToggleButtons(options=[("what the model sees", False), ("whole pictures", True)], style=dict(button_width="auto"))
-        backend = W.Dropdown(options=BACKENDS, disabled=not self._ours(self.pipeline), **narrow("200px", "backend", "60px"))
-        for name,w in (("seed", seed), ("n_draws", draws), ("full_size", size), ("strength", strength), ("backend", backend)): link((self, name), (w, "value"))
-        return W.HBox([self._preset, backend, strength, seed, draws, size, *self._build_choices(W, narrow), text_button(W, "other images", self.other_images)], layout=dict(flex_flow="row wrap"))
+        seed = W.IntText(**_narrow("120px", "seed"))
+        draws = W.IntSlider(min=1, max=_DRAWS, **_narrow("230px", "draws"))
+        strength = W.FloatSlider(min=0, max=2, step=.05, **_narrow("260px", "strength", "62px"))
+        sizes = [("what the model sees", False), ("whole pictures", True)]
+        size = W.ToggleButtons(options=sizes, style=dict(button_width="auto"))
+        locked = not self._ours(self.pipeline)
+        backend = W.Dropdown(options=BACKENDS, disabled=locked, **_narrow("200px", "backend", "60px"))
+        controls = dict(seed=seed, n_draws=draws, full_size=size, strength=strength, backend=backend)
+        for name, control in controls.items(): link((self, name), (control, "value"))
+        choices = self._build_choices(W, _narrow)
+        others = text_button(W, "other images", self.other_images)
+        row = [self._preset, backend, strength, seed, draws, size, *choices, others]
+        return W.HBox(row, layout=dict(flex_flow="row wrap"))
 
     def _build_choices(self, W, narrow):
         "Make the controls that only some data need"
         if len(self.overlays) > 1:
-            overlay = W.Dropdown(options=[("picture", ""), *((f"with {o}" if o == "mask" else o, o) for o in self.overlays[1:])], **narrow("170px", "show"))
+            shown = [(f"with {o}" if o == "mask" else o, o) for o in self.overlays[1:]]
+            overlay = W.Dropdown(options=[("picture", ""), *shown], **narrow("170px", "show"))
             link((self, "overlay"), (overlay, "value"))
             yield overlay
         n = self._own.images.channels
         if n not in (1, 3) and not hasattr(self._own.images, "films"):
-            first = (0, 1, 2) if n > 3 else (0,)
-            options = [(f"{'1 to 3' if len(first) == 3 else '1'}", ()), *((str(k+1), (k,)) for k in range(n))]
+            first = "1 to 3" if n > 3 else "1"
+            options = [(first, ()), *((str(k+1), (k,)) for k in range(n))]
             channels = W.Dropdown(options=options, **narrow("170px", "channel", "60px"))
             link((self, "channels"), (channels, "value"))
             yield channels
 
-    def __repr__(self): return f"AugmentationStudio: {len(self._ids)} images, {self.n_draws} draws each, seed {self.seed}, by {self.backend}\n{self.pipeline}"
+    def __repr__(self):
+        return (f"AugmentationStudio: {len(self._ids)} images, {self.n_draws} draws each, seed {self.seed}, "
+                f"by {self.backend}\n{self.pipeline}")
 
 @patch
 def preview_augmentations(self:ImageDataModule,

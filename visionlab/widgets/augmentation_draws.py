@@ -29,24 +29,32 @@ def pick_rows(
     page:int=0 # each page chooses others
 )->list: # ids
     "Choose rows at random, of different classes where possible"
-    shuffled = frame.iloc[np.argsort(uniforms(seed, 0, frame.index, 1, "preview")[:,0])]
+    chances = uniforms(seed, 0, frame.index, 1, "preview")[:, 0]
+    shuffled = frame.iloc[np.argsort(chances)]
     turn = shuffled.groupby(shuffled["label"].fillna("")).cumcount()
     ids = shuffled.index[np.argsort(turn, kind="stable")]
-    return [ids[i % len(ids)] for i in range(page*n, page*n + min(n, len(ids)))]
+    first, shown = page*n, min(n, len(ids))
+    return [ids[i % len(ids)] for i in range(first, first+shown)]
 
 class _Held:
-    "Give files as they are stored, each read once"
-    def __init__(self, images): self.images,self.bytes = images, {}
+    "Return files as they are stored, each read once"
+    def __init__(self, images):
+        self.images = images
+        self.bytes = {}
+
     def __getitem__(self, i):
         if i not in self.bytes: self.bytes[i] = self.images._encoded(i)
         return self.bytes[i]
+
     def name(self, i): return self.images.name(i)
 
 def held(images):
     "Keep what a loader would read again and again; its pixels stay bit for bit what the loader decodes"
-    if getattr(images, "pixels", None) is not None or getattr(images, "keep", True) or not hasattr(images, "files"): return images
+    if getattr(images, "pixels", None) is not None or getattr(images, "keep", True): return images
+    if not hasattr(images, "files"): return images
     new = copy(images)
-    new.files,new.reader = None, _Held(images)
+    new.files = None
+    new.reader = _Held(images)
     return new
 
 # %% ../../nbs/widgets/09_augmentation_draws.ipynb #cea6c9ec
@@ -56,23 +64,30 @@ class Draws:
         own,      # the module's training loader
         ids:list  # of rows
     ):
-        self.own,self.ids,self.processors = own, list(ids), usable_cpus()
-        self.images,self._made,self._rows = held(own.images), {}, {}
+        self.own = own
+        self.ids = list(ids)
+        self.processors = usable_cpus()
+        self.images = held(own.images)
+        self._made = {}      # {(id of the pipeline, seed, ids): (pipeline, loader)}
+        self._rows = {}      # {ids: catalog}
 
     def rows(self, ids):
         "Cut some rows out of the catalog, once"
-        if tuple(ids) not in self._rows: self._rows[tuple(ids)] = replace(self.own.catalog, frame=self.own.catalog.frame.loc[list(ids)])
-        return self._rows[tuple(ids)]
+        at = tuple(ids)
+        catalog = self.own.catalog
+        if at not in self._rows: self._rows[at] = replace(catalog, frame=catalog.frame.loc[list(ids)])
+        return self._rows[at]
 
     def loader(self, pipeline, seed, ids):
         "Make a loader like the module's own for some of the rows, or find it again"
         at = id(pipeline), seed, tuple(ids)
-        if at not in self._made:
-            if len(self._made) >= 16: self._made.clear()
-            kind = type(self.own) if isinstance(self.own, PairedLoader) else Loader
-            new = kind(self.rows(ids), pipeline, len(ids), seed=seed, images=self.images, device=self.own.device, on_device=self.own._on_device)
-            self._made[at] = pipeline, new
-        return self._made[at][1]
+        if at in self._made: return self._made[at][1]
+        if len(self._made) >= 16: self._made.clear()
+        kind = type(self.own) if isinstance(self.own, PairedLoader) else Loader
+        new = kind(self.rows(ids), pipeline, len(ids), seed=seed, images=self.images,
+                   device=self.own.device, on_device=self.own._on_device)
+        self._made[at] = pipeline, new
+        return new
 
     def batch(self,
         pipeline:Pipeline,
@@ -80,19 +95,24 @@ class Draws:
         seed:int,
         ids=None        # default: all
     ):
-        "Give the rows as the loader gives them in an epoch, normalised"
-        return next(self.loader(pipeline, seed, self.ids if ids is None else ids).batches(epoch))
+        "Return the rows as the loader makes them in an epoch, normalised"
+        loader = self.loader(pipeline, seed, self.ids if ids is None else ids)
+        return next(loader.batches(epoch))
 
     def spread(self, pipeline, epochs, seed, make)->dict: # {(id, epoch): what `make` gives}
-        "Make the draws of some epochs on all processors, and something of each batch at once: `make(batch, epoch)` lists it image by image"
+        "Make the draws of some epochs on all processors; `make(batch, epoch)` makes something of each, image by image"
         inline = isinstance(pipeline.frame, Custom) or self.own.device.type != "cpu" or self.processors < 2
         parts = [(self.ids, epochs)] if inline else self._parts(list(epochs), self.processors)
+
         def run(ids, epochs):
-            return {(i, e):o for e in epochs for i,o in zip(ids, make(self.batch(pipeline, e or 0, seed, ids), e))}
+            made = {e:make(self.batch(pipeline, e or 0, seed, ids), e) for e in epochs}
+            return {(i, e):o for e in epochs for i, o in zip(ids, made[e])}
+
         if len(parts) == 1: return run(*parts[0])
-        for ids,_ in parts: self.loader(pipeline, seed, ids)                  # made here, one after the other
-        tasks = [thread_pool(self.processors, os.getpid()).submit(run, *o) for o in parts]
-        return {k:v for t in tasks for k,v in t.result().items()}
+        for ids, _ in parts: self.loader(pipeline, seed, ids)                  # made here, one after the other
+        pool = thread_pool(self.processors, os.getpid())
+        tasks = [pool.submit(run, *part) for part in parts]
+        return {k:v for task in tasks for k, v in task.result().items()}
 
     def _parts(self, epochs, n):
         "Share the work: by rows if there are enough, else by epochs"
@@ -108,12 +128,14 @@ def bands(
 )->np.ndarray: # (H, W, 1 or 3) uint8
     "Choose the channels of an image that can be looked at"
     which = tuple(which) or ((0, 1, 2) if x.shape[2] >= 3 else (0,))
-    return x if which == tuple(range(x.shape[2])) else np.ascontiguousarray(x[...,list(which)])
+    if which == tuple(range(x.shape[2])): return x
+    return np.ascontiguousarray(x[..., list(which)])
 
 def tinted(x:np.ndarray, mask:np.ndarray)->np.ndarray:
     "Lay a mask over an image: its inside tinted, its edge in full colour"
     inside = mask.astype(bool)
-    shrunk = inside & np.roll(inside, 1, 0) & np.roll(inside, -1, 0) & np.roll(inside, 1, 1) & np.roll(inside, -1, 1)
+    moved = [np.roll(inside, step, axis) for axis in (0, 1) for step in (1, -1)]
+    shrunk = np.logical_and.reduce([inside, *moved])
     rgb = np.broadcast_to(x, (*x.shape[:2], 3)).copy()
     rgb[inside] = (.6*rgb[inside] + .4*_TINT).astype(np.uint8)
     rgb[inside & ~shrunk] = _TINT
@@ -121,16 +143,20 @@ def tinted(x:np.ndarray, mask:np.ndarray)->np.ndarray:
 
 def grey_levels(d)->np.ndarray: # (H, W, 1) uint8
     "Spread the values of a depth map from black to white"
-    low,high = float(d.min()), float(d.max())
-    return np.asarray((d-low)*(255/max(high-low, 1e-5*abs(high), 1e-9))).astype(np.uint8).reshape(*d.shape[-2:], 1)
+    low = float(d.min())
+    high = float(d.max())
+    spread = max(high-low, 1e-5*abs(high), 1e-9)
+    return np.asarray((d-low)*(255/spread)).astype(np.uint8).reshape(*d.shape[-2:], 1)
 
 def _bytes(x)->list:
     "Turn images in [0, 1] into arrays of bytes, (H, W, C)"
-    return list((x.clamp(0, 1)*255).round_().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy())
+    levels = (x.clamp(0, 1)*255).round_().byte()
+    return list(levels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
 def _side_by_side(x):
     "Put the frames of a clip beside each other: the first, the middle and the last of many"
-    chosen = range(x.shape[1]) if x.shape[1] <= 4 else (0, x.shape[1]//2, x.shape[1]-1)
+    n = x.shape[1]
+    chosen = range(n) if n <= 4 else (0, n//2, n-1)
     return torch.cat([x[:,k] for k in chosen], -1)
 
 def pictures(
@@ -141,45 +167,70 @@ def pictures(
 )->list: # (H, W, 1 or 3) uint8
     "Turn a batch into what can be looked at"
     if overlay == "depth" and batch.depth is not None: return [grey_levels(o.cpu().numpy()) for o in batch.depth]
-    x,clip = batch.image, batch.image.ndim == 5
-    flat = norm.undo(x.flatten(0, 1)).unflatten(0, x.shape[:2]) if clip else norm.undo(x)
-    shown = [bands(o, which) for o in _bytes(_side_by_side(flat) if clip else flat)]
+    x = batch.image
+    clip = x.ndim == 5
+    if clip: x = _side_by_side(norm.undo(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
+    else: x = norm.undo(x)
+    shown = [bands(o, which) for o in _bytes(x)]
     if overlay != "mask" or batch.mask is None or clip: return shown
     masks = batch.mask if batch.mask.ndim == 3 else batch.mask.any(1)
-    return [tinted(o, m.cpu().numpy()) for o,m in zip(shown, masks)]
+    return [tinted(o, mask.cpu().numpy()) for o, mask in zip(shown, masks)]
 
 # %% ../../nbs/widgets/09_augmentation_draws.ipynb #2685b22d
+def _middle(shape, resized, size):
+    "Return the part of an image that is its middle `size` pixels when the whole is resized to `resized`"
+    height, width = shape
+    rows, columns = resized
+    wanted_rows, wanted_columns = size
+    top = round((rows-wanted_rows)/2)*height/rows
+    left = round((columns-wanted_columns)/2)*width/columns
+    return top, left, wanted_rows*height/rows, wanted_columns*width/columns
+
 def crop_box(
     frame,      # `RandomResizedCrop` or `Resize`
     shape:tuple,# (height, width) of the image
     size:tuple, # of the pipeline
     u=None      # the frame's numbers
 )->tuple: # (top, left, height, width), or None where it cannot be told
-    "Say which part of an image a frame shows"
-    (h,w),(th,tw) = shape, size
+    "Return which part of an image a frame shows"
+    h, w = shape
+    th, tw = size
     if isinstance(frame, RandomResizedCrop): return frame.box(h, w, u)
     if not isinstance(frame, Resize): return None
     if frame.kept == 1 and frame.mode != "crop": return 0, 0, h, w
-    if frame.mode == "squash":
-        sh,sw = int(th/frame.kept), int(tw/frame.kept)
-        return round((sh-th)/2)*h/sh, round((sw-tw)/2)*w/sw, th*h/sh, tw*w/sw
-    by_height = th*w >= tw*h
-    new = int(th/frame.crop_pct) if by_height else int(tw/frame.crop_pct)
-    sh,sw = (new, max(tw, int(new*w/h))) if by_height else (max(th, int(new*h/w)), new)      # what `Resize` makes of it, before it cuts
-    return round((sh-th)/2)*h/sh, round((sw-tw)/2)*w/sw, th*h/sh, tw*w/sw
+    if frame.mode == "squash": return _middle(shape, (int(th/frame.kept), int(tw/frame.kept)), size)
+    # what `Resize` makes of the image before it cuts
+    if th*w >= tw*h:
+        new = int(th/frame.crop_pct)
+        resized = new, max(tw, int(new*w/h))
+    else:
+        new = int(tw/frame.crop_pct)
+        resized = max(th, int(new*h/w)), new
+    return _middle(shape, resized, size)
 
 def applied_box(custom, image, seed):
     "Ask albumentations which part it cut out first"
-    if not is_albumentations(custom.transform) or not hasattr(custom.transform, "save_applied_params"): return None
+    if not is_albumentations(custom.transform): return None
+    if not hasattr(custom.transform, "save_applied_params"): return None
     again = copy(custom.transform)
     again.save_applied_params = True
     told = Custom(again)
     with kept_randomness(*told.generators):
         told.seed(seed)
-        first = (again(image=image).get("applied_transforms") or [("", {})])[0][1]
+        applied = again(image=image).get("applied_transforms") or [("", {})]
+    first = applied[0][1]
     if "crop_coords" not in first: return None
-    left,top,right,bottom = first["crop_coords"]
+    left, top, right, bottom = first["crop_coords"]
     return top, left, bottom-top, right-left
+
+def _box_edge(shape, rows, columns):
+    "Mark the edge of a box, two pixels wide"
+    top, bottom = rows.start, rows.stop
+    left, right = columns.start, columns.stop
+    edge = np.ones(shape, bool)
+    edge[top+2:bottom-2, left+2:right-2] = False
+    edge[:top] = edge[bottom:] = edge[:, :left] = edge[:, right:] = False
+    return edge
 
 def boxed(
     image:np.ndarray, # (H, W, C) uint8
@@ -188,14 +239,14 @@ def boxed(
 )->np.ndarray:
     "Draw a crop on the whole picture: outside is dark, and the edge is yellow"
     if box is None: return image
-    sy,sx = image.shape[0]/shape[0], image.shape[1]/shape[1]
-    top,left,bottom,right = (round(o) for o in (box[0]*sy, box[1]*sx, (box[0]+box[2])*sy, (box[1]+box[3])*sx))
+    sy = image.shape[0]/shape[0]
+    sx = image.shape[1]/shape[1]
+    top, left, height, width = box
+    rows = slice(round(top*sy), round((top+height)*sy))
+    columns = slice(round(left*sx), round((left+width)*sx))
     out = (np.broadcast_to(image, (*image.shape[:2], 3))*.35).astype(np.uint8)
-    out[top:bottom,left:right] = image[top:bottom,left:right]
-    edge = np.ones(out.shape[:2], bool)
-    edge[top+2:bottom-2,left+2:right-2] = False
-    edge[:top] = edge[bottom:] = edge[:,:left] = edge[:,right:] = False
-    out[edge] = (255, 210, 0)
+    out[rows, columns] = image[rows, columns]
+    out[_box_edge(out.shape[:2], rows, columns)] = (255, 210, 0)
     return out
 
 # %% ../../nbs/widgets/09_augmentation_draws.ipynb #4dea2b86
@@ -210,16 +261,21 @@ def ms_an_image(run, n):
 
 def time_op(op, x, ids, size)->float: # milliseconds an image
     "Time one operation on framed images, (B, C, H, W) uint8"
-    return ms_an_image(lambda: BatchAugment(Pipeline(Resize(), (op,), size)).augment(x, ids), len(x))
+    def run(): return BatchAugment(Pipeline(Resize(), (op,), size)).augment(x, ids)
+    return ms_an_image(run, len(x))
+
+def _as_input(images, albumentations):
+    "Copy images as what a transform of the user's takes: arrays, or images of Pillow"
+    if albumentations: return [o.copy() for o in images]
+    from PIL import Image
+    return [Image.fromarray(o if o.shape[2] > 1 else o[..., 0]) for o in images]
 
 def time_own_steps(frame:Custom, images)->list: # milliseconds an image, for each step
     "Time the steps of a transform of the user's"
-    steps,took = own_steps(frame) or [frame.transform], []
+    steps = own_steps(frame) or [frame.transform]
     albumentations = any(map(is_albumentations, steps)) or is_albumentations(frame.transform)
-    if albumentations: now = [o.copy() for o in images]
-    else:
-        from PIL import Image
-        now = [Image.fromarray(o if o.shape[2] > 1 else o[...,0]) for o in images]
+    now = _as_input(images, albumentations)
+    took = []
     for step in steps:
         start = time.perf_counter()
         now = [step(image=o)["image"] if albumentations else step(o) for o in now]
@@ -229,7 +285,8 @@ def time_own_steps(frame:Custom, images)->list: # milliseconds an image, for eac
 class Times:
     "Remember what each step of a pipeline costs, in milliseconds an image"
     def __init__(self, images:list): # as they are decoded, a few
-        self.images,self.known = images, {}
+        self.images = images
+        self.known = {}
 
     def of(self, what, run):
         "Look a time up, or take it"
@@ -240,17 +297,27 @@ class Times:
 
     def frame(self, frame, size):
         "Time a frame of visionlab's own"
-        u = uniforms(0, 0, range(len(self.images)), max(1, frame.n_random), "frame")
-        return self.of((frame, size), lambda: ms_an_image(lambda: [frame(o, size, v) for o,v in zip(self.images, u)], len(self.images)))
+        n = len(self.images)
+        u = uniforms(0, 0, range(n), max(1, frame.n_random), "frame")
+        def run(): return [frame(image, size, numbers) for image, numbers in zip(self.images, u)]
+        return self.of((frame, size), lambda: ms_an_image(run, n))
 
     def framed(self, size):
-        "Give the images squashed to a size, for what comes after the frame"
-        return self.of(("framed", size), lambda: torch.from_numpy(np.stack([resize(o, size) for o in self.images])).permute(0, 3, 1, 2))
+        "Return the images squashed to a size, for what comes after the frame"
+        def run():
+            squashed = np.stack([resize(o, size) for o in self.images])
+            return torch.from_numpy(squashed).permute(0, 3, 1, 2)
+        return self.of(("framed", size), run)
 
-    def op(self, op, size): return self.of((op, size), lambda: time_op(op, self.framed(size), np.arange(len(self.images)), size))
+    def op(self, op, size):
+        "Time one operation of visionlab's own"
+        ids = np.arange(len(self.images))
+        return self.of((op, size), lambda: time_op(op, self.framed(size), ids, size))
 
     def own(self, frame):
         "Time the steps of a transform of the user's"
+        steps = own_steps(frame) or [frame.transform]
         def run():
             with kept_randomness(*frame.generators): return time_own_steps(frame, self.images)
-        return self.of(tuple(map(id, own_steps(frame) or [frame.transform])), lambda: (run(), frame))[0]
+        # with the frame, because the ids of its steps are new again once it is gone
+        return self.of(tuple(map(id, steps)), lambda: (run(), frame))[0]

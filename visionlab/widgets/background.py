@@ -24,21 +24,33 @@ class Run:
         work,               # what trains: a function without arguments
         chart:LiveChart     # that shows it
     ):
-        self.learn,self.chart,self.error,self.asked,self.over,self._work,self._cell,self._done = learn, chart, None, None, False, work, 0, threading.Event()
+        self.learn = learn
+        self.chart = chart
+        self.error = None
+        self.asked = None         # "now" or "epoch", once it shall stop
+        self.over = False
+        self._work = work
+        self._cell = 0            # that began it
+        self._done = threading.Event()
         self._place = torch.cuda.current_device() if learn.device.type == "cuda" else None
-        self.thread = threading.Thread(target=contextvars.copy_context().run, args=(self._train,), name="visionlab-fit", daemon=True)
+        run = contextvars.copy_context().run
+        self.thread = threading.Thread(target=run, args=(self._train,), name="visionlab-fit", daemon=True)
 
     @property
     def running(self)->bool: return not self.over
+
     @property
     def elsewhere(self)->bool: return self.running and threading.current_thread() is not self.thread
 
     def begin(self):
         "Start, and return at once"
-        _at_exit(); _RUNS.add(self)
+        _at_exit()
+        _RUNS.add(self)
         _hear_interrupts()
-        self.learn.run = self
-        self._before,self.learn.callbacks = self.learn.callbacks, [*self.learn.callbacks, *self.chart.callbacks(), _Brake(self)]
+        learn = self.learn
+        learn.run = self
+        self._before = learn.callbacks
+        learn.callbacks = [*learn.callbacks, *self.chart.callbacks(), _Brake(self)]
         self.thread.start()
         return self
 
@@ -49,16 +61,22 @@ class Run:
         except KeyboardInterrupt as e: self.error = None if self.asked else e
         except BaseException as e: self.error = e
         finally:
-            self.learn.callbacks,self._work,self.over = self._before, None, True
+            self.learn.callbacks = self._before
+            self._work = None
+            self.over = True
             try: self._tell()
             finally: self._done.set()
 
     def _tell(self):
-        "Say how it ended"
+        "Show how it ended"
         c = self.chart
-        if self.error is not None: c.state,c.message = "failed", f"{type(self.error).__name__}: {self.error}"
+        if self.error is not None:
+            c.state = "failed"
+            c.message = f"{type(self.error).__name__}: {self.error}"
         if c._shown or c._widget is not None: c.close()
-        elif self.error is not None: print(f"The fit in the background failed: {c.message}\nrun.wait() raises it with its traceback.", file=sys.stderr)
+        elif self.error is not None:
+            print(f"The fit in the background failed: {c.message}\nrun.wait() raises it with its traceback.",
+                  file=sys.stderr)
 
     def stop(self):
         "Stop after the current step"
@@ -83,28 +101,43 @@ class Run:
         return self.learn
 
     def _join(self, timeout):
-        "Wait in short turns, so that the interrupt key is heard on every system; `Thread.join` takes a thread for ended when the key interrupts it"
+        "Wait in short turns: the interrupt key is heard on every system, and does not make the thread look ended"
         until = math.inf if timeout is None else time.monotonic()+timeout
         while not self._done.wait(max(0, min(.2, until-time.monotonic()))):
-            if time.monotonic() >= until: raise TimeoutError(f"The fit has not ended within {timeout:g} s: {self.chart.headline}")
+            if time.monotonic() < until: continue
+            raise TimeoutError(f"The fit has not ended within {timeout:g} s: {self.chart.headline}")
 
     def _ipython_display_(self):
         "Show the chart, unless the cell that began it does"
-        if self._cell != running_cell(): self._cell = 0; display_now(self.chart)
-    def _repr_mimebundle_(self, include=None, exclude=None): return self.chart._repr_mimebundle_() | {"text/plain":repr(self)}
-    def __repr__(self): return f"{'Running' if self.running else 'Over'}: {self.chart.headline}"
+        if self._cell == running_cell(): return
+        self._cell = 0
+        display_now(self.chart)
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return self.chart._repr_mimebundle_() | {"text/plain":repr(self)}
+
+    def __repr__(self):
+        state = "Running" if self.running else "Over"
+        return f"{state}: {self.chart.headline}"
 
 class _Brake(Callback):
     "End a fit that was asked to stop"
-    order,aside = 2000, True         # when all others are done with the epoch
+    order = 2000         # when all others are done with the epoch
+    aside = True
+
     def __init__(self, run): self.run = run
+
     def before_fit(self, learn):
-        if self.run.asked: learn.interrupted = True; raise CancelFit
+        if not self.run.asked: return
+        learn.interrupted = True
+        raise CancelFit
+
     def after_epoch(self, learn):
         if self.run.asked == "epoch": raise CancelFit
 
 # %% ../../nbs/widgets/20_background.ipynb #8f26ccc8
 _RUNS = weakref.WeakSet()
+
 def _running(): return [o for o in _RUNS if o.running]
 
 def _on_interrupt(number, frame):
@@ -114,20 +147,25 @@ def _hear_interrupts():
     "Let the interrupt key stop fits in the background while the kernel is idle"
     try: loop = asyncio.get_running_loop()
     except RuntimeError: return
-    if threading.current_thread() is threading.main_thread(): loop.call_later(.1, _listen, loop)
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main: loop.call_later(.1, _listen, loop)
 
 def _listen(loop):
-    "Take the key while there are fits, where it would be ignored, and let it go after them"
-    now,busy = signal.getsignal(signal.SIGINT), bool(_running())
+    "Hear the key while there are fits, where it would be ignored, and let it go after them"
+    now = signal.getsignal(signal.SIGINT)
+    busy = bool(_running())
     if busy and now is signal.SIG_IGN: signal.signal(signal.SIGINT, _on_interrupt)
     if not busy and now is _on_interrupt: signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if busy or now not in (signal.SIG_IGN, _on_interrupt): loop.call_later(.2 if busy else 1., _listen, loop)       # the latter: a cell runs, and puts back what was before
+    in_cell = now not in (signal.SIG_IGN, _on_interrupt)       # a cell runs, and puts back what was before
+    if busy or in_cell: loop.call_later(.2 if busy else 1., _listen, loop)
 
 def _end_all():
     "Stop what still runs when the process ends"
-    for o in _running():
-        o.stop(); o._done.wait(30)
-        if not in_notebook(): print("The process ended, so the fit in the background was stopped; run.wait() waits for one.", file=sys.stderr)
+    for run in _running():
+        run.stop()
+        run._done.wait(30)
+        if in_notebook(): continue
+        print("The process ended, so the fit in the background was stopped; run.wait() waits for one.", file=sys.stderr)
 
 @lru_cache(None)
 def _at_exit():
@@ -147,8 +185,11 @@ def in_background(self:Learner,
         raise ConfigError("Several processes train together, and a fit in the background cannot be one of them", "",
                           "Leave background out; with launch(f, n) the progress of the first process is shown")
     chart = LiveChart()
-    chart.run = run = Run(self, partial(train, *args, **kwargs), chart)
+    run = Run(self, partial(train, *args, **kwargs), chart)
+    chart.run = run
     for o in list(_RUNS):
         if o.over: o.chart.forget()
-    if progress_mode() == "html": run._cell = running_cell(); chart.show()
+    if progress_mode() == "html":
+        run._cell = running_cell()
+        chart.show()
     return run.begin()

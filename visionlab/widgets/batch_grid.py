@@ -26,28 +26,37 @@ from .browse import count_bytes, size_facts, find_rows, Grid
 
 # %% ../../nbs/widgets/04_batch_grid.ipynb #2ffc047e
 def _row_text(row, classes):
-    "Write a row of 0 and 1 as names"
-    return label_text(None if any(o != o for o in row) else tuple(c for c,o in zip(classes, row) if o == 1))
+    "Write a row of 0 and 1 as names; one with NaN has no label"
+    if any(o != o for o in row): return label_text(None)
+    return label_text(tuple(c for c, o in zip(classes, row) if o == 1))
 
 def _share_lines(row, classes, most=3):
     "Write shares of classes as percentages, the largest first"
-    best = sorted(((p, c) for p,c in zip(row, classes) if p > .02), key=lambda o: -o[0])[:most]
-    return [f"{p:.0%} {c}" for p,c in best]
+    seen = [(p, c) for p, c in zip(row, classes) if p > .02]
+    best = sorted(seen, key=lambda o: -o[0])[:most]
+    return [f"{p:.0%} {c}" for p, c in best]
 
 def _target_lines(target, classes):
     "Write each of a batch's targets as people read them: a name, or a line for each share"
     if target.ndim == 1: return [[classes[i] if i >= 0 else "unlabelled"] for i in target.tolist()]
     soft = ((target > 0) & (target < 1)).any(1)
-    return [_share_lines(o, classes) if s else [_row_text(o, classes)] for o,s in zip(target.tolist(), soft.tolist())]
+    pairs = zip(target.tolist(), soft.tolist())
+    return [_share_lines(row, classes) if is_soft else [_row_text(row, classes)] for row, is_soft in pairs]
 
 def image_title(path, label, index): return f"{path} · {label} · index {index}"
 
 def _loss_weights(learn, target):
-    "Give the weight of each image of a batch in the loss; None where all count alike"
-    weight = getattr(learn.loss_func, "weight", None) if learn is not None else None
-    if not isinstance(weight, torch.Tensor) or learn.task == "multilabel" or target is None: return None
+    "Return the weight of each image of a batch in the loss; None where all count alike"
+    weight = None if learn is None else getattr(learn.loss_func, "weight", None)
+    if not isinstance(weight, torch.Tensor): return None
+    if learn.task == "multilabel" or target is None: return None
     weight = weight.cpu()
     return weight[target] if target.ndim == 1 else target.float() @ weight
+
+def _mix_callbacks(learn, callbacks):
+    "List the mixing callbacks of a learner and of its next fit"
+    own = () if learn is None else learn.callbacks
+    return [o for o in flat([*own, *callbacks]) if isinstance(o, Mix)]
 
 class BatchGrid(Grid):
     "Show images as the model gets them, or as they are"
@@ -60,15 +69,21 @@ class BatchGrid(Grid):
         dm:ImageDataModule,
         n:int=16,            # images
         split:str="train",
-        seed:int=None,       # of order and augmentation; default: the module's, so that what is shown is what training sees
+        seed:int=None,       # of order and augmentation; default: the module's, to show what training sees
         learn:Learner=None,  # whose batches these are: its mixing and its weights are shown
         callbacks=()         # of the next fit, beside the learner's own
     ):
-        self.dm,self.n,self.seed,self.learn = dm, whole_number(n, "n"), dm.seed if seed is None else seed, learn
-        if callbacks and learn is None: raise ConfigError("A data module is not trained, so no callback changes its batches", "", "learn.show_batch(callbacks=…) shows what they make of a learner's")
-        self.mixes = [o for o in flat([*(learn.callbacks if learn is not None else ()), *callbacks]) if isinstance(o, Mix)]
+        self.dm = dm
+        self.n = whole_number(n, "n")
+        self.seed = dm.seed if seed is None else seed
+        self.learn = learn
+        if callbacks and learn is None:
+            raise ConfigError("A data module is not trained, so no callback changes its batches", "",
+                              "learn.show_batch(callbacks=…) shows what they make of a learner's")
+        self.mixes = _mix_callbacks(learn, callbacks)
         super().__init__()
-        self.split,self.mixed = split, bool(self.mixes)
+        self.split = split
+        self.mixed = bool(self.mixes)
         self._ready = True
 
     @property
@@ -76,19 +91,26 @@ class BatchGrid(Grid):
 
     @validate("mixed")
     def _mixable(self, proposal):
-        if proposal["value"] and not self.mixes: raise ConfigError("Nothing mixes these batches", "", "learn.show_batch(callbacks=[Mix()]) shows them mixed, as learn.fit(…, callbacks=[Mix()]) gets them")
-        return proposal["value"]
+        mixed = proposal["value"]
+        if mixed and not self.mixes:
+            raise ConfigError("Nothing mixes these batches", "",
+                              "learn.show_batch(callbacks=[Mix()]) shows them mixed, "
+                              "as learn.fit(…, callbacks=[Mix()]) gets them")
+        return mixed
 
     @observe("raw", "mixed")
-    def _other_stage(self, change): self._changed(dict(name="page" if change["name"] == "raw" else "mixed"))
+    def _other_stage(self, change):
+        same_images = change["name"] == "raw"
+        self._changed(dict(name="page" if same_images else "mixed"))
 
     @property
     def _whole(self):
-        "Say whether whole training batches are shown, which mixing needs"
-        return self.mixed and not self.raw and self.split == "train" and not self.label and not self.query.strip()
+        "Return whether whole training batches are shown, which mixing needs"
+        chosen = self.label or self.query.strip()
+        return self.mixed and not self.raw and self.split == "train" and not chosen
 
     def loader(self)->Loader:
-        "Make a loader like the split's own that gives `n` images at a time (of mixed batches: a whole one), or find the last one again"
+        "Return a loader like the split's own, of `n` images at a time (mixed: a whole batch), or the last one again"
         own = self.dm.loader(self.split, train=self.split == "train")
         key = own, self.label, self.query, self._whole
         if self._own is None or self._own[0] != key: self._own = key, self._like(own)
@@ -97,28 +119,35 @@ class BatchGrid(Grid):
     def _like(self, own):
         workers = 0 if isinstance(own.pipeline.frame, Custom) else own.workers      # no processes for a few images
         some = self.label or self.query.strip()
-        rows = replace(own.catalog, frame=own.catalog.frame.loc[find_rows(own.catalog, "", self.label, self.query)]) if some else own.catalog
-        return Loader(rows, own.pipeline, own.batch_size if self._whole else self.n, shuffle=True, seed=self.seed, balanced=own.weights is not None and not some, images=own.images, workers=workers, ahead=0)
+        rows = own.catalog
+        if some: rows = replace(rows, frame=rows.frame.loc[find_rows(rows, "", self.label, self.query)])
+        size = own.batch_size if self._whole else self.n
+        balanced = own.weights is not None and not some
+        return Loader(rows, own.pipeline, size, shuffle=True, seed=self.seed,
+                      balanced=balanced, images=own.images, workers=workers, ahead=0)
 
     def _place(self):
-        "Give the epoch and the number of the batch on show; of a learner, counted from its next fit"
-        done = self.learn.epochs_done if self.learn is not None and self.split == "train" else 0
-        epoch,start = divmod(self.page, max(1, len(self.loader())))
+        "Return the epoch and the number of the batch on show; of a learner, counted from its next fit"
+        of_fit = self.learn is not None and self.split == "train"
+        done = self.learn.epochs_done if of_fit else 0
+        epoch, start = divmod(self.page, max(1, len(self.loader())))
         return done + epoch, start
 
     @property
     def batch(self):
-        "Give the `ImageBatch` on show, normalised as for the model; None where no image is like this"
+        "Return the `ImageBatch` on show, normalised as for the model; None where no image is like this"
         dl = self.loader()
         if not len(dl.ids): return None
-        epoch,start = self._place()
+        epoch, start = self._place()
         batch = next(dl.batches(epoch, start))
         return self._after_mixing(batch, epoch, start) if self._whole else batch
 
     def _after_mixing(self, batch, epoch, start):
         "Do to a batch what `Mix` will do to it in training"
         learn = self.learn
-        at = SimpleNamespace(xb=batch.image, yb=batch.target, epoch=epoch - learn.epochs_done, epochs=10**9, epochs_done=epoch, n_done=start+1, seed=learn.seed, model=learn.model, loss_func=learn.loss_func)
+        at = SimpleNamespace(
+            xb=batch.image, yb=batch.target, epoch=epoch - learn.epochs_done, epochs=10**9, epochs_done=epoch,
+            n_done=start+1, seed=learn.seed, model=learn.model, loss_func=learn.loss_func)
         for mix in map(copy, self.mixes):
             mix.before_fit(at)
             mix.n = mix.n or len(self.dm.classes)
@@ -128,65 +157,94 @@ class BatchGrid(Grid):
     @one_thread()
     def tiles(self)->tuple: # (images, captions, titles)
         "List what is drawn"
-        dl,batch = self.loader(), self.batch
+        dl, batch = self.loader(), self.batch
         if batch is None: return [], [], []
         ids = batch.index.tolist()[:self.n]
         images = [dl.images[i] for i in ids] if self.raw else list(dl.finish.norm.undo(batch.image[:self.n]))
         labels = self._labels(batch)[:self.n]
         captions = self._captions(batch, labels)
-        more = zip(*(o[:self.n] for o in (self._weight_texts(batch), self._drawn_texts(dl, batch), [self._size(dl, i) for i in ids])))
-        return images, captions, [" · ".join(filter(None, (image_title(*o), *m))) for o,m in zip(zip(batch.path, map(" + ".join, labels), ids), more)]
+        return images, captions, self._titles(dl, batch, ids, labels)
 
-    def _labels(self, batch): return [["unlabelled"]]*len(batch) if batch.target is None else _target_lines(batch.target, self.dm.classes)
+    def _titles(self, dl, batch, ids, labels):
+        "Write what is known about each image: its file, its label, its weight, how often it is drawn, its size"
+        files = map(image_title, batch.path, map(" + ".join, labels), ids)
+        weights = self._weight_texts(batch)[:self.n]
+        drawn = self._drawn_texts(dl, batch)[:self.n]
+        sizes = [self._size(dl, i) for i in ids]
+        return [" · ".join(filter(None, parts)) for parts in zip(files, weights, drawn, sizes)]
+
+    def _labels(self, batch):
+        if batch.target is None: return [["unlabelled"]]*len(batch)
+        return _target_lines(batch.target, self.dm.classes)
 
     def _captions(self, batch, labels):
         "Write labels and weights under the pictures"
         weights = _loss_weights(self.learn, batch.target)
         if weights is None: return list(map("\n".join, labels))
-        return [("\n" if len(o) > 1 else " ").join(["\n".join(o), f"×{w:.2g}"]) for o,w in zip(labels, weights.tolist())]
+        captions = []
+        for lines, weight in zip(labels, weights.tolist()):
+            between = "\n" if len(lines) > 1 else " "
+            captions.append(between.join(["\n".join(lines), f"×{weight:.2g}"]))
+        return captions
 
     def _weight_texts(self, batch):
         weights = _loss_weights(self.learn, batch.target)
-        return [""]*len(batch) if weights is None else [f"counts {w:.3g} times in the loss" for w in weights.tolist()]
+        if weights is None: return [""]*len(batch)
+        return [f"counts {w:.3g} times in the loss" for w in weights.tolist()]
 
     def _drawn_texts(self, dl, batch):
-        "Say how often balanced sampling draws each image"
+        "Return how often balanced sampling draws each image"
         if dl.weights is None: return [""]*len(batch)
         often = dl.weights*len(dl.ids)/max(dl.weights.sum(), 1e-12)
-        return [f"drawn {often[k]:.2g} times an epoch" for k in pd.Index(dl.ids).get_indexer(batch.index.numpy())]
+        places = pd.Index(dl.ids).get_indexer(batch.index.numpy())
+        return [f"drawn {often[k]:.2g} times an epoch" for k in places]
 
     def _size(self, dl, i):
         "Read how large the file's image is"
         if dl.images.pixels is not None: return size_facts(dl.images.pixels[i].shape[:2])
-        try: source = self.catalog.sources[i]; return size_facts(image_size(source), count_bytes(source))
+        try:
+            source = self.catalog.sources[i]
+            return size_facts(image_size(source), count_bytes(source))
         except (VisionlabError, OSError): return ""
 
     def _headline(self, shown):
         dl = self.loader()
         if not shown: return f"{self.split}: no image is like this"
-        epoch,start = self._place()
-        what = "as decoded" if self.raw else f"as the model sees them, {' × '.join(map(str, dl.pipeline.size))} px"
-        if self._whole: return f"{self.split}, epoch {epoch+1}, batch {start+1:,} of {len(dl):,}, {shown} of its {min(dl.batch_size, len(dl.ids)):,} images as the loss gets them, by {', '.join(map(repr, self.mixes))}"
+        epoch, start = self._place()
+        n = len(dl.ids)
+        if self._whole:
+            mixes = ", ".join(map(repr, self.mixes))
+            return (f"{self.split}, epoch {epoch+1}, batch {start+1:,} of {len(dl):,}, {shown} of its "
+                    f"{min(dl.batch_size, n):,} images as the loss gets them, by {mixes}")
+        size = " × ".join(map(str, dl.pipeline.size))
+        what = "as decoded" if self.raw else f"as the model sees them, {size} px"
         which = "".join(f", {o}" for o in (self.label, self.query.strip()) if o)
-        return f"{self.split}{which}, epoch {epoch+1}, images {start*self.n+1:,}–{start*self.n+shown:,} of {len(dl.ids):,}, {what}"
+        first = start*self.n
+        return f"{self.split}{which}, epoch {epoch+1}, images {first+1:,}–{first+shown:,} of {n:,}, {what}"
 
     def _more(self, W):
-        raw = W.ToggleButtons(options=[("what the model sees", False), ("raw images", True)], style=dict(button_width="auto"))
+        stages = [("what the model sees", False), ("raw images", True)]
+        raw = W.ToggleButtons(options=stages, style=dict(button_width="auto"))
         link((self, "raw"), (raw, "value"))
         if not self.mixes: return [raw]
         mixed = W.Checkbox(description="mixed", indent=False, layout=dict(width="auto"))
         return [raw, self._bound("mixed", mixed)]
 
-    def __repr__(self): return f"BatchGrid: {self.n} images of {self.split!r}, {'raw' if self.raw else 'as the loss gets them' if self._whole else 'as the model sees them'}"
+    def __repr__(self):
+        if self.raw: stage = "raw"
+        else: stage = "as the loss gets them" if self._whole else "as the model sees them"
+        return f"BatchGrid: {self.n} images of {self.split!r}, {stage}"
 
 @patch
 def show_batch(self:ImageDataModule|Learner,
     n:int=16,          # images
     split:str="train", # "train", "val" or "test"
-    seed:int=None,     # of order and augmentation; default: the module's, so that what is shown is what training sees
+    seed:int=None,     # of order and augmentation; default: the module's, to show what training sees
     callbacks=()       # of a learner's next fit, beside its own
 )->BatchGrid:
     "Look at images as the model gets them; of a learner, at the batches of its next fit as the loss gets them"
     if not isinstance(self, Learner): return BatchGrid(self, n, split, seed, callbacks=callbacks)
-    if self.data is None: raise ConfigError("Batches can be shown of a learner that has a data module", "", "Learner(ImageDataModule(…), …).show_batch()")
+    if self.data is None:
+        raise ConfigError("Batches can be shown of a learner that has a data module", "",
+                          "Learner(ImageDataModule(…), …).show_batch()")
     return BatchGrid(self.data, n, split, seed, self, callbacks)

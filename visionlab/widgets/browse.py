@@ -23,10 +23,12 @@ from ..catalog.catalog import Catalog
 from ..data.module import ImageDataModule, OneRange
 from .view import alert_html, text_button, status_html, LIVE_SIDE, MANY_IMAGES, View
 from .thumbnails import tile_html
-from .query import query_rows
+from .query import cell_text, query_rows
 
 # %% ../../nbs/widgets/03_browse.ipynb #bf47856d
-def has_label(labels, name): return labels.map(lambda o: name in o if isinstance(o, tuple) else o == name).to_numpy(bool)
+def has_label(labels, name):
+    "Find the rows whose label is a class, or holds it among others"
+    return labels.map(lambda o: name in o if isinstance(o, tuple) else o == name).to_numpy(bool)
 
 def find_rows(
     catalog:Catalog,
@@ -52,14 +54,17 @@ class Grid(View):
 
     @validate("split", "label")
     def _known(self, proposal):
-        name = proposal["trait"].name
-        if not proposal["value"] and (name == "label" or not self._one_split): return ""
-        return one_of(proposal["value"], self.catalog.splits if name == "split" else self.catalog.classes, name)
+        name, value = proposal["trait"].name, proposal["value"]
+        may_be_empty = name == "label" or not self._one_split
+        if not value and may_be_empty: return ""
+        known = self.catalog.splits if name == "split" else self.catalog.classes
+        return one_of(value, known, name)
 
     @validate("query")
     def _answerable(self, proposal):
-        if proposal["value"].strip(): query_rows(self.catalog.frame.iloc[:100], proposal["value"])
-        return proposal["value"]
+        query = proposal["value"]
+        if query.strip(): query_rows(self.catalog.frame.iloc[:100], query)
+        return query
 
     _one_split = False        # whether a split must be chosen
 
@@ -76,16 +81,22 @@ class Grid(View):
     def next(self): self.page += 1
     def previous(self): self.page = max(0, self.page-1)
 
-    def _html(self, tiles, size, detail=1): return status_html(self._headline(len(tiles[0]))) + (tile_html(*tiles, size=size, detail=detail) if tiles[0] else "")
+    def _html(self, tiles, size, detail=1):
+        n = len(tiles[0])
+        line = status_html(self._headline(n))
+        return line + tile_html(*tiles, size=size, detail=detail) if n else line
+
     def _live(self): return super()._live() + alert_html(self.note)
 
     def figure(self):
         "Draw with matplotlib"
-        images,captions,_ = self.tiles()
-        return show_images(images, ["\n".join(shorten(line, 24) for line in o.split("\n")) for o in captions], ncols=min(8, max(1, len(images))), size=1.3, suptitle=self._headline(len(images)))
+        images, captions, _ = self.tiles()
+        titles = ["\n".join(shorten(line, 24) for line in o.split("\n")) for o in captions]
+        n = len(images)
+        return show_images(images, titles, ncols=min(8, max(1, n)), size=1.3, suptitle=self._headline(n))
 
     def _bound(self, name, control):
-        "Let a control and a trait follow each other; what the trait refuses is said under the picture"
+        "Let a control and a trait follow each other; what the trait refuses is shown under the picture"
         control.value = getattr(self, name)
         control.observe(lambda o: self._try(lambda: setattr(self, name, o["new"])), "value")
         self.observe(lambda o: setattr(control, "value", o["new"]), name)
@@ -94,28 +105,39 @@ class Grid(View):
     def _class_control(self, W, classes):
         "Make the control for a class: a list, or where there are many a field that completes names"
         kw = dict(description="class", layout=dict(width="210px"), style=dict(description_width="40px"))
-        if len(classes) <= MANY_IMAGES: return W.Dropdown(options=[("all", ""), *((shorten(o), o) for o in classes)], **kw)
-        return W.Combobox(options=list(classes), placeholder="all", continuous_update=False, **kw)
+        if len(classes) > MANY_IMAGES:
+            return W.Combobox(options=list(classes), placeholder="all", continuous_update=False, **kw)
+        options = [("all", ""), *((shorten(o), o) for o in classes)]
+        return W.Dropdown(options=options, **kw)
 
     def _page_control(self, W):
         "Make the control for the page, counted from 1"
-        box = W.BoundedIntText(value=self.page+1, min=1, max=10**9, description="page", layout=dict(width="120px"), style=dict(description_width="35px"))
+        look = dict(layout=dict(width="120px"), style=dict(description_width="35px"))
+        box = W.BoundedIntText(value=self.page+1, min=1, max=10**9, description="page", **look)
         box.observe(lambda o: setattr(self, "page", o["new"]-1), "value")
         self.observe(lambda o: setattr(box, "value", o["new"]+1), "page")
         return box
 
     def _filters(self, W):
-        splits = self.catalog.splits if self._one_split else [("all", ""), *((o, o) for o in self.catalog.splits)]
-        split = W.Dropdown(options=splits, description="split", layout=dict(width="150px"), style=dict(description_width="35px"))
-        query = W.Text(placeholder="label == 'cat' and index > 99", description="query", continuous_update=False, layout=dict(width="330px"), style=dict(description_width="42px"))
-        return [self._bound("split", split), self._bound("label", self._class_control(W, self.catalog.classes)), self._bound("query", query)]
+        splits = self.catalog.splits
+        if not self._one_split: splits = [("all", ""), *((o, o) for o in splits)]
+        split = W.Dropdown(options=splits, description="split",
+                           layout=dict(width="150px"), style=dict(description_width="35px"))
+        query = W.Text(placeholder="label == 'cat' and index > 99", description="query", continuous_update=False,
+                       layout=dict(width="330px"), style=dict(description_width="42px"))
+        label = self._class_control(W, self.catalog.classes)
+        return [self._bound("split", split), self._bound("label", label), self._bound("query", query)]
 
-    def _pager(self, W): return [text_button(W, "previous", self.previous), text_button(W, "next", self.next), self._page_control(W)]
+    def _pager(self, W):
+        buttons = [text_button(W, "previous", self.previous), text_button(W, "next", self.next)]
+        return [*buttons, self._page_control(W)]
+
     def _more(self, W): return []
 
     def _build(self, W):
-        row = lambda o: W.HBox(o, layout=dict(flex_flow="row wrap"))
-        return W.VBox([row([*self._filters(W), *self._more(W)]), row(self._pager(W)), self._picture])
+        wrap = dict(flex_flow="row wrap")
+        filters = W.HBox([*self._filters(W), *self._more(W)], layout=wrap)
+        return W.VBox([filters, W.HBox(self._pager(W), layout=wrap), self._picture])
 
 # %% ../../nbs/widgets/03_browse.ipynb #f077da8e
 @lru_cache(64)
@@ -123,28 +145,41 @@ def _blank(side):
     "Make the grey picture that stands for what cannot be read"
     return np.full((side, side, 3), 160, np.uint8)
 
+def _bytes_text(n): return f"{n:,} bytes" if n < 10_000 else f"{n/1000:,.0f} kB"
+
 def size_facts(size, n_bytes=None):
     "Write an image's size for people"
-    return " × ".join(f"{o:,}" for o in reversed(size)) + " px" + ("" if n_bytes is None else f", {n_bytes:,} bytes" if n_bytes < 10_000 else f", {n_bytes/1000:,.0f} kB")
+    pixels = " × ".join(f"{o:,}" for o in reversed(size)) + " px"
+    return pixels if n_bytes is None else f"{pixels}, {_bytes_text(n_bytes)}"
 
-def count_bytes(source): return len(source) if isinstance(source, bytes) else os.path.getsize(source) if isinstance(source, (str, os.PathLike)) else None
+def count_bytes(source):
+    "Return how many bytes a source has; None for an array"
+    if isinstance(source, bytes): return len(source)
+    if isinstance(source, (str, os.PathLike)): return os.path.getsize(source)
+    return None
+
+def _read_glimpse(source, side, limit, values):
+    "Read one picture no larger than need be, and its size in words"
+    if not isinstance(source, np.ndarray):
+        data = read_bytes(source) if isinstance(source, (str, os.PathLike)) else source
+        try:
+            seen = glance(data, side, max_pixels=limit, value_range=values)
+            return seen.image, size_facts(seen.size, len(data))
+        except ImageReadError as e:
+            if e.reason != "unsupported_mode": raise
+            source = load_image(data, "raw", max_pixels=limit, value_range=values)      # more channels than eyes have
+    drawable = source.dtype == np.uint8 and source.ndim == 3
+    image = source if drawable else load_image(source, "raw", value_range=values)
+    return image, size_facts(image.shape[:2])
 
 def _glimpse(catalog, row, side, alike=None):
-    "Read one picture no larger than need be, and say how large it is; (None, why) if it cannot be read"
+    "Read one picture no larger than need be, and its size in words; (None, why) if it cannot be read"
     return (alike or OneRange(catalog))(lambda values: _seen(catalog, row, side, values))
 
 def _seen(catalog, row, side, values):
     "Read one picture in a value range"
     limit = catalog.info.get("max_pixels", MAX_PIXELS)
-    try:
-        if not isinstance(source := catalog.sources[row], np.ndarray):
-            data = read_bytes(source) if isinstance(source, (str, os.PathLike)) else source
-            try: return (seen := glance(data, side, max_pixels=limit, value_range=values)).image, size_facts(seen.size, len(data))
-            except ImageReadError as e:
-                if e.reason != "unsupported_mode": raise
-                source = load_image(data, "raw", max_pixels=limit, value_range=values)      # more channels than eyes have
-        image = source if source.dtype == np.uint8 and source.ndim == 3 else load_image(source, "raw", value_range=values)
-        return image, size_facts(image.shape[:2])
+    try: return _read_glimpse(catalog.sources[row], side, limit, values)
     except (VisionlabError, OSError) as e: return None, f"cannot be read: {getattr(e, 'reason', None) or e}"
 
 _ORDERS = ("", "shuffled")      # of the table, or by chance; else by a column
@@ -152,10 +187,14 @@ _ORDERS = ("", "shuffled")      # of the table, or by chance; else by a column
 def _order(frame, by, down, seed=0):
     "Order rows by a column, by chance, or as they stand"
     if not by: return frame.index[::-1] if down else frame.index
-    if by == "shuffled": return frame.index[np.argsort(uniforms(seed, 0, frame.index, 1, "browse")[:,0], kind="stable")]
+    if by == "shuffled":
+        chances = uniforms(seed, 0, frame.index, 1, "browse")[:, 0]
+        return frame.index[np.argsort(chances, kind="stable")]
     values = frame[by]
-    if not (pd.api.types.is_numeric_dtype(values) or pd.api.types.is_datetime64_any_dtype(values)):
-        values = pd.Series(["" if o is None else label_text(o) if isinstance(o, tuple) else str(o) for o in values], index=frame.index, dtype=object)
+    kinds = pd.api.types
+    if not (kinds.is_numeric_dtype(values) or kinds.is_datetime64_any_dtype(values)):
+        texts = ["" if o is None else cell_text(o) for o in values]
+        values = pd.Series(texts, index=frame.index, dtype=object)
     return values.sort_values(ascending=not down, kind="stable").index
 
 class Browser(Grid):
@@ -174,17 +213,24 @@ class Browser(Grid):
         by:str="",      # order: empty, as in the table; "shuffled"; or a column
         down:bool=False # the highest first
     ):
-        self._catalog,self.n = catalog, whole_number(n, "n")
+        self._catalog = catalog
+        self.n = whole_number(n, "n")
         self._alike = OneRange(catalog)
         super().__init__()
-        self.split,self.label,self.query,self.by,self.down = split, label, query, by, down
+        self.split = split
+        self.label = label
+        self.query = query
+        self.by = by
+        self.down = down
         self._ready = True
 
     @property
     def catalog(self): return self._catalog
 
     @validate("by")
-    def _sortable(self, proposal): return one_of(proposal["value"], (*_ORDERS, *map(str, self.catalog.frame.columns)), "column")
+    def _sortable(self, proposal):
+        columns = map(str, self.catalog.frame.columns)
+        return one_of(proposal["value"], (*_ORDERS, *columns), "column")
 
     @observe("by", "down")
     def _reordered(self, change): self._changed(change)
@@ -194,7 +240,10 @@ class Browser(Grid):
         what:str=""  # which these are, for the line above
     ):
         "Show some images only, of which split, class and query choose"
-        self._among,self._what,self._kept,self.note = None if rows is None else pd.Index(rows), what, None, ""
+        self._among = None if rows is None else pd.Index(rows)
+        self._what = what
+        self._kept = None
+        self.note = ""
         if self.page: self.page = 0
         else: self.redraw()
 
@@ -202,40 +251,60 @@ class Browser(Grid):
     def rows(self)->pd.Index:
         "Number the images that there are to see, in order"
         key = self.split, self.label, self.query, self.by, self.down
-        if self._kept is None or self._kept[0] != key:
-            some = self.catalog if self._among is None else replace(self.catalog, frame=self.catalog.frame.loc[self._among])
-            self._kept = key, _order(some.frame.loc[find_rows(some, *key[:3])], self.by, self.down)
+        if self._kept is None or self._kept[0] != key: self._kept = key, self._find_shown()
         return self._kept[1]
+
+    def _find_shown(self):
+        some = self.catalog
+        if self._among is not None: some = replace(some, frame=some.frame.loc[self._among])
+        found = find_rows(some, self.split, self.label, self.query)
+        return _order(some.frame.loc[found], self.by, self.down)
 
     @property
     def shown(self)->pd.DataFrame:
-        "Give the rows of the table that are on the page"
-        return self.catalog.frame.loc[self.rows[self.page*self.n:(self.page+1)*self.n]]
+        "Return the rows of the table that are on the page"
+        first = self.page*self.n
+        return self.catalog.frame.loc[self.rows[first:first+self.n]]
 
-    def next(self): self.page = min(self.page+1, max(0, (len(self.rows)-1)//self.n))
+    def next(self):
+        last = max(0, (len(self.rows)-1)//self.n)
+        self.page = min(self.page+1, last)
 
     def tiles(self)->tuple: # (images, captions, titles)
         "List what is drawn"
         shown = self.shown
         seen = [_glimpse(self.catalog, i, 2*LIVE_SIDE, self._alike) for i in shown.index]
-        images = [_blank(LIVE_SIDE) if x is None else x for x,_ in seen]
-        captions = [str(label_text(label)) if x is not None else facts for (x,facts),label in zip(seen, shown["label"])]
-        return images, captions, [self._title_of(*o) for o in zip(shown.index, shown.to_dict("records"), (facts for _,facts in seen))]
+        images = [_blank(LIVE_SIDE) if x is None else x for x, _ in seen]
+        facts = [o for _, o in seen]
+        labels = map(str, map(label_text, shown["label"]))
+        captions = [fact if x is None else label for (x, fact), label in zip(seen, labels)]
+        titles = [self._title_of(*o) for o in zip(shown.index, shown.to_dict("records"), facts)]
+        return images, captions, titles
 
     def _title_of(self, i, row, facts):
-        "Say what is known about an image"
-        more = [f"{k} {v}" for k,v in row.items() if k not in ("path", "label", "split")][:6]
-        return " · ".join(map(str, filter(None, (row["path"], label_text(row["label"]), row["split"], facts, *more, f"index {i}"))))
+        "Write what is known about an image"
+        more = [f"{k} {v}" for k, v in row.items() if k not in ("path", "label", "split")][:6]
+        parts = (row["path"], label_text(row["label"]), row["split"], facts, *more, f"index {i}")
+        return " · ".join(map(str, filter(None, parts)))
 
     def _headline(self, shown):
-        "Say which images these are"
-        n,first = len(self.rows), self.page*self.n
-        which = " · ".join(filter(None, (self._what, self.split, self.label, self.query, f"by {self.by}" if self.by else "")))
-        return (f"images {first+1:,}–{first+shown:,} of {n:,}" if shown else f"no image on page {self.page+1:,}; there are {n:,}" if n else "no image is like this") + (f": {which}" if which else "")
+        "Write which images these are"
+        order = f"by {self.by}" if self.by else ""
+        which = " · ".join(filter(None, (self._what, self.split, self.label, self.query, order)))
+        images = self._which_images(shown)
+        return f"{images}: {which}" if which else images
+
+    def _which_images(self, shown):
+        n = len(self.rows)
+        first = self.page*self.n
+        if shown: return f"images {first+1:,}–{first+shown:,} of {n:,}"
+        return f"no image on page {self.page+1:,}; there are {n:,}" if n else "no image is like this"
 
     def _more(self, W):
-        names = [("as in the table", ""), *((o, o) for o in ("shuffled", *map(str, self.catalog.frame.columns)))]
-        order = W.Dropdown(options=names, description="order", layout=dict(width="200px"), style=dict(description_width="40px"))
+        columns = map(str, self.catalog.frame.columns)
+        names = [("as in the table", ""), *((o, o) for o in ("shuffled", *columns))]
+        order = W.Dropdown(options=names, description="order",
+                           layout=dict(width="200px"), style=dict(description_width="40px"))
         down = W.Checkbox(description="highest first", indent=False, layout=dict(width="auto"))
         return [self._bound("by", order), self._bound("down", down)]
 
@@ -251,4 +320,5 @@ def browse(self:Catalog|ImageDataModule,
     n:int=24        # images on a page
 )->Browser:
     "Look at the files, a page at a time"
-    return Browser(self if isinstance(self, Catalog) else self.as_read(), n, split, label, query, by, down)
+    catalog = self if isinstance(self, Catalog) else self.as_read()
+    return Browser(catalog, n, split, label, query, by, down)

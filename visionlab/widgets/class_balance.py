@@ -30,11 +30,15 @@ def co_occurrence(
     split:str="train"   # or any other; None: all
 )->pd.DataFrame: # (classes, classes) images; on the diagonal those of one class
     "Count the images that two classes share"
-    if catalog.task != "multilabel": raise ConfigError("Classes come together only where images have several", catalog.source, "catalog.counts() counts them one by one")
+    if catalog.task != "multilabel":
+        raise ConfigError("Classes come together only where images have several", catalog.source,
+                          "catalog.counts() counts them one by one")
     labels = (catalog if split is None else catalog.subset(split)).frame["label"].dropna()
-    number = {name:i for i,name in enumerate(catalog.classes)}
+    number = {name:i for i, name in enumerate(catalog.classes)}
     both = np.zeros((len(number),)*2)
-    for i in range(0, len(labels), _CHUNK): both += (x := multi_hot(labels.iloc[i:i+_CHUNK], number)).T @ x
+    for start in range(0, len(labels), _CHUNK):
+        rows = multi_hot(labels.iloc[start:start+_CHUNK], number)
+        both += rows.T @ rows
     return pd.DataFrame(both.astype(np.int64), pd.Index(catalog.classes, name="class"), catalog.classes)
 
 _PAIRS = ("first", "second", "together", "expected", "lift", "of_first", "of_second")
@@ -44,27 +48,43 @@ def class_pairs(
     n:int=None,        # the most telling so many; default: all
     split:str="train", # or any other; None: all
     least:int=5        # leave out pairs that neither have nor should have so many images
-)->pd.DataFrame: # images together, expected by chance, lift, and the share of each class's images that the other is in; the furthest from chance first
+)->pd.DataFrame: # images together, by chance, lift, share of each class's images; the furthest from chance first
     "List the pairs of classes that come together more often, or less often, than by chance"
     both = co_occurrence(catalog, split).to_numpy()
-    total = int((catalog if split is None else catalog.subset(split)).frame["label"].notna().sum())
+    labels = (catalog if split is None else catalog.subset(split)).frame["label"]
     alone = np.diag(both)
-    a,b = np.triu_indices(len(both), 1)
-    together,expected = both[a,b], alone[a]*alone[b]/max(total, 1)
-    keep = np.maximum(together, expected) >= least
-    a,b,together,expected = a[keep], b[keep], together[keep], expected[keep]
-    order = np.argsort(-np.abs(together - expected)/np.sqrt(np.maximum(expected, 1e-9)), kind="stable")[:n]       # how surprising, not how large
-    a,b,together,expected = a[order], b[order], together[order], expected[order]
-    names = lambda o: [catalog.classes[i] for i in o]
-    return pd.DataFrame(dict(zip(_PAIRS, (names(a), names(b), together, expected, together/np.maximum(expected, 1e-9), together/np.maximum(alone[a], 1), together/np.maximum(alone[b], 1)))))
+    a, b = np.triu_indices(len(both), 1)
+    together = both[a, b]
+    expected = alone[a]*alone[b]/max(int(labels.notna().sum()), 1)
+    common = np.flatnonzero(np.maximum(together, expected) >= least)
+    order = common[_by_surprise(together[common], expected[common])][:n]
+    return _table_of_pairs(catalog.classes, alone, a[order], b[order], together[order], expected[order])
+
+def _by_surprise(together, expected):
+    "Order pairs by how far they are from chance, beside what chance spreads"
+    surprise = np.abs(together - expected)/np.sqrt(np.maximum(expected, 1e-9))
+    return np.argsort(-surprise, kind="stable")
+
+def _table_of_pairs(classes, alone, a, b, together, expected):
+    "Write pairs of classes as a table"
+    return pd.DataFrame(dict(
+        first=[classes[i] for i in a],
+        second=[classes[i] for i in b],
+        together=together,
+        expected=expected,
+        lift=together/np.maximum(expected, 1e-9),
+        of_first=together/np.maximum(alone[a], 1),
+        of_second=together/np.maximum(alone[b], 1)), columns=list(_PAIRS))
 
 # %% ../../nbs/widgets/05_class_balance.ipynb #464f795b
 EVEN = dict(none="as they are", sampling="balanced sampling", weights="class weights")
 
 def _drawn(catalog, counts):
-    "Say how often an epoch of balanced sampling meets each class"
+    "Count how often an epoch of balanced sampling meets each class"
     n = int((catalog.frame["split"] == "train").sum())
-    if catalog.task != "multilabel": return (counts > 0)*n/max(1, (counts > 0).sum())
+    if catalog.task != "multilabel":
+        some = counts > 0
+        return some*n/max(1, some.sum())
     targets = catalog.targets("train")
     weights = balanced_weights(targets)
     return weights @ np.nan_to_num(targets)*n/max(weights.sum(), 1e-12)
@@ -73,18 +93,23 @@ def even_counts(
     catalog:Catalog,
     even:str="none"  # "sampling", "weights" or "none"
 )->pd.DataFrame: # images, the weight of one, and how many they come to
-    "Say what balanced sampling or class weights make of the training images of each class"
+    "Count what balanced sampling or class weights make of the training images of each class"
     one_of(even, EVEN, "remedy")
     counts = catalog.counts()["train"].astype(float)
-    if even == "sampling": return pd.DataFrame(dict(images=counts, weight=(drawn := _drawn(catalog, counts.to_numpy()))/counts.clip(lower=1), effective=drawn))
+    if even == "sampling":
+        drawn = _drawn(catalog, counts.to_numpy())
+        return pd.DataFrame(dict(images=counts, weight=drawn/counts.clip(lower=1), effective=drawn))
     n = int((catalog.frame["split"] == "train").sum())
-    weight = class_weights(counts.to_numpy(), catalog.task, n).double().numpy() if even == "weights" and counts.any() else 1.
+    weight = 1.
+    if even == "weights" and counts.any():
+        weight = class_weights(counts.to_numpy(), catalog.task, n).double().numpy()
     return pd.DataFrame(dict(images=counts, weight=weight, effective=weight*counts))
 
 # %% ../../nbs/widgets/05_class_balance.ipynb #fc517b9c
-_COLOURS = ("#1f6fb2", "#e08214", "#5aae61", "#999999")      # of the splits, distinguishable without red and green sight
-_ROWS,_SHOWN = 200, 20                                       # at most so many classes in a saved page, and live
-_BAR = 240                                                   # pixels of the longest bar
+_COLOURS = ("#1f6fb2", "#e08214", "#5aae61", "#999999")      # of the splits, told apart without red and green sight
+_ROWS = 200         # classes in a saved page, at most
+_SHOWN = 20         # classes on a live page
+_BAR = 240          # pixels of the longest bar
 
 _STYLE = """<style>
 .vl-balance {max-height:440px; overflow:auto; display:inline-block; max-width:100%}
@@ -94,16 +119,27 @@ _STYLE = """<style>
 .vl-balance tbody th {text-align:left; font-weight:400; max-width:220px; overflow:hidden; text-overflow:ellipsis}
 .vl-balance .b {width:240px; text-align:left}
 .vl-balance i, .vl-bars i {display:inline-block; height:11px; vertical-align:middle}
-.vl-bars {display:grid; align-items:center; font-size:12px; line-height:22px; height:22px; text-align:right; white-space:nowrap; color:var(--jp-ui-font-color1,inherit)}
+.vl-bars {display:grid; align-items:center; font-size:12px; line-height:22px; height:22px; text-align:right; \
+white-space:nowrap; color:var(--jp-ui-font-color1,inherit)}
 .vl-bars > span {padding:0 8px; overflow:hidden; text-overflow:ellipsis}
 .vl-bars > span:nth-child(-n+2) {text-align:left; padding:0 4px}
 .vl-bars.h {font-weight:600; height:auto; line-height:1.2; white-space:normal; align-items:end}
-.vl-rowbutton.jupyter-button, .vl-rowbutton.jupyter-button:hover:enabled {text-align:left; background:transparent; color:var(--jp-ui-font-color1,inherit)}
+.vl-rowbutton.jupyter-button, .vl-rowbutton.jupyter-button:hover:enabled {text-align:left; background:transparent; \
+color:var(--jp-ui-font-color1,inherit)}
 .vl-rowbutton.jupyter-button:hover:enabled {outline:1px solid var(--jp-border-color1,#999)}
 .vl-rowbutton.jupyter-button:focus-visible {outline:2px solid var(--jp-brand-color1,#1f6fb2); outline-offset:-2px}
-""" + "\n".join(f".vl-balance .s{n}, .vl-bars .s{n} {{background:{c}}}" for n,c in enumerate(_COLOURS)) + "\n</style>"
+""" + "\n".join(f".vl-balance .s{n}, .vl-bars .s{n} {{background:{c}}}" for n, c in enumerate(_COLOURS)) + "\n</style>"
 
-def _count(v): return f"{v:,.0f}" if v >= 10 or v == int(v) else f"{v:.2g}"
+def _count(v):
+    whole = v >= 10 or v == int(v)
+    return f"{v:,.0f}" if whole else f"{v:.2g}"
+
+def _joined_cells(tag, texts): return "".join(f"<{tag}>{o}</{tag.split()[0]}>" for o in texts)
+
+def _table_place(row): return dict(grid_area=f"{row+1} / 1", width="auto", height="22px", margin="0")
+
+_TRAINS = dict(none="on the images as they are", sampling="with balanced sampling", weights="with class weights")
+_NAMED = dict(by="order", even="remedy", what="table")      # what the traits are called in messages
 
 class ClassBalance(View):
     "Count images by class and split, and show those behind a bar"
@@ -120,11 +156,14 @@ class ClassBalance(View):
         data,              # a data module or a `Catalog`
         learn:Learner=None # that trains on it: `use` gives it class weights
     ):
-        self.catalog,self.learn = getattr(data, "catalog", data), learn
+        self.catalog = getattr(data, "catalog", data)
+        self.learn = learn
         self.dm = data if isinstance(data, ImageDataModule) else None
-        self.counts,self.several = self.catalog.counts(), self.catalog.task == "multilabel"
+        self.counts = self.catalog.counts()
+        self.several = self.catalog.task == "multilabel"
         if "train" not in self.counts: self.counts = self.counts.assign(train=0)
-        self.splits,self.n_train = list(self.counts.columns), int((self.catalog.frame["split"] == "train").sum())
+        self.splits = list(self.counts.columns)
+        self.n_train = int((self.catalog.frame["split"] == "train").sum())
         self.browser = Browser(self.catalog, n=12)
         self.browser.look([])
         super().__init__()
@@ -132,33 +171,41 @@ class ClassBalance(View):
         self._ready = True
 
     def _in_use(self):
-        "Say which remedy training uses now"
+        "Name the remedy that training uses now"
         if self.dm is None: return "none"
-        weighted = self.dm.class_weights is not None if self.learn is None else getattr(self.learn.loss_func, "weight", None) is not None
-        return "sampling" if self.dm.balanced_sampling else "weights" if weighted else "none"
+        if self.dm.balanced_sampling: return "sampling"
+        if self.learn is None: weights = self.dm.class_weights
+        else: weights = getattr(self.learn.loss_func, "weight", None)
+        return "none" if weights is None else "weights"
 
     @property
     def balanced(self)->bool: return self.even == "sampling"
 
     @validate("by", "even", "what")
     def _known(self, proposal):
-        options = dict(by=("count", "name"), even=EVEN, what=("classes", "pairs") if self.several else ("classes",))[proposal["trait"].name]
-        return one_of(proposal["value"], options, dict(by="order", even="remedy", what="table")[proposal["trait"].name])
+        name = proposal["trait"].name
+        what = ("classes", "pairs") if self.several else ("classes",)
+        options = dict(by=("count", "name"), even=EVEN, what=what)
+        return one_of(proposal["value"], options[name], _NAMED[name])
 
     @observe("by", "search", "page", "even", "what")
     def _changed(self, change):
         if not self._ready: return
-        self.note,self._table = "", None
+        self.note = ""
+        self._table = None
         if change["name"] in ("search", "what", "by") and self.page: self.page = 0      # which redraws
         else: self.redraw()
 
     @observe("selected")
     def _chosen(self, change):
-        names = change["new"].split(" + ") if self.several and change["new"] not in self.counts.index else [change["new"]]
-        for o in filter(None, names): one_of(o, self.counts.index, "class")
+        new = change["new"]
+        is_pair = self.several and new not in self.counts.index
+        names = new.split(" + ") if is_pair else [new]
+        for name in filter(None, names): one_of(name, self.counts.index, "class")
         labels = self.catalog.frame["label"]
-        keep = np.logical_and.reduce([has_label(labels, o) for o in names]) if change["new"] else np.zeros(len(labels), bool)
-        self.browser.look(labels.index[keep], change["new"])
+        keep = np.zeros(len(labels), bool)
+        if new: keep = np.logical_and.reduce([has_label(labels, name) for name in names])
+        self.browser.look(labels.index[keep], new)
         if self._ready: self.redraw()
 
     def show(self,
@@ -166,142 +213,214 @@ class ClassBalance(View):
         split:str=""  # whose images; empty: all
     ):
         "Show the images behind a bar"
-        self.selected,self.browser.split = name, split
+        self.selected = name
+        self.browser.split = split
 
     @property
     def frame(self):
-        "Give the table: a row for each class, a column for each split, the share of the training images, and what a remedy makes of it"
-        t = self.counts.assign(share=self.counts["train"]/max(1, self.n_train if self.several else self.counts["train"].sum()))
+        "Return a row for each class: images of each split, the share of the training images, what a remedy makes of it"
+        total = self.n_train if self.several else self.counts["train"].sum()
+        t = self.counts.assign(share=self.counts["train"]/max(1, total))
         if self.even == "sampling": t["drawn"] = even_counts(self.catalog, "sampling")["effective"]
         if self.even == "weights": t["weight"] = even_counts(self.catalog, "weights")["weight"]
-        return t.sort_values("train", ascending=False, kind="stable") if self.by == "count" else t.sort_index(kind="stable")
+        if self.by == "count": return t.sort_values("train", ascending=False, kind="stable")
+        return t.sort_index(kind="stable")
 
     @property
     def pairs(self)->pd.DataFrame:
-        "Give the pairs of classes that come together more or less often than by chance"
+        "Return the pairs of classes that come together more or less often than by chance"
         if self._pairs is None: self._pairs = class_pairs(self.catalog)
         return self._pairs
 
     def _found(self):
-        "Give the table of what the search finds, classes or pairs"
+        "Return the table of what the search finds, classes or pairs"
         if self._table is None:
-            low,pairs = self.search.lower(), self.what == "pairs"
-            t = self.pairs.set_index(self.pairs["first"] + " + " + self.pairs["second"]) if pairs else self.frame
-            if pairs: t = t.sort_index(kind="stable") if self.by == "name" else t
-            self._table = t[[low in str(o).lower() for o in t.index]] if low else t
+            table = self._named_pairs() if self.what == "pairs" else self.frame
+            part = self.search.lower()
+            self._table = table[[part in str(o).lower() for o in table.index]] if part else table
         return self._table
 
+    def _named_pairs(self):
+        "Return the table of pairs, in order, with both names in front"
+        named = self.pairs.set_index(self.pairs["first"] + " + " + self.pairs["second"])
+        return named.sort_index(kind="stable") if self.by == "name" else named
+
     @property
-    def shown(self)->pd.DataFrame: return self._found().iloc[self.page*_SHOWN:(self.page+1)*_SHOWN]
-    def next(self): self.page = min(self.page+1, max(0, (len(self._found())-1)//_SHOWN))
+    def shown(self)->pd.DataFrame:
+        first = self.page*_SHOWN
+        return self._found().iloc[first:first+_SHOWN]
+
+    def next(self):
+        last = max(0, (len(self._found())-1)//_SHOWN)
+        self.page = min(self.page+1, last)
+
     def previous(self): self.page = max(0, self.page-1)
 
     def use(self):
         "Train so from the next fit on: with balanced sampling, with class weights, or with neither"
-        if self.dm is None: raise ConfigError("A catalog alone is not trained on", self.catalog.source, "Look at it through a data module: ImageDataModule(catalog).class_balance()")
-        if self.learn is not None: self._tell_learner()
-        self.dm.balanced_sampling,self.dm.class_weights = self.even == "sampling", "auto" if self.even == "weights" else None
-        if self.learn is not None: self.learn.train_dl = self.dm.train_dataloader().to(self.learn.device)
-        who = "The learner" if self.learn is not None else "A learner made with this data module"
-        self.note = f"{who} trains {dict(none='on the images as they are', sampling='with balanced sampling', weights='with class weights')[self.even]} from its next fit on."
+        if self.dm is None:
+            raise ConfigError("A catalog alone is not trained on", self.catalog.source,
+                              "Look at it through a data module: ImageDataModule(catalog).class_balance()")
+        learn = self.learn
+        if learn is not None: self._tell_learner()
+        self.dm.balanced_sampling = self.even == "sampling"
+        self.dm.class_weights = "auto" if self.even == "weights" else None
+        if learn is not None: learn.train_dl = self.dm.train_dataloader().to(learn.device)
+        who = "A learner made with this data module" if learn is None else "The learner"
+        self.note = f"{who} trains {_TRAINS[self.even]} from its next fit on."
         self.redraw()
 
     def _tell_learner(self):
-        "Give the learner a loss with the weights, or without"
-        learn,wanted = self.learn, self.even == "weights"
+        "Set the learner's loss to one with the weights, or without"
+        learn = self.learn
+        weighted = self.even == "weights"
         if learn._running: raise ConfigError("The learner is training", "", "Wait for the fit to end, or stop it")
         if not isinstance(learn.loss_func, Loss):
-            if wanted: raise ConfigError("Class weights would not reach a loss of your own", type(learn.loss_func).__name__, "Use a loss by name, or balanced sampling")
-            return
-        learn.loss_func = copy(learn.loss_func)
-        learn.loss_func.weight = class_weights(self.counts["train"].to_numpy(), learn.task, self.n_train) if wanted else None
+            if not weighted: return
+            raise ConfigError("Class weights would not reach a loss of your own", type(learn.loss_func).__name__,
+                              "Use a loss by name, or balanced sampling")
+        loss = copy(learn.loss_func)
+        learn.loss_func = loss
+        loss.weight = class_weights(self.counts["train"].to_numpy(), learn.task, self.n_train) if weighted else None
 
     @property
     def ratio(self)->float:
         "Divide the largest class of the training images by the smallest that has any"
         n = self.counts["train"]
-        return float(n.max()/n[n > 0].min()) if (n > 0).any() else float("nan")
+        some = n[n > 0]
+        return float(n.max()/some.min()) if len(some) else float("nan")
 
     def remarks(self)->list:
-        "Say in words how even the classes are"
+        "Write in words how even the classes are"
         n = self.counts["train"]
-        some,none = n[n > 0], list(n.index[n == 0])
+        some = n[n > 0]
+        none = list(n.index[n == 0])
         if not len(some): return ["No training image has a label"]
-        even = f"each class has {plural(int(some.max()), 'training image')}" if self.ratio == 1 else (
-            f"the largest, '{shorten(some.idxmax())}', has {plural(int(some.max()), 'training image')}, the smallest, '{shorten(some.idxmin())}', {int(some.min()):,}: {self.ratio:.3g} to 1")
-        lines = [f"{plural(len(n), 'class', 'classes')}; {even}"]
-        if none: lines.append(f"No training image: {', '.join(map(shorten, none[:8]))}" + (f" and {len(none)-8} more" if len(none) > 8 else ""))
+        lines = [f"{plural(len(n), 'class', 'classes')}; {self._evenness(some)}"]
+        if none:
+            more = f" and {len(none)-8} more" if len(none) > 8 else ""
+            lines.append(f"No training image: {', '.join(map(shorten, none[:8]))}{more}")
         return lines + self._remedy(some)
 
+    def _evenness(self, n):
+        "Write how far the largest and the smallest class are apart"
+        largest = plural(int(n.max()), "training image")
+        if self.ratio == 1: return f"each class has {largest}"
+        return (f"the largest, '{shorten(n.idxmax())}', has {largest}, "
+                f"the smallest, '{shorten(n.idxmin())}', {int(n.min()):,}: {self.ratio:.3g} to 1")
+
     def _remedy(self, n):
-        "Say what a remedy does, or would do"
-        if self.even == "weights": return [f"Class weights: an image of '{shorten(n.idxmin())}' counts {self._weight(n.idxmin()):.2g} times, one of '{shorten(n.idxmax())}' {self._weight(n.idxmax()):.2g} times"]
+        "Write what a remedy does, or would do"
+        if self.even == "weights": return [self._weights_text(n)]
+        uneven = self.ratio >= 3
         if self.several:
-            if self.balanced: return ["Balanced sampling draws an image by the rarest class it has"]
-            return ["balanced_sampling=True would draw an image by the rarest class it has"] if self.ratio >= 3 else []
+            rule = "an image by the rarest class it has"
+            if self.balanced: return [f"Balanced sampling draws {rule}"]
+            return [f"balanced_sampling=True would draw {rule}"] if uneven else []
         drawn = self.n_train/len(n)
-        if self.balanced:
-            often = lambda name: f"'{shorten(name)}' {drawn/n[name]:.2g} times"
-            return [f"Balanced sampling draws each class about {drawn:,.0f} times an epoch: an image of {often(n.idxmin())}, one of {often(n.idxmax())}"]
-        return [f"balanced_sampling=True would draw each class about {drawn:,.0f} times an epoch"] if self.ratio >= 3 else []
+        if self.balanced: return [self._sampling_text(n, drawn)]
+        return [f"balanced_sampling=True would draw each class about {drawn:,.0f} times an epoch"] if uneven else []
+
+    def _weights_text(self, n):
+        rare, common = n.idxmin(), n.idxmax()
+        return (f"Class weights: an image of '{shorten(rare)}' counts {self._weight(rare):.2g} times, "
+                f"one of '{shorten(common)}' {self._weight(common):.2g} times")
+
+    def _sampling_text(self, n, drawn):
+        rare, common = n.idxmin(), n.idxmax()
+        return (f"Balanced sampling draws each class about {drawn:,.0f} times an epoch: "
+                f"an image of '{shorten(rare)}' {drawn/n[rare]:.2g} times, "
+                f"one of '{shorten(common)}' {drawn/n[common]:.2g} times")
 
     def _weight(self, name): return even_counts(self.catalog, "weights")["weight"][name]
 
-    def _effect(self): return dict(sampling=("drawn", "drawn an epoch"), weights=("weight", "weight in the loss")).get(self.even)
+    def _effect(self):
+        effects = dict(sampling=("drawn", "drawn an epoch"), weights=("weight", "weight in the loss"))
+        return effects.get(self.even)
 
     def _numbers(self, row):
         "Write the numbers of one class"
-        more = [f"{row['drawn']:,.0f}"] if self.balanced else [f"{row['weight']:.3g}"] if self.even == "weights" else []
-        return [*(f"{int(row[s]):,}" for s in self.splits), f"{row['share']:.1%}", *more]
+        numbers = [f"{int(row[s]):,}" for s in self.splits]
+        numbers.append(f"{row['share']:.1%}")
+        if self.balanced: numbers.append(f"{row['drawn']:,.0f}")
+        if self.even == "weights": numbers.append(f"{row['weight']:.3g}")
+        return numbers
 
     def _heads(self):
         "Write what stands above the numbers"
-        return [*(f"<i class=s{k} style=width:9px></i> {escape(s)}" for k,s in enumerate(self.splits)), "share of train", *([self._effect()[1]] if self._effect() else [])]
+        heads = [f"<i class=s{k} style=width:9px></i> {escape(split)}" for k, split in enumerate(self.splits)]
+        heads.append("share of train")
+        effect = self._effect()
+        return [*heads, effect[1]] if effect else heads
 
     def _bar(self, row, longest, unit="%", full=100):
-        return "".join(f"<i class=s{k} style=width:{full*row[s]/longest:.1f}{unit}></i>" for k,s in enumerate(self.splits) if row[s])
+        parts = [(k, row[split]) for k, split in enumerate(self.splits) if row[split]]
+        return "".join(f"<i class=s{k} style=width:{full*n/longest:.1f}{unit}></i>" for k, n in parts)
 
     def _row(self, name, row, longest):
         text = escape(name)
-        return f'<tr><th scope=row title="{text}">{text}</th><td class=b>{self._bar(row, longest)}</td>{"".join(f"<td>{o}</td>" for o in self._numbers(row))}</tr>'
+        numbers = _joined_cells("td", self._numbers(row))
+        return (f'<tr><th scope=row title="{text}">{text}</th><td class=b>{self._bar(row, longest)}</td>'
+                f'{numbers}</tr>')
 
     def to_html(self, limit:int=None)->str: # of classes shown; the middle is left out
         "Draw as HTML, without controls"
         t = self.frame
         longest = max(1, self.counts.sum(axis=1).max())
-        rows = [self._row(name, row, longest) for name,row in zip(t.index, t.to_dict("records"))]
+        rows = [self._row(name, row, longest) for name, row in zip(t.index, t.to_dict("records"))]
         if limit and len(rows) > limit:
-            rows[limit//2:len(rows)-limit//2] = [f"<tr><th scope=row colspan=9>… {len(rows)-2*(limit//2):,} more classes …</th></tr>"]
-        heads = "".join(f"<th scope=col>{o}</th>" for o in self._heads())
-        table = f"<table><thead><tr><th scope=col>class</th><th class=b></th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        return _STYLE + "".join(map(status_html, self.remarks())) + f"<div class=vl-balance tabindex=0 role=region aria-label='images of each class'>{table}</div>" + self._pairs_html() + (self.browser.to_html() if self.selected else "")
+            half = limit//2
+            left = len(rows) - 2*half
+            rows[half:len(rows)-half] = [f"<tr><th scope=row colspan=9>… {left:,} more classes …</th></tr>"]
+        remarks = "".join(map(status_html, self.remarks()))
+        images = self.browser.to_html() if self.selected else ""
+        return _STYLE + remarks + self._table_html(rows) + self._pairs_html() + images
+
+    def _table_html(self, rows):
+        "Put the rows of the classes into a table that scrolls"
+        heads = _joined_cells("th scope=col", self._heads())
+        head = f"<thead><tr><th scope=col>class</th><th class=b></th>{heads}</tr></thead>"
+        return (f"<div class=vl-balance tabindex=0 role=region aria-label='images of each class'>"
+                f"<table>{head}<tbody>{''.join(rows)}</tbody></table></div>")
+
+    def _pair_numbers(self, row): return [f"{row['together']:,}", _count(row["expected"]), f"{row['lift']:.2g}"]
 
     def _pairs_html(self, n=10):
         "Write the most telling pairs as a table"
         if not self.several or not len(self.pairs): return ""
-        rows = [[o.first, o.second, f"{o.together:,}", _count(o.expected), f"{o.lift:.2g}"] for o in self.pairs.head(n).itertuples()]
-        return html_table(rows, ["", "and", "images together", "by chance", "lift"], "Classes that come together more or less often than by chance")
+        rows = [[o["first"], o["second"], *self._pair_numbers(o)] for o in self.pairs.head(n).to_dict("records")]
+        heads = ["", "and", "images together", "by chance", "lift"]
+        return html_table(rows, heads, "Classes that come together more or less often than by chance")
 
     def _stored(self): return self.to_html(limit=_ROWS)
 
     def _live(self):
+        lines = (*self.remarks(), self._where_on_page())
+        return _STYLE + "".join(map(status_html, lines)) + alert_html(self.note)
+
+    def _where_on_page(self):
+        "Write which classes or pairs are on the page"
         found = self._found()
-        first,n = self.page*_SHOWN, len(self.shown)
-        kind = ("pair", "pairs") if self.what == "pairs" else ("class", "classes")
-        where = f"{kind[1]} {first+1:,}–{first+n:,} of {len(found):,}" if n else f"no {kind[0]}" + (f" has '{self.search}' in its name" if self.search else " to show")
-        return _STYLE + "".join(map(status_html, (*self.remarks(), where))) + alert_html(self.note)
+        first, n = self.page*_SHOWN, len(self.shown)
+        one, many = ("pair", "pairs") if self.what == "pairs" else ("class", "classes")
+        if n: return f"{many} {first+1:,}–{first+n:,} of {len(found):,}"
+        return f"no {one} has '{self.search}' in its name" if self.search else f"no {one} to show"
 
     def figure(self):
         "Draw with matplotlib; names only where they can be read"
-        t,few = self.frame, len(self.counts) <= 60
-        fig = new_figure(7, max(1.6, .2*len(t) + .8) if few else 5)
-        ax,left = fig.subplots(), np.zeros(len(t))
-        for s,c in zip(self.splits, _COLOURS):
-            ax.barh(np.arange(len(t)), t[s], left=left, color=c, label=s, height=.8 if few else 1)
-            left = left + t[s].to_numpy()
-        ax.set_yticks(np.arange(len(t)) if few else [], [shorten(o) for o in t.index] if few else [])
+        t = self.frame
+        n = len(t)
+        few = len(self.counts) <= 60
+        fig = new_figure(7, max(1.6, .2*n + .8) if few else 5)
+        ax = fig.subplots()
+        left = np.zeros(n)
+        for split, colour in zip(self.splits, _COLOURS):
+            ax.barh(np.arange(n), t[split], left=left, color=colour, label=split, height=.8 if few else 1)
+            left = left + t[split].to_numpy()
+        if few: ax.set_yticks(np.arange(n), [shorten(o) for o in t.index])
+        else: ax.set_yticks([], [])
         for text in ax.get_yticklabels(): text.set_parse_math(False)
-        ax.set(ylim=(len(t)-.5, -.5), xlabel="images", ylabel="" if few else f"{len(t):,} classes by {self.by}")
+        ax.set(ylim=(n-.5, -.5), xlabel="images", ylabel="" if few else f"{n:,} classes by {self.by}")
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
         return fig
@@ -311,53 +430,78 @@ class ClassBalance(View):
         if self._picture is not None: self._fill()
 
     def _columns(self):
-        "Give the widths of name, bar and numbers"
-        return f"180px {_BAR+10}px repeat({3 if self.what == 'pairs' else len(self._heads())}, 84px)"
+        "Return the widths of name, bar and numbers"
+        n = 3 if self.what == "pairs" else len(self._heads())
+        return f"180px {_BAR+10}px repeat({n}, 84px)"
+
+    def _bars(self, name, bar, numbers, kind="vl-bars"):
+        "Write one line of the live table, or the line of heads"
+        return (f"<div class={kind} aria-hidden=true style='grid-template-columns:{self._columns()}'>"
+                f"<span>{name}</span><span>{bar}</span>{_joined_cells('span', numbers)}</div>")
 
     def _line_of(self, name, row, longest):
         "Write one line of the live table: a bar and its numbers, the name left to the button over it"
-        pairs = self.what == "pairs"
-        bar = f"<i class=s0 style=width:{_BAR*row['together']/longest:.0f}px></i>" if pairs else self._bar(row, longest, "px", _BAR)
-        numbers = [f"{row['together']:,}", _count(row["expected"]), f"{row['lift']:.2g}"] if pairs else self._numbers(row)
-        return f"<div class=vl-bars aria-hidden=true style='grid-template-columns:{self._columns()}'><span></span><span>{bar}</span>{''.join(f'<span>{o}</span>' for o in numbers)}</div>"
+        if self.what != "pairs": return self._bars("", self._bar(row, longest, "px", _BAR), self._numbers(row))
+        bar = f"<i class=s0 style=width:{_BAR*row['together']/longest:.0f}px></i>"
+        return self._bars("", bar, self._pair_numbers(row))
 
     def _spoken(self, name, row):
-        "Say a line of the table, for the pointer and for those who listen"
-        if self.what == "pairs": return f"{name}: {row['together']:,} images, {_count(row['expected'])} by chance, lift {row['lift']:.2g}"
-        return f"{name}: " + ", ".join(f"{s} {int(row[s]):,}" for s in self.splits)
+        "Write a line of the table for the pointer and for those who listen"
+        if self.what == "pairs":
+            together, chance, lift = self._pair_numbers(row)
+            return f"{name}: {together} images, {chance} by chance, lift {lift}"
+        counts = ", ".join(f"{split} {int(row[split]):,}" for split in self.splits)
+        return f"{name}: {counts}"
+
+    def _longest(self):
+        "Return the largest number on the page's bars"
+        if self.what == "pairs" and len(self.pairs): return max(1, self.pairs["together"].max())
+        return max(1, self.counts.sum(axis=1).max())
 
     def _fill(self):
         "Write the page of the table into its lines"
         shown = self.shown
-        longest = max(1, self.pairs["together"].max() if self.what == "pairs" and len(self.pairs) else self.counts.sum(axis=1).max())
+        longest = self._longest()
         heads = ["together", "by chance", "lift"] if self.what == "pairs" else self._heads()
-        self._head.value = f"<div class='vl-bars h' aria-hidden=true style='grid-template-columns:{self._columns()}'><span>{self.what}</span><span></span>{''.join(f'<span>{o}</span>' for o in heads)}</div>"
+        self._head.value = self._bars(self.what, "", heads, "'vl-bars h'")
         rows = list(zip(shown.index, shown.to_dict("records")))
-        for k,(line,button) in enumerate(self._lines):
-            for o in (line, button): o.layout.display = None if k < len(rows) else "none"
-            if k >= len(rows): continue
-            line.value = self._line_of(*rows[k], longest)
-            button.description = ("▸ " if rows[k][0] == self.selected else "") + shorten(rows[k][0], 24)
-            button.tooltip = self._spoken(*rows[k])
+        for k, (line, button) in enumerate(self._lines):
+            display = None if k < len(rows) else "none"
+            line.layout.display = display
+            button.layout.display = display
+            if k < len(rows): self._fill_line(line, button, *rows[k], longest)
         if self.selected and not len(self._images.children): self._images.children = [self.browser.widget]
+
+    def _fill_line(self, line, button, name, row, longest):
+        line.value = self._line_of(name, row, longest)
+        mark = "▸ " if name == self.selected else ""
+        button.description = mark + shorten(name, 24)
+        button.tooltip = self._spoken(name, row)
 
     def _press(self, k):
         "Show the images of the line that was pressed"
         if k < len(self.shown): self.show(self.shown.index[k])
 
     def _build(self, W):
-        place = lambda r: dict(grid_area=f"{r+1} / 1", width="auto", height="22px", margin="0")
-        self._head,self._lines = W.HTML(layout=place(0) | dict(height="auto")), []
-        for k in range(_SHOWN if self.several else min(_SHOWN, max(len(self.counts), 1))):
-            button = text_button(W, "", lambda k=k: self._try(lambda: self._press(k)), layout=place(k+1) | dict(padding="0 4px"))
-            button.style.button_color = "transparent"
-            button.add_class("vl-rowbutton")
-            self._lines.append((W.HTML(layout=place(k+1)), button))
+        self._head = W.HTML(layout=_table_place(0) | dict(height="auto"))
+        n = _SHOWN if self.several else min(_SHOWN, max(len(self.counts), 1))
+        self._lines = [self._row_controls(W, k) for k in range(n)]
         self._images = W.VBox([])
         self._fill()
-        table = W.GridBox([self._head, *(o for pair in self._lines for o in pair)], layout=dict(grid_template_columns="max-content", max_width="100%", overflow="auto"))
-        row = lambda o: W.HBox(o, layout=dict(flex_flow="row wrap"))
-        return W.VBox([row(self._choices(W)), row(self._remedies(W)), self._picture, table, self._images])
+        look = dict(grid_template_columns="max-content", max_width="100%", overflow="auto")
+        table = W.GridBox([self._head, *(o for pair in self._lines for o in pair)], layout=look)
+        wrap = dict(flex_flow="row wrap")
+        choices = W.HBox(self._choices(W), layout=wrap)
+        remedies = W.HBox(self._remedies(W), layout=wrap)
+        return W.VBox([choices, remedies, self._picture, table, self._images])
+
+    def _row_controls(self, W, k):
+        "Make line `k` of the table, and the button with the name over it"
+        def press(): self._try(lambda: self._press(k))
+        button = text_button(W, "", press, layout=_table_place(k+1) | dict(padding="0 4px"))
+        button.style.button_color = "transparent"
+        button.add_class("vl-rowbutton")
+        return W.HTML(layout=_table_place(k+1)), button
 
     def _toggles(self, W, name, options):
         control = W.ToggleButtons(options=options, style=dict(button_width="auto"))
@@ -366,21 +510,30 @@ class ClassBalance(View):
 
     def _choices(self, W):
         "Make the controls of which classes are shown"
-        search = W.Text(placeholder="part of a name", description="search", layout=dict(width="210px"), style=dict(description_width="45px"))
+        search = W.Text(placeholder="part of a name", description="search",
+                        layout=dict(width="210px"), style=dict(description_width="45px"))
         link((self, "search"), (search, "value"))
         pairs = [self._toggles(W, "what", [("classes", "classes"), ("pairs", "pairs")])] if self.several else []
-        return [self._toggles(W, "by", [("by count" if not self.several else "as they matter", "count"), ("by name", "name")]), *pairs, search, text_button(W, "previous", self.previous), text_button(W, "next", self.next)]
+        by_count = "as they matter" if self.several else "by count"
+        order = self._toggles(W, "by", [(by_count, "count"), ("by name", "name")])
+        pages = [text_button(W, "previous", self.previous), text_button(W, "next", self.next)]
+        return [order, *pairs, search, *pages]
 
     def _remedies(self, W):
         "Make the controls of what evens classes out"
-        remedy = self._toggles(W, "even", [(v, k) for k,v in EVEN.items()])
-        return [remedy] + ([text_button(W, "use for training", lambda: self._try(self.use), button_style="primary")] if self.dm is not None else [])
+        remedy = self._toggles(W, "even", [(v, k) for k, v in EVEN.items()])
+        if self.dm is None: return [remedy]
+        return [remedy, text_button(W, "use for training", lambda: self._try(self.use), button_style="primary")]
 
-    def __repr__(self): return "\n".join([f"ClassBalance: {self.remarks()[0]}", *self.remarks()[1:]])
+    def __repr__(self):
+        first, *others = self.remarks()
+        return "\n".join([f"ClassBalance: {first}", *others])
 
 @patch
 def class_balance(self:Catalog|ImageDataModule|Learner)->ClassBalance:
     "Look at how many images each class has; of a data module or a learner, even them out for the next fit"
     if not isinstance(self, Learner): return ClassBalance(self)
-    if self.data is None: raise ConfigError("Classes are counted in the table of a data module", "", "Learner(ImageDataModule(…), …).class_balance()")
+    if self.data is None:
+        raise ConfigError("Classes are counted in the table of a data module", "",
+                          "Learner(ImageDataModule(…), …).class_balance()")
     return ClassBalance(self.data, self)

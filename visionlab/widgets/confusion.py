@@ -19,7 +19,8 @@ from .view import text_button, status_html, View
 from .thumbnails import tile_html
 
 # %% ../../nbs/widgets/15_confusion.ipynb #63d37cb9
-_CLASSES,_SHOWN = 20, 24     # at most in the matrix; images shown
+_CLASSES = 20       # at most in the matrix
+_SHOWN = 24         # images shown
 
 def close_unused(widgets):
     "Let widgets go that are no longer shown, with what belongs to them"
@@ -29,9 +30,22 @@ def close_unused(widgets):
 
 def _inner(name, n=22):
     "Shorten a name in the middle: what tells classes apart may stand at either end"
-    return str(name) if len(str(name)) <= n else f"{str(name)[:n//2]}…{str(name)[-(n-1-n//2):]}"
+    text = str(name)
+    if len(text) <= n: return text
+    start = n//2
+    return f"{text[:start]}…{text[-(n-1-start):]}"
 
-def _tint(share, right, worst): return f"rgba(31,119,180,{.15 + .6*share:.2f})" if right else f"rgba(255,127,14,{.15 + .65*min(1, share/max(worst, 1e-9)):.2f})"
+def _tint(share, right, worst):
+    "Colour a cell by its share: right ones blue, mistakes orange beside the worst mistake"
+    if right: return f"rgba(31,119,180,{.15 + .6*share:.2f})"
+    return f"rgba(255,127,14,{.15 + .65*min(1, share/max(worst, 1e-9)):.2f})"
+
+def _grid_place(row, column): return dict(grid_area=f"{row+1} / {column+1}", width="auto", height="24px", margin="1px")
+
+def _name_cell(W, name, style, layout):
+    "Make the name of a row or a column of the matrix"
+    style = f"font-size:11px;line-height:14px;overflow:hidden;{style}"
+    return W.HTML(f"<div style='{style}' title='{escape(name)}'>{escape(_inner(name))}</div>", layout=layout)
 
 class ConfusionExplorer(View):
     "Show the images behind each cell of a confusion matrix"
@@ -45,25 +59,33 @@ class ConfusionExplorer(View):
         found:Interpretation,
         heat=None # a function from the numbers of images and a class to pictures with Grad-CAM over them
     ):
-        self.found,self.heat = found, heat
+        self.found = found
+        self.heat = heat
         self.several = found.task == "multilabel"
         table = found.outcomes() if self.several else found.confusion().matrix
-        self.counts,self.classes = table.to_numpy(), found.classes
-        true,what = self._worst()
+        self.counts = table.to_numpy()
+        self.classes = found.classes
+        true, what = self._worst()
         super().__init__(true=true, what=what)
+
+    def _mistakes(self):
+        "Return the counts with 0 where images were right"
+        if self.several: return self.counts*np.array([0, 1, 1])
+        return self.counts*(1 - np.eye(len(self.counts), dtype=np.int64))
 
     def _worst(self):
         "Choose the cell to begin with: the most frequent mistake"
-        if self.several: wrong = self.counts*np.array([0, 1, 1])
-        else: wrong = self.counts*(1 - np.eye(len(self.counts), dtype=np.int64))
-        i,j = np.unravel_index(wrong.argmax(), wrong.shape)
+        wrong = self._mistakes()
+        i, j = np.unravel_index(wrong.argmax(), wrong.shape)
         return self.classes[i], self.columns[j]
 
     @property
     def columns(self): return list(OUTCOMES) if self.several else self.classes
 
     @validate("true", "what")
-    def _known(self, proposal): return one_of(proposal["value"], self.classes if proposal["trait"].name == "true" else self.columns, "class")
+    def _known(self, proposal):
+        options = self.classes if proposal["trait"].name == "true" else self.columns
+        return one_of(proposal["value"], options, "class")
 
     @observe("true", "what", "grad_cam", "page")
     def _changed(self, change):
@@ -71,13 +93,17 @@ class ConfusionExplorer(View):
         if self._widget is not None: self._list.value = self._order.get((self.true, self.what))
         self.redraw()
 
-    def next(self): self.page = min(self.page+1, max(0, (len(self.images)-1)//_SHOWN))
+    def next(self):
+        last = max(0, (len(self.images)-1)//_SHOWN)
+        self.page = min(self.page+1, last)
+
     def previous(self): self.page = max(0, self.page-1)
 
     @observe("search")
     def _searched(self, change):
         if self._widget is not None:
-            before,self._matrix.children = self._matrix.children, self._cells()
+            before = self._matrix.children
+            self._matrix.children = self._cells()
             close_unused(before)
         self.redraw()
 
@@ -86,21 +112,29 @@ class ConfusionExplorer(View):
         what:str  # class they were taken for; of several classes: "found", "missed" or "false alarm"
     ):
         "Show the images of one cell"
-        with self.hold_trait_notifications(): self.true,self.what = true, what
+        with self.hold_trait_notifications():
+            self.true = true
+            self.what = what
 
     def shown(self)->list:
         "List the classes of the matrix"
-        names = [o for o in self.classes if self.search.lower() in str(o).lower()] if self.search else self.classes
-        if self.several: return sorted(names, key=lambda o: -self.counts[self.classes.index(o), 1:].sum())[:_CLASSES]
+        part = self.search.lower()
+        names = [o for o in self.classes if part in str(o).lower()] if part else self.classes
+        if self.several: return sorted(names, key=lambda o: -self._mistakes_of(o))[:_CLASSES]
         if self.search: names = self._with_partners(names)
         if len(names) <= _CLASSES: return list(names)
         return [self.classes[i] for i in most_confused_block(self.counts, _CLASSES)]
 
+    def _mistakes_of(self, name): return self.counts[self.classes.index(name), 1:].sum()
+
     def _with_partners(self, names):
         "Add to some classes those they are most often confused with"
         ids = [self.classes.index(o) for o in names[:_CLASSES//2]]
+        if not ids: return []
         pairs = (self.counts + self.counts.T)*(1 - np.eye(len(self.classes), dtype=np.int64))
-        near = [j for j in np.argsort(-pairs[ids].sum(0), kind="stable")[:_CLASSES - len(ids)] if pairs[ids][:,j].any()] if ids else []
+        rows = pairs[ids]
+        most = np.argsort(-rows.sum(0), kind="stable")[:_CLASSES - len(ids)]
+        near = [j for j in most if rows[:, j].any()]
         return [self.classes[i] for i in sorted({*ids, *near})]
 
     @property
@@ -110,36 +144,61 @@ class ConfusionExplorer(View):
 
     def tiles(self)->tuple: # (images, captions, titles)
         "List what is drawn"
-        table = self.images.iloc[self.page*_SHOWN:(self.page+1)*_SHOWN]
-        right = dict(zip(self.found.ids.tolist(), range(len(self.found))))
-        of = self.found.probs[[right[i] for i in table.index], self.classes.index(self.true)].tolist()
-        captions = [f"{p:.0%}" if self.several or self.true == self.what else f"{p:.0%}, right {q:.0%}" for p,q in zip(table["prob"], of)]
-        titles = [f"{o.path} · {o.true}, taken for {o.predicted} · {o.prob:.1%} · index {o.Index}" for o in table.itertuples()]
+        first = self.page*_SHOWN
+        table = self.images.iloc[first:first+_SHOWN]
+        place = dict(zip(self.found.ids.tolist(), range(len(self.found))))
+        places = [place[i] for i in table.index]
+        of_true = self.found.probs[places, self.classes.index(self.true)].tolist()
+        captions = [self._caption(p, q) for p, q in zip(table["prob"], of_true)]
+        titles = [f"{o.path} · {o.true}, taken for {o.predicted} · {o.prob:.1%} · index {o.Index}"
+                  for o in table.itertuples()]
         return self._pictures(table.index), captions, titles
 
+    def _caption(self, p, p_true):
+        one_number = self.several or self.true == self.what
+        return f"{p:.0%}" if one_number else f"{p:.0%}, right {p_true:.0%}"
+
     def _pictures(self, ids):
-        if self.grad_cam and self.heat is not None and len(ids): return self.heat(ids.tolist(), self.true if self.several else self.what)
+        if self.grad_cam and self.heat is not None and len(ids):
+            return self.heat(ids.tolist(), self.true if self.several else self.what)
         if self.found.picture is None: return [np.full((48, 48), 160, np.uint8)]*len(ids)
         return [self.found.picture(i) for i in ids]
 
+    def _cell_name(self):
+        "Name the cell on show"
+        true = shorten(self.true)
+        if self.several: return f"{true}: {self.what}"
+        return f"{true} that are right" if self.true == self.what else f"{true} taken for {shorten(self.what)}"
+
     def _headline(self):
         n = len(self.images)
-        of = f"{shorten(self.true)}: {self.what}" if self.several else f"{shorten(self.true)} that are right" if self.true == self.what else f"{shorten(self.true)} taken for {shorten(self.what)}"
         first = self.page*_SHOWN
-        part = f", {first+1:,}–{min(n, first+_SHOWN):,} from the surest on" if n > _SHOWN else ""
-        return f"{of}: {n:,} image{'s'*(n != 1)}" + part + ("; bright is where the model looked" if self.grad_cam and self.heat is not None else "")
+        counted = f"{self._cell_name()}: {n:,} image{'s'*(n != 1)}"
+        if n > _SHOWN: counted += f", {first+1:,}–{min(n, first+_SHOWN):,} from the surest on"
+        if self.grad_cam and self.heat is not None: counted += "; bright is where the model looked"
+        return counted
 
-    def _html(self, tiles, size, detail=1): return status_html(self._headline()) + (tile_html(*tiles, size=size, detail=detail) if tiles[0] else "")
+    def _html(self, tiles, size, detail=1):
+        line = status_html(self._headline())
+        return line + tile_html(*tiles, size=size, detail=detail) if tiles[0] else line
 
     def to_html(self)->str:
         "Draw as HTML, without controls"
-        table = self.found.outcomes().loc[self.shown()].to_html(border=0) if self.several else self.found.confusion()._repr_html_()
+        if self.several: table = self.found.outcomes().loc[self.shown()].to_html(border=0)
+        else: table = self.found.confusion()._repr_html_()
         return table + super().to_html()
 
     def figure(self):
         "Draw with matplotlib"
-        images,captions,_ = self.tiles()
-        return show_images(images, captions, ncols=min(8, max(1, len(images))), size=1.2, suptitle=self._headline())
+        images, captions, _ = self.tiles()
+        ncols = min(8, max(1, len(images)))
+        return show_images(images, captions, ncols=ncols, size=1.2, suptitle=self._headline())
+
+    def _is_right(self, i, j): return j == 0 if self.several else i == j
+
+    def _button_name(self, i, j):
+        true, what = self.classes[i], self.columns[j]
+        return f"{true}, {what}" if self.several else f"{true} taken for {what}"
 
     def _cells(self):
         "Make the matrix of buttons: names at the left and above, a button for each count"
@@ -148,53 +207,71 @@ class ConfusionExplorer(View):
         rows = [self.classes.index(o) for o in names]
         columns = list(range(3)) if self.several else rows
         share = self.counts/np.maximum(self.counts.sum(1, keepdims=True), 1)
-        right = lambda i,j: j == 0 if self.several else i == j
-        worst = max([share[i,j] for i in rows for j in columns if not right(i, j)], default=1)
-        place = lambda r,c: dict(grid_area=f"{r+1} / {c+1}", width="auto", height="24px", margin="1px")
+        wrong = [share[i, j] for i in rows for j in columns if not self._is_right(i, j)]
+        worst = max(wrong, default=1)
         turned = "" if self.several else "writing-mode:vertical-rl;transform:rotate(180deg);max-height:110px;"
-        text = lambda name, style, layout: W.HTML(f"<div style='font-size:11px;line-height:14px;overflow:hidden;{style}' title='{escape(name)}'>{escape(_inner(name))}</div>", layout=layout)
-        cells = [text(self.columns[j], turned, place(0, k+1) | dict(height="auto")) for k,j in enumerate(columns)]
-        cells += [text(o, "text-align:right;padding-top:5px", place(k+1, 0)) for k,o in enumerate(names)]
-        return [*cells, *(self._cell(W, i, j, place(r+1, c+1), _tint(share[i,j], right(i, j), worst)) for r,i in enumerate(rows) for c,j in enumerate(columns) if self.counts[i,j])]
+        cells = []
+        for k, j in enumerate(columns):
+            cells.append(_name_cell(W, self.columns[j], turned, _grid_place(0, k+1) | dict(height="auto")))
+        for k, name in enumerate(names):
+            cells.append(_name_cell(W, name, "text-align:right;padding-top:5px", _grid_place(k+1, 0)))
+        for r, i in enumerate(rows):
+            for c, j in enumerate(columns):
+                if not self.counts[i, j]: continue
+                colour = _tint(share[i, j], self._is_right(i, j), worst)
+                cells.append(self._cell(W, i, j, _grid_place(r+1, c+1), colour))
+        return cells
 
     def _cell(self, W, i, j, layout, colour):
         "Make the button of one count"
-        name = f"{self.classes[i]}, {self.columns[j]}" if self.several else f"{self.classes[i]} taken for {self.columns[j]}"
-        b = W.Button(description=f"{self.counts[i,j]:,}", tooltip=name, layout=layout | dict(padding="0"))
-        b.style.button_color = colour
-        b.on_click(lambda _: self.show(self.classes[i], self.columns[j]))
-        return b
+        text = f"{self.counts[i, j]:,}"
+        button = W.Button(description=text, tooltip=self._button_name(i, j), layout=layout | dict(padding="0"))
+        button.style.button_color = colour
+        button.on_click(lambda _: self.show(self.classes[i], self.columns[j]))
+        return button
 
     def _build(self, W):
-        wide = len(self.columns) if self.several else min(_CLASSES, len(self.classes))
-        self._matrix = W.GridBox(self._cells(), layout=dict(grid_template_columns=f"130px repeat({wide}, {'80px' if self.several else 'minmax(30px, 40px)'})", max_width="100%", overflow="auto"))
+        n = len(self.columns) if self.several else min(_CLASSES, len(self.classes))
+        wide = "80px" if self.several else "minmax(30px, 40px)"
+        grid = dict(grid_template_columns=f"130px repeat({n}, {wide})", max_width="100%", overflow="auto")
+        self._matrix = W.GridBox(self._cells(), layout=grid)
         top = [self._worst_pairs(W)]
         if len(self.classes) > _CLASSES or self.several: top.append(self._searching(W))
         if self.heat is not None:
             cam = W.ToggleButton(description="Grad-CAM", layout=dict(width="auto"))
-            link((self, "grad_cam"), (cam, "value")); top.append(cam)
+            link((self, "grad_cam"), (cam, "value"))
+            top.append(cam)
         top += [text_button(W, "previous", self.previous), text_button(W, "next images", self.next)]
         return W.VBox([W.HBox(top, layout=dict(flex_flow="row wrap")), self._matrix, self._picture])
 
     def _searching(self, W):
-        box = W.Text(placeholder="part of a name", description="classes", layout=dict(width="240px"), style=dict(description_width="50px"))
+        box = W.Text(placeholder="part of a name", description="classes",
+                     layout=dict(width="240px"), style=dict(description_width="50px"))
         link((self, "search"), (box, "value"))
         return box
 
     def _worst_pairs(self, W):
         "Make the list of the most frequent mistakes, for the keyboard"
-        wrong = self.counts*np.array([0, 1, 1]) if self.several else self.counts*(1 - np.eye(len(self.counts), dtype=np.int64))
-        order = [divmod(int(o), wrong.shape[1]) for o in np.argsort(-wrong, axis=None, kind="stable")[:50] if wrong.flat[o]]
-        name = lambda i,j: f"{self.classes[i]}: {self.columns[j]} ({wrong[i,j]:,})" if self.several else f"{self.classes[i]} → {self.columns[j]} ({wrong[i,j]:,})"
-        self._list = W.Dropdown(options=[(name(i, j), n) for n,(i,j) in enumerate(order)] or [("no mistake", -1)], description="mistakes", layout=dict(width="360px"), style=dict(description_width="60px"))
-        self._order = {(self.classes[i], self.columns[j]):n for n,(i,j) in enumerate(order)}
+        wrong = self._mistakes()
+        largest = np.argsort(-wrong, axis=None, kind="stable")[:50]
+        order = [divmod(int(o), wrong.shape[1]) for o in largest if wrong.flat[o]]
+        options = [(self._mistake_name(i, j, wrong[i, j]), n) for n, (i, j) in enumerate(order)]
+        self._list = W.Dropdown(options=options or [("no mistake", -1)], description="mistakes",
+                                layout=dict(width="360px"), style=dict(description_width="60px"))
+        self._order = {(self.classes[i], self.columns[j]):n for n, (i, j) in enumerate(order)}
         self._list.value = self._order.get((self.true, self.what))
         self._list.observe(lambda o: self._listed(order, o["new"]), "value")
         return self._list
 
+    def _mistake_name(self, i, j, n):
+        between = ":" if self.several else " →"
+        return f"{self.classes[i]}{between} {self.columns[j]} ({n:,})"
+
     def _listed(self, order, n):
         "Show what was chosen in the list"
-        if n is not None: self.show(self.classes[order[n][0]], self.columns[order[n][1]])
+        if n is None: return
+        i, j = order[n]
+        self.show(self.classes[i], self.columns[j])
 
     def __repr__(self): return f"ConfusionExplorer: {self._headline()}\n{self.found}"
 
@@ -208,4 +285,7 @@ def explore_confusion(self:Learner,
     dl=None # a loader, "train", "val" or "test"; default: validation
 )->ConfusionExplorer:
     "Look at the images behind each cell of the confusion matrix, and at where the model looked"
-    return ConfusionExplorer(self.interpret(dl), None if self.data is None else lambda ids, name: (o := self.grad_cam(ids, [name]*len(ids))) and [o.over(i) for i in range(len(o))])
+    def heat(ids, name):
+        found = self.grad_cam(ids, [name]*len(ids))
+        return found and [found.over(i) for i in range(len(found))]
+    return ConfusionExplorer(self.interpret(dl), None if self.data is None else heat)

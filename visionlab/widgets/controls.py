@@ -19,29 +19,60 @@ from .fields import OperationFields, own_steps, with_steps
 
 # %% ../../nbs/widgets/07_controls.ipynb #58b68233
 _FRAMES = (RandomResizedCrop(), Resize())
-_ROUGH = OneOf((MotionBlur((3, 5), p=1.), GaussianBlur((3, 5), (.5, 3.), p=1.), GaussNoise(p=1.)), p=.3)
-_OPS = {type(o).__name__:o for o in (HorizontalFlip(), VerticalFlip(), Rotate90(), PadCrop(), Affine((-15., 15.), (.1, .1), (.9, 1.1)), Perspective(), ColorJitter(.2, .2, .2), BrightnessContrast(), Grayscale(), GaussianBlur(),
-                                     MotionBlur(), GaussNoise(), RandomErasing(), CoarseDropout(), _ROUGH, RandAugment(), TrivialAugmentWide(), AutoAugment(), AugMix())}
+_ROUGH = OneOf((
+    MotionBlur((3, 5), p=1.),
+    GaussianBlur((3, 5), (.5, 3.), p=1.),
+    GaussNoise(p=1.)), p=.3)
+_OPS = {type(o).__name__:o for o in (
+    HorizontalFlip(),
+    VerticalFlip(),
+    Rotate90(),
+    PadCrop(),
+    Affine((-15., 15.), (.1, .1), (.9, 1.1)),
+    Perspective(),
+    ColorJitter(.2, .2, .2),
+    BrightnessContrast(),
+    Grayscale(),
+    GaussianBlur(),
+    MotionBlur(),
+    GaussNoise(),
+    RandomErasing(),
+    CoarseDropout(),
+    _ROUGH,
+    RandAugment(),
+    TrivialAugmentWide(),
+    AutoAugment(),
+    AugMix())}
+_OF_COLOUR = ("ColorJitter", "Grayscale", "BrightnessContrast", "RandAugment", "TrivialAugmentWide", "AutoAugment",
+              "AugMix")
 _ADD = "add an operation …"
 
 def known_operations(
     channels:int=3 # of the images: some operations know what a colour is
 )->dict:
     "List the operations there are, by name, with values to begin with"
-    if channels in (1, 3): return dict(_OPS, ChannelDrop=ChannelDrop(max(1, channels-1), (1.,)*channels)) if channels > 1 else dict(_OPS)
-    colour = ("ColorJitter", "Grayscale", "BrightnessContrast", "RandAugment", "TrivialAugmentWide", "AutoAugment", "AugMix")
-    return {k:o for k,o in _OPS.items() if k not in colour} | dict(ChannelDrop=ChannelDrop(max(1, channels-1), (1.,)*channels))
+    if channels == 1: return dict(_OPS)
+    drop = ChannelDrop(max(1, channels-1), (1.,)*channels)
+    ops = _OPS if channels == 3 else {k:o for k, o in _OPS.items() if k not in _OF_COLOUR}
+    return dict(ops, ChannelDrop=drop)
 
 def _kind(part): return getattr(part, "__name__", None) or type(part).__name__
 
 def _purpose(part):
-    "Say in a line what an operation does"
+    "Write in a line what an operation does"
     if is_dataclass(part): return type(part).__doc__.replace("`", "")
     home = type(part).__module__.split(".")[0]
-    return f"a step of yours, from {home}" if home in ("torchvision", "albumentations", "torch") else "a function of yours"
+    known = home in ("torchvision", "albumentations", "torch")
+    return f"a step of yours, from {home}" if known else "a function of yours"
 
-def _small(text): return f"<div style='font-size:11px;line-height:1.3;color:var(--jp-ui-font-color1,inherit)'>{escape(text)}</div>"
-def _card(W, children): return W.VBox(children, layout=dict(width="292px", margin="0 8px 6px 0"))
+def _small(text):
+    style = "font-size:11px;line-height:1.3;color:var(--jp-ui-font-color1,inherit)"
+    return f"<div style='{style}'>{escape(text)}</div>"
+
+def _with_note(what, note): return _small(f"{what}. {note}" if note else what)
+def _card(W, children):
+    look = dict(width="292px", margin="0 8px 6px 0")
+    return W.VBox(children, layout=look)
 
 @dataclass
 class Step:
@@ -50,29 +81,48 @@ class Step:
     on:bool = True
     own:bool = False      # a step of the user's own transform: it comes before the others
 
+def _small_button(W, sign, do):
+    button = text_button(W, sign, do)
+    button.layout.width = "30px"
+    button.layout.padding = "0"
+    return button
+
 class _Place:
     "A place in the panel: a switch, buttons, and room for a step's controls"
     def __init__(self, panel, number):
         import ipywidgets as W
-        small = lambda sign, do: text_button(W, sign, do)
         self.switch = W.Checkbox(indent=False, layout=dict(width="auto", flex="1 1 auto", min_width="0"))
-        self.up,self.down,self.away = small("↑", lambda: panel.move(number, -1)), small("↓", lambda: panel.move(number, 1)), small("✕", lambda: panel.remove(number))
-        for b in (self.up, self.down, self.away): b.layout.width = "30px"; b.layout.padding = "0"
-        self.text,self.fields = W.HTML(), W.VBox()
-        self.card = _card(W, [W.HBox([self.switch, self.up, self.down, self.away]), self.text, self.fields])
+        self.up = _small_button(W, "↑", lambda: panel.move(number, -1))
+        self.down = _small_button(W, "↓", lambda: panel.move(number, 1))
+        self.away = _small_button(W, "✕", lambda: panel.remove(number))
+        self.text = W.HTML()
+        self.fields = W.VBox()
+        row = W.HBox([self.switch, self.up, self.down, self.away])
+        self.card = _card(W, [row, self.text, self.fields])
         self.switch.observe(lambda change: panel.switch(number, change["new"]), "value")
 
     def show(self, step, fields, first, last, note):
         "Show a step, or nothing"
         name = _kind(step.part)
-        self.switch.description,self.switch.value = name, step.on
-        for b,what in ((self.up, f"Move {name} earlier"), (self.down, f"Move {name} later"), (self.away, f"Take {name} away")): b.tooltip = what
-        self.up.disabled,self.down.disabled = first, last
+        self.switch.description = name
+        self.switch.value = step.on
+        self.up.tooltip = f"Move {name} earlier"
+        self.down.tooltip = f"Move {name} later"
+        self.away.tooltip = f"Take {name} away"
+        self.up.disabled = first
+        self.down.disabled = last
         self.fields.children = (fields.box,) if step.on else ()
         self.say(step, note)
 
-    def say(self, step, note): self.text.value = _small(f"{_purpose(step.part)}{'. ' + note if note else ''}")
+    def say(self, step, note): self.text.value = _with_note(_purpose(step.part), note)
     def visible(self, yes): self.card.layout.display = None if yes else "none"
+
+def _same_objects(a, b):
+    "Return whether two lists hold the very same objects"
+    if len(a) != len(b): return False
+    return all(x is y for x, y in zip(a, b))
+
+def _kinds_of(steps): return [(type(o.part), o.own) for o in steps]
 
 class PipelinePanel:
     "Show a pipeline as rows of controls, and read it from them"
@@ -80,19 +130,33 @@ class PipelinePanel:
         pipeline:Pipeline,
         changed=lambda: None # called without arguments when a person has changed something
     ):
-        import ipywidgets as W
-        self._tell,self._quiet,self.steps,self.places,self._pool,self._built = changed, False, [], [], {}, None
-        self._operations,self.own,self.notes = known_operations(len(pipeline.mean)), None, []
+        self._tell = changed
+        self._quiet = False
+        self._pool = {}           # {(kind, how many of it come before): its controls}
+        self._built = None        # the user's transform with other steps, kept while the steps are the same
+        self._operations = known_operations(len(pipeline.mean))
+        self.steps = []
+        self.places = []
+        self.own = None           # the user's transform
+        self.notes = []
         self.frames = {type(o).__name__:OperationFields(o, self._touched) for o in _FRAMES}
+        self._build_box()
+        self.show(pipeline)
+
+    def _build_box(self):
+        "Make the first card, and the box that the others follow it in"
+        import ipywidgets as W
         wide = dict(layout=dict(width="275px"), style=dict(description_width="92px"))
         self.frame = W.Dropdown(options=[*self.frames], description="frame", **wide)
         self.frame.observe(self._touched, "value")
         self.adding = W.Dropdown(options=[_ADD, *self._operations], description="more", **wide)
         self.adding.observe(self._chosen, "value")
         self.frame_text = W.HTML()
-        self._first = _card(W, [self.frame, self.frame_text, *[o.box for o in self.frames.values()], self.adding])
-        self.box = W.HBox([self._first], layout=dict(flex_flow="row wrap", max_height="330px", overflow="auto", flex="0 0 auto"))      # the picture stays in sight
-        self.show(pipeline)
+        controls = [o.box for o in self.frames.values()]
+        self._first = _card(W, [self.frame, self.frame_text, *controls, self.adding])
+        # of limited height, so that the picture stays in sight
+        look = dict(flex_flow="row wrap", max_height="330px", overflow="auto", flex="0 0 auto")
+        self.box = W.HBox([self._first], layout=look)
 
     # ---- what a person does
 
@@ -108,7 +172,8 @@ class PipelinePanel:
 
     def add(self, name:str): # one of `known_operations()`
         "Put one more operation at the end"
-        self.steps.append(Step(self._operations[one_of(name, list(self._operations), "operation")]))
+        part = self._operations[one_of(name, list(self._operations), "operation")]
+        self.steps.append(Step(part))
         self._refresh(tell=True)
 
     def remove(self, number:int):
@@ -119,7 +184,8 @@ class PipelinePanel:
     def move(self, number:int, by:int):
         "Move a step earlier or later; steps of a transform of the user's own stay before the others"
         to = number+by
-        if not 0 <= to < len(self.steps) or self.steps[to].own != self.steps[number].own: return
+        if not 0 <= to < len(self.steps): return
+        if self.steps[to].own != self.steps[number].own: return
         self.steps[number],self.steps[to] = self.steps[to], self.steps[number]
         self._refresh(tell=True)
         self._follow(self.places[to], by)
@@ -139,19 +205,25 @@ class PipelinePanel:
     # ---- what is shown
 
     def show(self, p:Pipeline):
-        "Set the controls to a pipeline; where it has the same operations as before with other values, rows that are switched off stay"
+        "Set the controls to a pipeline; rows that are switched off stay where it has the same operations as before"
         self._show_frame(p.frame)
-        new = [*(Step(o, own=True) for o in own_steps(p.frame)), *(Step(o) for o in p.ops)]
+        new = [Step(o, own=True) for o in own_steps(p.frame)]
+        new += [Step(o) for o in p.ops]
         on = [o for o in self.steps if o.on]
-        if [(type(o.part), o.own) for o in on] != [(type(o.part), o.own) for o in new]: self.steps = new
+        if _kinds_of(on) != _kinds_of(new): self.steps = new
         else:
-            for old,o in zip(on, new): old.part = o.part
+            for old, step in zip(on, new): old.part = step.part
         self._refresh()
 
     def _show_frame(self, frame):
-        name,self._quiet = type(frame).__name__, True
-        if name not in self.frames: self.own,self._built,name = frame, None, "your transform"
-        self.frame.options = [*self.frames, *(["your transform"] if self.own is not None else [])]
+        self._quiet = True
+        name = type(frame).__name__
+        if name not in self.frames:
+            self.own = frame
+            self._built = None
+            name = "your transform"
+        own = ["your transform"] if self.own is not None else []
+        self.frame.options = [*self.frames, *own]
         self.frame.value = name
         if name in self.frames: self.frames[name].show(frame)
         self._quiet = False
@@ -159,15 +231,16 @@ class PipelinePanel:
     def _numbered(self):
         "Name each step by its kind, and how many of the kind came before"
         names = [_kind(o.part) for o in self.steps]
-        return [(name, names[:i].count(name)) for i,name in enumerate(names)]
+        return [(name, names[:i].count(name)) for i, name in enumerate(names)]
 
     def _refresh(self, tell=False):
         "Show the steps in their places"
         self._quiet = True
         try:
-            for name,step in zip(self._numbered(), self.steps): self._controls(name, step)
+            for name, step in zip(self._numbered(), self.steps): self._controls(name, step)
             while len(self.places) < len(self.steps): self.places.append(_Place(self, len(self.places)))
-            if len(self.box.children) != len(self.places)+1: self.box.children = (self._first, *(o.card for o in self.places))
+            if len(self.box.children) != len(self.places)+1:
+                self.box.children = (self._first, *(o.card for o in self.places))
             self._fold()
         finally: self._quiet = False
         if tell: self._tell()
@@ -181,56 +254,63 @@ class PipelinePanel:
         elif have.given is not step.part: have.show(step.part)
 
     def _edited(self, change):
-        "Take what the controls of the steps say"
+        "Switch off the steps of which their controls leave nothing, and tell of the change"
         if self._quiet: return
-        for name,step in zip(self._numbered(), self.steps):
+        for name, step in zip(self._numbered(), self.steps):
             part = self._pool[name].part()
-            step.on,step.part = step.on and part is not None, step.part
+            step.on = step.on and part is not None
         self._touched()
 
     def _fold(self):
         "Show the rows that are in use, and the fields of what is switched on"
         own = self.frame.value not in self.frames
-        self._quiet,was = True, self._quiet
-        shown = [o for o in range(len(self.steps)) if own or not self.steps[o].own]
-        for i,place in enumerate(self.places):
+        was = self._quiet
+        self._quiet = True
+        shown = [i for i, step in enumerate(self.steps) if own or not step.own]
+        for i, place in enumerate(self.places):
             place.visible(i in shown)
             if i in shown: self._show_step(i, place)
-        for name,o in self.frames.items(): o.box.layout.display = None if name == self.frame.value else "none"
+        for name, fields in self.frames.items():
+            fields.box.layout.display = None if name == self.frame.value else "none"
         self._quiet = was
 
     def _show_step(self, i, place):
-        same = [k for k,o in enumerate(self.steps) if o.own == self.steps[i].own]
-        place.show(self.steps[i], self._pool[self._numbered()[i]], i == same[0], i == same[-1], self.notes[i] if i < len(self.notes) else "")
+        step = self.steps[i]
+        same = [k for k, o in enumerate(self.steps) if o.own == step.own]
+        controls = self._pool[self._numbered()[i]]
+        note = self.notes[i] if i < len(self.notes) else ""
+        place.show(step, controls, i == same[0], i == same[-1], note)
 
     def say(self, frame:str, notes:list): # a text for the frame, and one for each step
         "Write a note beside the frame and each step, such as what it costs"
         self.notes = notes
         kind = self.frame.value
         about = _purpose(self.frames[kind].given) if kind in self.frames else "runs as you wrote it"
-        self.frame_text.value = _small(f"{about}{'. ' + frame if frame else ''}")
-        for place,step,note in zip(self.places, self.steps, notes): place.say(step, note)
+        self.frame_text.value = _with_note(about, frame)
+        for place, step, note in zip(self.places, self.steps, notes): place.say(step, note)
 
     def close(self):
         "Take the controls out of the page, also those that are not shown at present"
         for o in (*self._pool.values(), *self.frames.values()): o.close()
         close_all(self.box)
 
-    # ---- what they say
+    # ---- what they show
 
     def parts(self)->list: # of what is on, and of the others None
-        "Give each step's operation as its controls say"
+        "Return each step's operation as its controls show it"
         own = self.frame.value not in self.frames
-        return [self._pool[name].part() if step.on and (own or not step.own) else None for name,step in zip(self._numbered(), self.steps)]
+        used = [step.on and (own or not step.own) for step in self.steps]
+        return [self._pool[name].part() if on else None for name, on in zip(self._numbered(), used)]
 
     def read(self)->tuple: # (frame, ops)
-        "Read what the controls say"
-        found = list(zip(self.steps, self.parts()))
-        return self._read_frame([p for s,p in found if s.own and p is not None]), tuple(p for s,p in found if not s.own and p is not None)
+        "Read the pipeline from the controls"
+        found = [(step, part) for step, part in zip(self.steps, self.parts()) if part is not None]
+        own = [part for step, part in found if step.own]
+        return self._read_frame(own), tuple(part for step, part in found if not step.own)
 
     def _read_frame(self, steps):
         if self.frame.value in self.frames: return self.frames[self.frame.value].part()
-        same = lambda a, b: len(a) == len(b) and all(x is y for x,y in zip(a, b))
-        if same(steps, own_steps(self.own)): return self.own
-        if self._built is None or not same(steps, self._built[0]): self._built = steps, with_steps(self.own, steps)
+        if _same_objects(steps, own_steps(self.own)): return self.own
+        if self._built is None or not _same_objects(steps, self._built[0]):
+            self._built = steps, with_steps(self.own, steps)
         return self._built[1]

@@ -21,56 +21,67 @@ def edits_path(
     catalog:Catalog
 )->Path: # in the current folder
     "Name the file for decisions about a catalog"
-    name = re.sub(r"\W+", "-", Path(str(catalog.source) or "catalog").name).strip("-") or "catalog"
+    source = Path(str(catalog.source) or "catalog").name
+    name = re.sub(r"\W+", "-", source).strip("-") or "catalog"
     return Path(f"{name[:60]}-edits.csv")
 
 class Decisions:
     "Edits made by hand: one for an image, in a CSV file, and undone step by step"
     def __init__(self,
         catalog:Catalog,
-        path=None # CSV file, read if it exists and written with the first decision; default: named after the source, in the current folder
+        path=None # CSV file, read if it exists, written with each decision; default: named after the source
     ):
-        self.catalog,self.path = catalog, edits_path(catalog) if path is None else Path(path)
-        self._stamp,self._all,self._at,self._contents,self._steps,self.lost = None, {}, {}, {}, [], ""
+        self.catalog = catalog
+        self.path = edits_path(catalog) if path is None else Path(path)
+        self.lost = ""            # which lines of the file have no image any more
+        self._stamp = None        # of the file as it was last read or written
+        self._all = {}            # {(path, number of the image or ""): line of the file}
+        self._at = {}             # {number of an image: key of its line}
+        self._contents = {}
+        self._steps = []          # (numbers of the images, what the lines were before)
         self._read()
 
     def _read(self):
-        "Take over what the file says, if someone else wrote it"
+        "Read the file again if someone else wrote it"
         try: stat = self.path.stat()
         except OSError: return
-        if (stamp := (stat.st_mtime_ns, stat.st_size, stat.st_ino)) == self._stamp: return
-        self._all = {(o[0], str(o[4] or "")):o for o in edit_table(self.path).itertuples(index=False, name=None)}
+        stamp = _stamp_of(stat)
+        if stamp == self._stamp: return
+        lines = edit_table(self.path).itertuples(index=False, name=None)
+        self._all = {(o[0], str(o[4] or "")):o for o in lines}
         self._find(fresh=True)
         self._stamp = stamp
 
     def _table(self): return pd.DataFrame(list(self._all.values()), columns=SIGNED, dtype=object)
 
     def _find(self, fresh=False):
-        "Find the image that each line of the file is about, and say how many have none any more"
+        "Find the image that each line of the file is about, and count those that have none any more"
         table = self._table()
-        rows,why = find_images(self.catalog, table, self.path.parent, self._contents)
+        rows, why = find_images(self.catalog, table, self.path.parent, self._contents)
         if fresh: refuse_others(self.catalog, table, why, self.path)
-        lines = sorted(zip(self._all, rows), key=lambda o: o[0][1] != "")          # a line with a number has the last word
-        self._at = {i:key for key,part in lines for i in part}
+        # a line with a number has the last word
+        lines = sorted(zip(self._all, rows), key=lambda o: o[0][1] != "")
+        self._at = {i:key for key, part in lines for i in part}
         self.lost = lost_text(table, why, "decision")
         if fresh and self.lost: warnings.warn(f"{self.path.name}: {self.lost}. They stay in the file", stacklevel=4)
 
     def _write(self):
         atomic_write(self.path, guarded_csv(self._table()))
-        stat = self.path.stat()
-        self._stamp = stat.st_mtime_ns, stat.st_size, stat.st_ino
+        self._stamp = _stamp_of(self.path.stat())
 
     def _set(self, changes):
-        "Write some lines (None: without them), and give what they replace"
+        "Write some lines (None: without them), and return what they replace"
         self._read()
-        before,kept = {k:self._all.get(k) for k in changes}, dict(self._all)
-        for k,o in changes.items():
+        before = {k:self._all.get(k) for k in changes}
+        kept = dict(self._all)
+        for k, line in changes.items():
             self._all.pop(k, None)
-            if o is not None: self._all[k] = o
+            if line is not None: self._all[k] = line
         try: self._write()
         except OSError as e:
             self._all = kept
-            raise VisionlabError(f"The decision could not be written: {e.strerror or e}", str(self.path), "Give a path that can be written, as path=") from e
+            raise VisionlabError(f"The decision could not be written: {e.strerror or e}", str(self.path),
+                                 "Give a path that can be written, as path=") from e
         self._find()
         return before
 
@@ -78,7 +89,8 @@ class Decisions:
         "Find the decision about an image"
         self._read()
         line = self._all.get(self._at.get(int(row)))
-        return line and (self.catalog.frame.at[row, "path"], *line[1:4], int(row))
+        if not line: return line
+        return (self.catalog.frame.at[row, "path"], *line[1:4], int(row))
 
     def __contains__(self, row): return self[row] is not None
 
@@ -101,10 +113,14 @@ class Decisions:
         several # (number, action, value, note) of each image
     ):
         "Decide on images one way or the other, as one step"
-        entries = {o[4]:o for o in (self._entry(*o) for o in several)}
+        entries = {}
+        for decision in several:
+            entry = self._entry(*decision)
+            entries[entry[4]] = entry
         if not entries: return
         self._read()
-        table = signed(self.catalog, pd.DataFrame(list(entries.values()), columns=EDIT, dtype=object), self.path.parent)
+        edits = pd.DataFrame(list(entries.values()), columns=EDIT, dtype=object)
+        table = signed(self.catalog, edits, self.path.parent)
         self._contents.update(zip(entries, table["content"]))
         former = {self._at[i]:None for i in entries if i in self._at}
         unnumbered = {(o[0], ""):None for o in entries.values()}         # a line that names no number gives way
@@ -114,26 +130,30 @@ class Decisions:
     def _entry(self, row, action, value, note):
         "Check a decision, and write it as a line of the file"
         one_of(action, ACTIONS, "action")
-        if action == "relabel" and self.catalog.task == "multilabel" and not isinstance(value, str): value = list(value)
-        if problem := value_problem(self.catalog, action, value): raise ConfigError(f"This decision cannot be made: {problem}")
+        several = action == "relabel" and self.catalog.task == "multilabel"
+        if several and not isinstance(value, str): value = list(value)
+        problem = value_problem(self.catalog, action, value)
+        if problem: raise ConfigError(f"This decision cannot be made: {problem}")
         return self.catalog.frame.at[row, "path"], action, _text_of(value), note, int(row)
 
     def forget(self, row):
         "Take back what was decided on an image"
-        if row in self: self._step([int(row)], {self._at[int(row)]:None, (self.catalog.frame.at[row, "path"], ""):None})
+        if row not in self: return
+        unnumbered = self.catalog.frame.at[row, "path"], ""
+        self._step([int(row)], {self._at[int(row)]:None, unnumbered:None})
 
     def _step(self, rows, changes): self._steps.append((list(rows), self._set(changes)))
 
     def undo(self)->list: # numbers of the images
         "Take back the last step made here"
         if not self._steps: return []
-        rows,before = self._steps.pop()
+        rows, before = self._steps.pop()
         self._set(before)
         return rows
 
     @property
     def frame(self)->pd.DataFrame:
-        "Give the decisions on images of this catalog, as `apply_edits` takes them"
+        "Return the decisions on images of this catalog, as `apply_edits` takes them"
         self._read()
         return pd.DataFrame([self[i] for i in self.decided()], columns=EDIT, dtype=object)
 
@@ -142,11 +162,17 @@ class Decisions:
         return self.catalog.apply_edits(self.frame)
 
     def __len__(self): return len(self.decided())
+
     def __repr__(self):
         kinds = self.frame["action"].value_counts()
-        counts = "".join(f"; {k} {n:,}" for k,n in kinds.items()) + (f"; {self.lost}" if self.lost else "")
+        parts = [f"{k} {n:,}" for k, n in kinds.items()]
+        if self.lost: parts.append(self.lost)
+        counts = "".join(f"; {o}" for o in parts)
         return f"Decisions on {len(self):,} of {len(self.catalog):,} images, in {self.path.name}{counts}"
+
+def _stamp_of(stat): return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 def _text_of(value):
     "Write a value as the file holds it: several classes as JSON"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, tuple)) else value
+    if not isinstance(value, (list, tuple)): return value
+    return json.dumps(value, ensure_ascii=False)

@@ -10,7 +10,6 @@ import pandas as pd
 from fastcore.basics import patch
 from traitlets import Unicode, link, observe, validate
 from ..core.errors import one_of
-from ..catalog.labels import label_text
 from ..catalog.issues import ISSUES
 from ..catalog.report import Report
 from ..data.module import ImageDataModule
@@ -29,15 +28,17 @@ class DataDoctor(Review):
         data=None # the data module that was looked at, for `mended`; default: its catalog alone
     ):
         self.report = report
-        self.issues = report.frame[report.frame["row"].notna() & report.frame["row"].isin(report.catalog.frame.index)]
+        rows = report.frame["row"]
+        self.issues = report.frame[rows.notna() & rows.isin(report.catalog.frame.index)]
         self.kinds = list(dict.fromkeys(self.issues["issue"]))
-        proposed = report.edits()
-        self.proposed = {int(o.row):o for o in proposed.itertuples()}
+        self.proposed = {int(o.row):o for o in report.edits().itertuples()}
         super().__init__(kind=self.kinds[0] if self.kinds else "")
         self._start(report.catalog if data is None else data, path)
 
     @validate("kind")
-    def _known_kind(self, proposal): return one_of(proposal["value"], self.kinds, "issue of this report") if self.kinds else ""
+    def _known_kind(self, proposal):
+        if not self.kinds: return ""
+        return one_of(proposal["value"], self.kinds, "issue of this report")
 
     @observe("kind")
     def _other_kind(self, change):
@@ -45,81 +46,125 @@ class DataDoctor(Review):
 
     @property
     def rows(self):
-        if self._rows is None: self._rows = self._filtered(self.issues.loc[self.issues["issue"] == self.kind, "row"].drop_duplicates().astype(int).to_numpy())
+        if self._rows is None:
+            rows = self.issues.loc[self.issues["issue"] == self.kind, "row"]
+            self._rows = self._filtered(rows.drop_duplicates().astype(int).to_numpy())
         return self._rows
 
     def _everything(self): return self.issues["row"].astype(int).to_numpy()
 
     def issue(self, row:int):
         "Find the issue of the present kind that an image has"
-        return next(self.issues[(self.issues["issue"] == self.kind) & (self.issues["row"] == row)].itertuples())
+        of_kind = self.issues[self.issues["issue"] == self.kind]
+        return next(of_kind[of_kind["row"] == row].itertuples())
 
     def other(self, row:int)->int:
         "Number the image that it is a copy of; None where there is none"
-        o = self.issue(row).other
-        return None if pd.isna(o) or int(o) not in self.catalog.frame.index else int(o)
+        other = self.issue(row).other
+        if pd.isna(other) or int(other) not in self.catalog.frame.index: return None
+        return int(other)
 
-    def _pair(self): return (None, None) if self.current is None else (self.current, self.other(self.current))
+    def _pair(self):
+        if self.current is None: return None, None
+        return self.current, self.other(self.current)
 
     def _both(self, first, second):
         "Decide on the image in front and on its copy, as one step"
-        row,other = self._pair()
+        row, other = self._pair()
         if other is None: return
         self.decisions.decide_each([(row, *first), (other, *second)])
         self._decided()
 
-    def exclude(self): self.decide("exclude", note=self.issue(self.current).detail if self.current is not None else None)
-    def exclude_other(self): self._both(("keep", None, None), ("exclude", None, f"copy of {self.catalog.frame.at[self.current, 'path']}" if self.current is not None else None))
+    def exclude(self):
+        note = None if self.current is None else self.issue(self.current).detail
+        self.decide("exclude", note=note)
+
+    def exclude_other(self):
+        note = None if self.current is None else f"copy of {self.catalog.frame.at[self.current, 'path']}"
+        self._both(("keep", None, None), ("exclude", None, note))
 
     def relabel_as_other(self):
-        "Give the image in front the label of its copy"
-        row,other = self._pair()
-        if self._labels_differ(): self.decide("relabel", self.catalog.frame.at[other, "label"], note=f"as {self.catalog.frame.at[other, 'path']}")
+        "Return the image in front the label of its copy"
+        row, other = self._pair()
+        if not self._labels_differ(): return
+        frame = self.catalog.frame
+        self.decide("relabel", frame.at[other, "label"], note=f"as {frame.at[other, 'path']}")
 
     def _labels_differ(self):
-        "Say whether the copy has a label, and another one"
-        row,other = self._pair()
+        "Return whether the copy has a label, and another one"
+        row, other = self._pair()
+        if other is None: return False
         labels = self.catalog.frame["label"]
-        return other is not None and labels[other] is not None and labels[other] != labels[row]
+        return labels[other] is not None and labels[other] != labels[row]
+
+    def _proposals(self, row):
+        "List what the report proposes for an image and for its copy"
+        return [self.proposed[o] for o in (row, self.other(row)) if o in self.proposed]
 
     def as_proposed(self, rows=None):
         "Do what the report proposes for the image in front, or for some"
         rows = [self.current] if rows is None else list(rows)
-        pairs = [(i, [self.proposed[o] for o in (i, self.other(i)) if o in self.proposed]) for i in rows if i is not None]
-        if not (some := [(i, o) for i,o in pairs if o]): self.note = "The report proposes nothing here."; self.redraw(); return
-        steps = {i:(i, "keep", None, None) for i,_ in some} | {int(e.row):(int(e.row), e.action, e.value, e.note) for _,o in some for e in o}
+        found = [(i, self._proposals(i)) for i in rows if i is not None]
+        some = [(i, edits) for i, edits in found if edits]
+        if not some:
+            self.note = "The report proposes nothing here."
+            self.redraw()
+            return
+        steps = {i:(i, "keep", None, None) for i, _ in some}
+        for _, edits in some:
+            for edit in edits: steps[int(edit.row)] = int(edit.row), edit.action, edit.value, edit.note
         self.decisions.decide_each(steps.values())
         self._decided()
 
     def all_as_proposed(self):
         "Do what the report proposes for all listed that are open"
-        self.as_proposed([int(i) for i in self.rows if int(i) not in self.decisions])
+        left = [int(i) for i in self.rows if int(i) not in self.decisions]
+        self.as_proposed(left)
+
+    def _key_names(self):
+        "Name what the keys k, x, o and r do; a dash for nothing"
+        if self.current is None or self.other(self.current) is None: return "keep", "leave out", "–", "–"
+        relabel = "label as right" if self._labels_differ() else "–"
+        return "keep both", "leave out left", "leave out right", relabel
 
     def acts(self):
         base = super().acts()
-        pair = self.current is not None and self.other(self.current) is not None
-        names = ("keep both", "leave out left", "leave out right", "label as right") if pair else ("keep", "leave out", "–", "–")
-        if pair and not self._labels_differ(): names = (*names[:3], "–")
-        own = dict(zip("kxor", zip(names, (self.keep, self.exclude, self.exclude_other, self.relabel_as_other))))
+        acts = self.keep, self.exclude, self.exclude_other, self.relabel_as_other
+        own = dict(zip("kxor", zip(self._key_names(), acts)))
         return own | dict(a=("as proposed", self.as_proposed)) | {k:base[k] for k in "upn"}
 
+    def _caption_of(self, row):
+        split = self.catalog.frame.at[row, "split"]
+        return " · ".join(filter(None, (str(self._own_label(row)), split, self._size(row))))
+
     def _card(self):
-        row,other = self._pair()
+        row, other = self._pair()
         issue = self.issue(row)
-        shown = [o for o in (row, other) if o is not None]
-        captions = [" · ".join(filter(None, (str(label_text(self.catalog.frame.at[i, "label"])), self.catalog.frame.at[i, "split"], self._size(i)))) for i in shown]
-        said = [f"{side}: {decision_text(self.decisions[i])}" for side,i in zip(("left", "right"), shown) if i in self.decisions]
-        advice = [f"proposed: leave out {side}" for side,i in zip(("left", "right") if other is not None else ("it",), shown) if i in self.proposed]
-        lines = [fact_html(f"{self.kind}: {ISSUES[self.kind][1]}", True), fact_html(issue.detail), *(fact_html(str(self.catalog.frame.at[i, "path"])) for i in shown), *(fact_html(o) for o in advice), *(fact_html(f"decided {o}", True) for o in said)]
-        return picture_beside(self._tiles_of(shown, captions, BIG_SIDE - 40*(len(shown) > 1), detail=2, ncols=2), lines)
+        pair = other is not None
+        shown = [row, other] if pair else [row]
+        decided = [(side, i) for side, i in zip(("left", "right"), shown) if i in self.decisions]
+        said = [f"{side}: {decision_text(self.decisions[i])}" for side, i in decided]
+        sides = ("left", "right") if pair else ("it",)
+        advice = [f"proposed: leave out {side}" for side, i in zip(sides, shown) if i in self.proposed]
+        lines = [
+            fact_html(f"{self.kind}: {ISSUES[self.kind][1]}", True),
+            fact_html(issue.detail),
+            *(fact_html(str(self.catalog.frame.at[i, "path"])) for i in shown),
+            *map(fact_html, advice),
+            *(fact_html(f"decided {o}", True) for o in said)]
+        size = BIG_SIDE - 40 if pair else BIG_SIDE
+        captions = [self._caption_of(i) for i in shown]
+        return picture_beside(self._tiles_of(shown, captions, size, detail=2, ncols=2), lines)
 
     def _size(self, i):
-        m = self.report.measures
-        return f"{m.at[i, 'width']} × {m.at[i, 'height']}" if i in m.index and m.at[i, "width"] else ""
+        measures = self.report.measures
+        if i not in measures.index or not measures.at[i, "width"]: return ""
+        return f"{measures.at[i, 'width']} × {measures.at[i, 'height']}"
 
     def _filters(self, W):
         counts = self.issues["issue"].value_counts()
-        self._kinds = self._select(W, "issue", [(f"{o} ({counts[o]:,})", o) for o in self.kinds] or [("none", "")])
+        names = [(f"{o} ({counts[o]:,})", o) for o in self.kinds]
+        self._kinds = self._select(W, "issue", names or [("none", "")])
         link((self, "kind"), (self._kinds, "value"))
         return [self._kinds]
 

@@ -23,58 +23,79 @@ _FEW = 5      # likelier classes offered
 
 def bar_html(name, p):
     "Write a probability as a bar with its number"
-    return (f"<div style='display:flex;gap:6px;align-items:center;font-size:12px;line-height:18px'><span style='width:150px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap'>{escape(name)}</span>"
-            f"<span style='display:inline-block;height:9px;width:{120*float(p):.0f}px;background:#1f6fb2'></span><span>{float(p):.0%}</span></div>")
+    row = "display:flex;gap:6px;align-items:center;font-size:12px;line-height:18px"
+    text = "width:150px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap"
+    bar = f"display:inline-block;height:9px;width:{120*float(p):.0f}px;background:#1f6fb2"
+    return (f"<div style='{row}'><span style='{text}'>{escape(name)}</span>"
+            f"<span style='{bar}'></span><span>{float(p):.0%}</span></div>")
 
 def picture_beside(picture, lines):
     "Lay a picture out with text at its right"
-    return f"<div style='display:flex;flex-wrap:wrap;gap:14px;align-items:flex-start;margin:4px 0'>{picture}<div style='flex:1 1 280px;font-size:13px;line-height:1.5;overflow-wrap:anywhere'>{''.join(lines)}</div></div>"
+    row = "display:flex;flex-wrap:wrap;gap:14px;align-items:flex-start;margin:4px 0"
+    text = "flex:1 1 280px;font-size:13px;line-height:1.5;overflow-wrap:anywhere"
+    return f"<div style='{row}'>{picture}<div style='{text}'>{''.join(lines)}</div></div>"
 
 def fact_html(text, strong=False): return f"<div{' style=font-weight:600' if strong else ''}>{escape(text)}</div>"
 
 def _asked(catalog, table):
     "Check that a table of doubts is about this catalog"
     unknown = table.index.difference(catalog.frame.index)
-    if len(unknown): raise ConfigError(f"The catalog has no image number {unknown[0]}" + (f", and lacks {len(unknown)-1:,} more" if len(unknown) > 1 else ""), str(catalog.source), "Give the catalog that the answers come from")
-    return table
+    if not len(unknown): return table
+    more = f", and lacks {len(unknown)-1:,} more" if len(unknown) > 1 else ""
+    raise ConfigError(f"The catalog has no image number {unknown[0]}{more}", str(catalog.source),
+                      "Give the catalog that the answers come from")
 
 def _signed(name, before, after):
     "Write a change of one class among several: what is added, or taken away"
-    more,less = [o for o in after if o not in before], [o for o in before if o not in after]
-    return f"+ {more[0]}" if len(more) == 1 and not less else f"− {less[0]}" if len(less) == 1 and not more else name
+    more = [o for o in after if o not in before]
+    less = [o for o in before if o not in after]
+    if len(more) == 1 and not less: return f"+ {more[0]}"
+    if len(less) == 1 and not more: return f"− {less[0]}"
+    return name
+
+_BY = ("order of an interpretation's images: \"loss\", \"confident\" learning, \"margin\" of log probabilities, "
+       "or of several opinions their \"disagreement\" with the label")
 
 class LabelCleaner(Review):
     "Go through labels that are likely wrong, and keep, change or leave them out"
-    by = Unicode("loss", help="order of an interpretation's images: \"loss\", \"confident\" learning, \"margin\" of log probabilities, or of several opinions their \"disagreement\" with the label")
+    by = Unicode("loss", help=_BY)
     label = Unicode("", help="only images with this label; empty: all")
     split = Unicode("", help="only images of this split; empty: all")
     suspects = Unicode("all", help="all images, or only those whose label is rather wrong than right")
 
     def __init__(self,
         data,                # a data module or a `Catalog`
-        found,               # an `Interpretation`, several of them (opinions), or a table with `suggested`, `p_label` and `p_suggested`, indexed by the catalog's numbers, the most suspicious first
-        by:str=None,         # order of an interpretation: "loss", the default, "confident" or "margin"; of several opinions also "disagreement", which is then the default
+        found,               # an `Interpretation`, several (opinions), or a table with the most suspicious image first
+        by:str=None,         # one of `ORDERS`; default: "disagreement" of several opinions, else "loss"
         path=None            # CSV file of the decisions; default: named after the source, in the current folder
     ):
         catalog = getattr(data, "catalog", data)
-        found = combine(*found) if isinstance(found, (list, tuple)) else found
+        if isinstance(found, (list, tuple)): found = combine(*found)
         known = isinstance(found, Interpretation)
-        self.found,self.several = found if known else None, catalog.task == "multilabel"
-        self._place = {int(o):k for k,o in enumerate(found.ids)} if known else {}
+        self.found = found if known else None
+        self.several = catalog.task == "multilabel"
+        self._place = {int(o):k for k, o in enumerate(found.ids)} if known else {}
         self.catalog = catalog
-        super().__init__(by=by or ("disagreement" if known and found.members is not None else "loss"))
+        opinions = known and found.members is not None
+        super().__init__(by=by or ("disagreement" if opinions else "loss"))
         self._take(_asked(catalog, found.label_errors(self.by) if known else found))
         self._start(data, path)
 
-    def _take(self, table): self.table,self._parts = table, self.catalog.frame.loc[table.index, ["label", "split"]]
+    def _take(self, table):
+        self.table = table
+        self._parts = self.catalog.frame.loc[table.index, ["label", "split"]]
 
     @property
     def orders(self)->list:
         "List the orders there are to choose from"
-        return [] if self.found is None else [o for o in ORDERS if o != "disagreement" or self.found.members is not None]
+        if self.found is None: return []
+        opinions = self.found.members is not None
+        return [o for o in ORDERS if opinions or o != "disagreement"]
 
     @validate("by")
-    def _orderly(self, proposal): return one_of(proposal["value"], self.orders if self._ready and self.found is not None else ORDERS, "order")
+    def _orderly(self, proposal):
+        known = self._ready and self.found is not None
+        return one_of(proposal["value"], self.orders if known else ORDERS, "order")
 
     @observe("by")
     def _reordered(self, change):
@@ -84,9 +105,9 @@ class LabelCleaner(Review):
 
     @validate("label", "split")
     def _one_of_them(self, proposal):
-        if not proposal["value"]: return ""
-        options = self.catalog.classes if proposal["trait"].name == "label" else self.catalog.splits
-        return one_of(proposal["value"], options, proposal["trait"].name)
+        name, value = proposal["trait"].name, proposal["value"]
+        if not value: return ""
+        return one_of(value, self.catalog.classes if name == "label" else self.catalog.splits, name)
 
     @observe("label", "split", "suspects")
     def _filter(self, change):
@@ -94,13 +115,18 @@ class LabelCleaner(Review):
 
     @property
     def rows(self):
-        if self._rows is None:
-            keep = np.ones(len(self.table), bool)
-            if self.label: keep &= self._parts["label"].map(lambda o: self.label in o if isinstance(o, tuple) else o == self.label).to_numpy(bool)
-            if self.split: keep &= (self._parts["split"] == self.split).to_numpy()
-            if self.suspects == "suspects" and "suspect" in self.table: keep &= self.table["suspect"].to_numpy(bool)
-            self._rows = self._filtered(self.table.index.to_numpy()[keep])
+        if self._rows is None: self._rows = self._filtered(self.table.index.to_numpy()[self._kept_by_filters()])
         return self._rows
+
+    def _is_labelled(self, value): return self.label in value if isinstance(value, tuple) else value == self.label
+
+    def _kept_by_filters(self):
+        "Mark the images of the chosen label and split, and the suspects where only those are asked for"
+        keep = np.ones(len(self.table), bool)
+        if self.label: keep &= self._parts["label"].map(self._is_labelled).to_numpy(bool)
+        if self.split: keep &= (self._parts["split"] == self.split).to_numpy()
+        if self.suspects == "suspects" and "suspect" in self.table: keep &= self.table["suspect"].to_numpy(bool)
+        return keep
 
     def _everything(self): return self.table.index.to_numpy()
 
@@ -110,29 +136,37 @@ class LabelCleaner(Review):
         if row not in self._place: return [(o["suggested"], float(o["p_suggested"]))]
         p = self.found.probs[self._place[row]].numpy()
         if self.several: return self._flips(row, o, p)
-        best = [o["suggested"], *(self.found.classes[i] for i in np.argsort(-p, kind="stable"))]
+        classes = self.found.classes
+        best = [o["suggested"], *(classes[i] for i in np.argsort(-p, kind="stable"))]
         label = self.catalog.frame.at[row, "label"]
-        return [(c, float(p[self.found.classes.index(c)])) for c in dict.fromkeys(best) if c != label][:_FEW]
+        return [(c, float(p[classes.index(c)])) for c in dict.fromkeys(best) if c != label][:_FEW]
 
     def _flips(self, row, o, p):
-        "List what is suggested for an image of several classes, and the label with one doubtful class on the other side, the most doubtful first"
+        "List what is suggested for an image of several classes, then its label with one doubtful class turned over"
         label = self.catalog.frame.at[row, "label"] or ()
-        wrong = np.abs(p - np.isin(self.found.classes, label))
-        each = {tuple(c for c in self.found.classes if (c in label) != (c == name)):float(wrong[k]) for k in np.argsort(-wrong, kind="stable")[:_FEW] for name in [self.found.classes[k]]}
-        return list(({o["suggested"]:float(o["p_suggested"])} | {k:v for k,v in each.items() if k != o["suggested"]}).items())[:_FEW]
+        classes = self.found.classes
+        wrong = np.abs(p - np.isin(classes, label))
+        suggested = o["suggested"]
+        found = {suggested:float(o["p_suggested"])}
+        for k in np.argsort(-wrong, kind="stable")[:_FEW]:      # the most doubtful first
+            turned = tuple(c for c in classes if (c in label) != (c == classes[k]))
+            if turned != suggested: found[turned] = float(wrong[k])
+        return list(found.items())[:_FEW]
 
     def _offer(self, row, label):
         "Name a suggestion: a class, or of several what changes"
-        return _signed(str(label_text(label)), self.catalog.frame.at[row, "label"] or (), label) if self.several else str(label_text(label))
+        name = str(label_text(label))
+        if not self.several: return name
+        return _signed(name, self.catalog.frame.at[row, "label"] or (), label)
 
     def acts(self):
         own = dict(k=("keep", self.keep), x=("leave out", self.exclude))
         row = self.current
         offered = self.suggestions(row) if row is not None else []
         for n in range(_FEW):
-            name = self._offer(row, offered[n][0]) if n < len(offered) else "–"
-            own[str(n+1)] = name, lambda n=n: self.choose(n)
-        return own | {k:v for k,v in super().acts().items() if k in "upn"}
+            known = n < len(offered)
+            own[str(n+1)] = self._offer(row, offered[n][0]) if known else "–", lambda n=n: self.choose(n)
+        return own | {k:v for k, v in super().acts().items() if k in "upn"}
 
     def choose(self, n:int):
         "Take the `n`-th likelier class, counted from 0"
@@ -143,40 +177,57 @@ class LabelCleaner(Review):
     def relabel(self,
         label # a class; where images have several, a list of them
     ):
-        "Give the image in front another label"
-        before = label_text(self.catalog.frame.at[self.current, "label"])
+        "Return the image in front another label"
+        before = self._own_label(self.current)
         self.decide("relabel", label, note=f"was {before}")
 
     def _card(self):
         row = self.current
-        place,o = self.catalog.frame.loc[row], self.table.loc[row]
-        lines = [fact_html(f"{label_text(place['label'])}?", True), fact_html(f"the model gives this {o['p_label']:.0%}" + ("; rather wrong than right" if o.get("suspect", False) else "") + self._votes(o)),
-                 *(bar_html(f"{n} {self._offer(row, c)}", p) for n,(c,p) in enumerate(self.suggestions(row), 1)), fact_html(f"{place['path']} · {place['split']} · number {row}")]
-        if said := decision_text(self.decisions[row]): lines.append(fact_html(f"decided: {said}", True))
+        about, doubt = self.catalog.frame.loc[row], self.table.loc[row]
+        suspect = "; rather wrong than right" if doubt.get("suspect", False) else ""
+        offered = [(self._offer(row, c), p) for c, p in self.suggestions(row)]
+        lines = [
+            fact_html(f"{label_text(about['label'])}?", True),
+            fact_html(f"the model gives this {doubt['p_label']:.0%}{suspect}{self._votes(doubt)}"),
+            *(bar_html(f"{n} {name}", p) for n, (name, p) in enumerate(offered, 1)),
+            fact_html(f"{about['path']} · {about['split']} · number {row}")]
+        said = decision_text(self.decisions[row])
+        if said: lines.append(fact_html(f"decided: {said}", True))
         return picture_beside(self._tiles_of([row], [""], BIG_SIDE, detail=2), lines)
 
     def _votes(self, o):
-        "Say how many opinions contradict a label"
-        m = 0 if self.found is None or self.found.members is None else len(self.found.members)
-        return f"; {round(o['against']*m)} of {m} opinions are against it" if m else ""
+        "Write how many opinions contradict a label"
+        members = None if self.found is None else self.found.members
+        n = 0 if members is None else len(members)
+        return f"; {round(o['against']*n)} of {n} opinions are against it" if n else ""
+
+    def _select_any(self, W, name, options):
+        "Make the choice of one of some, or of all"
+        return self._select(W, name, [("all", ""), *((o, o) for o in options)])
 
     def _filters(self, W):
-        label,split,who = self._select(W, "label", [("all", ""), *((o, o) for o in self.catalog.classes)]), self._select(W, "split", [("all", ""), *((o, o) for o in self.catalog.splits)]), self._select(W, "images", ["all", "suspects"])
-        for name,w in (("label", label), ("split", split), ("suspects", who)): link((self, name), (w, "value"))
+        label = self._select_any(W, "label", self.catalog.classes)
+        split = self._select_any(W, "split", self.catalog.splits)
+        who = self._select(W, "images", ["all", "suspects"])
+        link((self, "label"), (label, "value"))
+        link((self, "split"), (split, "value"))
+        link((self, "suspects"), (who, "value"))
         if not self.orders: return [label, split, who]
         order = self._select(W, "order", self.orders)
         link((self, "by"), (order, "value"))
         return [label, split, who, order]
 
     def _more(self, W):
-        if self.several:
-            self._other = W.SelectMultiple(options=self.catalog.classes, description="classes", rows=4, style=dict(description_width="55px"))
-            return [self._other, text_button(W, "these are the classes", lambda: self._try(lambda: self.relabel(list(self._other.value))))]
-        return [self._another(W, self.relabel)]
+        if not self.several: return [self._another(W, self.relabel)]
+        self._other = W.SelectMultiple(options=self.catalog.classes, description="classes", rows=4,
+                                       style=dict(description_width="55px"))
+        def take(): self.relabel(list(self._other.value))
+        return [self._other, text_button(W, "these are the classes", lambda: self._try(take))]
 
     def _sync(self):
         super()._sync()
-        if self.several and self.current is not None: self._other.value = tuple(self.catalog.frame.at[self.current, "label"] or ())
+        if not self.several or self.current is None: return
+        self._other.value = tuple(self.catalog.frame.at[self.current, "label"] or ())
 
     def _headline(self):
         wrong = f", {int(self.table['suspect'].sum()):,} look wrong" if "suspect" in self.table else ""
@@ -186,14 +237,16 @@ class LabelCleaner(Review):
 
 @patch
 def clean_labels(self:Learner,
-    dl=None,        # "train", "val" or "test": what the model itself says of that split; default: all labelled images, out of fold
-    by:str="loss",  # order: "loss", "confident" learning, "margin" of log probabilities, or the "disagreement" of several with the label
+    dl=None,        # "train", "val" or "test": the model itself on that split; default: all images, out of fold
+    by:str="loss",  # order: "loss", "confident" learning, "margin" of log probabilities, or "disagreement" of several
     path=None,      # CSV file of the decisions; default: named after the source, in the current folder
     others=()       # more learners to ask; for "disagreement" default: the neighbours in this one's feature space
 )->LabelCleaner:
     "Go through labels that are likely wrong"
     self.alone()
-    if self.data is None: raise ConfigError("Cleaning labels needs a data module, which knows the files", "", "LabelCleaner(catalog, interpretation) takes both")
+    if self.data is None:
+        raise ConfigError("Cleaning labels needs a data module, which knows the files", "",
+                          "LabelCleaner(catalog, interpretation) takes both")
     one_of(by, ORDERS, "order")
     if by == "disagreement" and not others: return LabelCleaner(self.data, self.second_opinion(dl), by, path)
     found = [o.fold_opinion() if dl is None else o.interpret(dl) for o in (self, *others)]

@@ -21,9 +21,11 @@ from .view import text_button, can_be_live, View
 from .confusion import close_unused
 
 # %% ../../nbs/widgets/19_live_chart.ipynb #8c27080d
-_W,_H = 300, 176                             # of a panel, in pixels
-_LEFT,_RIGHT,_TOP,_BOTTOM = 44, 14, 40, 22   # around the curves
-_TRAIN,_VALID = "#1f6fb2", "#e08214"         # distinguishable without red and green sight, on white and on black
+_W, _H = 300, 176             # of a panel, in pixels
+_LEFT, _RIGHT = 44, 14        # beside the curves
+_TOP, _BOTTOM = 40, 22        # above and below them
+_TRAIN = "#1f6fb2"            # both told apart without red and green sight, on white and on black
+_VALID = "#e08214"
 
 @dataclass
 class Curve:
@@ -34,26 +36,35 @@ class Curve:
     colour:str=_TRAIN
     dots:bool=False # mark each value
 
-    def finite(self)->list: return [(a, b) for a,b in zip(self.x, self.y) if math.isfinite(b)]
+    def finite(self)->list: return [(a, b) for a, b in zip(self.x, self.y) if math.isfinite(b)]
 
 def ticks(low:float, high:float, most:int=4)->list:
     "Choose round numbers between two ends"
     if not high > low: return [low]
-    step = 10.**math.floor(math.log10((high-low)/most))
-    step *= next(k for k in (1, 2, 5, 10) if (high-low)/(step*k) <= most)
-    return [k*step for k in range(math.ceil(low/step - 1e-9), math.floor(high/step + 1e-9)+1)]
+    width = high - low
+    step = 10.**math.floor(math.log10(width/most))
+    step *= next(k for k in (1, 2, 5, 10) if width/(step*k) <= most)
+    first = math.ceil(low/step - 1e-9)
+    last = math.floor(high/step + 1e-9)
+    return [k*step for k in range(first, last+1)]
 
 def span(curves)->tuple: # (low, high)
     "Find the values to show; a first loss that is far too high should not flatten the rest"
-    values = sorted(v for c in curves for _,v in c.finite())
+    values = sorted(v for c in curves for _, v in c.finite())
     if not values: return 0., 1.
     top = values[int(.98*(len(values)-1))] if len(values) >= 60 else values[-1]
-    low,high = values[0], max([top, *(v for c in curves if c.dots for _,v in c.finite())])
+    low = values[0]
+    high = max([top, *(v for c in curves if c.dots for _, v in c.finite())])
     pad = .06*(high-low) or .05*abs(high) or .5
     return low-pad, high+pad
 
-def _text(x, y, s, anchor="middle", more=""): return f"<text x='{x:.0f}' y='{y:.0f}' text-anchor='{anchor}' font-size='11' fill='currentColor'{more}>{escape(s)}</text>"
-def _rule(x1, x2, y1, y2, more=""): return f"<line x1='{x1:.0f}' x2='{x2:.0f}' y1='{y1:.0f}' y2='{y2:.0f}' stroke='currentColor' {more}/>"
+def _text(x, y, s, anchor="middle", more=""):
+    look = f"text-anchor='{anchor}' font-size='11' fill='currentColor'{more}"
+    return f"<text x='{x:.0f}' y='{y:.0f}' {look}>{escape(s)}</text>"
+
+def _rule(x1, x2, y1, y2, more=""):
+    ends = f"x1='{x1:.0f}' x2='{x2:.0f}' y1='{y1:.0f}' y2='{y2:.0f}'"
+    return f"<line {ends} stroke='currentColor' {more}/>"
 
 @dataclass
 class Panel:
@@ -66,93 +77,140 @@ class Panel:
 
     def _scales(self):
         "Make the functions from epochs and values to pixels"
-        low,high = span(self.curves)
-        x = lambda v: _LEFT + (_W-_LEFT-_RIGHT)*(v-self.first)/max(self.last-self.first, 1e-9)
-        y = lambda v: _TOP + (_H-_TOP-_BOTTOM)*(high - min(max(v, low), high))/(high-low)
+        low, high = span(self.curves)
+        width = max(self.last-self.first, 1e-9)
+        def x(epoch): return _LEFT + (_W-_LEFT-_RIGHT)*(epoch-self.first)/width
+        def y(value): return _TOP + (_H-_TOP-_BOTTOM)*(high - min(max(value, low), high))/(high-low)
         return x, y, low, high
 
     def _frame(self, x, y, low, high):
         "Draw the axes; the end of a row of the table is marked with the row's number"
-        lines = "".join(_rule(_LEFT, _W-_RIGHT, y(v), y(v), "opacity='.15'") + _text(_LEFT-5, y(v)+4, f"{v:.4g}", "end") for v in ticks(low, high))
-        ends = (k for k in ticks(self.first, self.last, 6) if k == int(k) and k > self.first)
-        return lines + _rule(_LEFT, _W-_RIGHT, _H-_BOTTOM, _H-_BOTTOM, "opacity='.5'") + "".join(_text(x(k), _H-_BOTTOM+14, int(k)) for k in ends)
+        right, floor = _W-_RIGHT, _H-_BOTTOM
+        drawn = []
+        for value in ticks(low, high):
+            drawn.append(_rule(_LEFT, right, y(value), y(value), "opacity='.15'"))
+            drawn.append(_text(_LEFT-5, y(value)+4, f"{value:.4g}", "end"))
+        drawn.append(_rule(_LEFT, right, floor, floor, "opacity='.5'"))
+        for epoch in ticks(self.first, self.last, 6):
+            if epoch == int(epoch) and epoch > self.first: drawn.append(_text(x(epoch), floor+14, int(epoch)))
+        return "".join(drawn)
 
     def _curve(self, c, x, y):
-        at = [(f"{x(a):.1f}", f"{y(b):.1f}") for a,b in c.finite()]
+        at = [(f"{x(a):.1f}", f"{y(b):.1f}") for a, b in c.finite()]
         if not at: return ""
-        line = f"<path d='M{' L'.join(map(' '.join, at))}' fill='none' stroke='{c.colour}' stroke-width='{2 if c.dots else 1.2}'/>"
-        return line + ("".join(f"<circle cx='{a}' cy='{b}' r='2.5' fill='{c.colour}'/>" for a,b in at) if c.dots and len(at) <= 60 or len(at) == 1 else "")
+        points = " L".join(map(" ".join, at))
+        width = 2 if c.dots else 1.2
+        line = f"<path d='M{points}' fill='none' stroke='{c.colour}' stroke-width='{width}'/>"
+        marked = len(at) == 1 or (c.dots and len(at) <= 60)
+        if not marked: return line
+        return line + "".join(f"<circle cx='{a}' cy='{b}' r='2.5' fill='{c.colour}'/>" for a, b in at)
 
     def _legend(self):
         "Name the curves beside a piece of each"
-        left,out = _LEFT, ""
+        left = _LEFT
+        out = ""
         for c in self.curves:
-            out += f"<path d='M{left} 28 h14' stroke='{c.colour}' stroke-width='{3 if c.dots else 1.5}'/>" + _text(left+18, 32, c.name, "start")
+            width = 3 if c.dots else 1.5
+            out += f"<path d='M{left} 28 h14' stroke='{c.colour}' stroke-width='{width}'/>"
+            out += _text(left+18, 32, c.name, "start")
             left += 28 + 6*len(c.name)
         return out
 
     def _best(self, x, y):
-        return f"<circle cx='{x(self.best[0]+1):.1f}' cy='{y(self.best[1]):.1f}' r='6' fill='none' stroke='currentColor' stroke-width='1.5'/>" if self.best else ""
+        if not self.best: return ""
+        row, value = self.best
+        at = f"cx='{x(row+1):.1f}' cy='{y(value):.1f}' r='6'"
+        return f"<circle {at} fill='none' stroke='currentColor' stroke-width='1.5'/>"
 
     @property
-    def headline(self): return f"{self.title}: best {self.best[1]:.4g}, epoch {self.best[0]+1}" if self.best else self.title
+    def headline(self):
+        if not self.best: return self.title
+        row, value = self.best
+        return f"{self.title}: best {value:.4g}, epoch {row+1}"
 
     @property
     def alt(self):
-        "Say in words what the panel shows"
-        return "; ".join([self.headline, *(f"{c.name} {c.finite()[-1][1]:.4g} at last" for c in self.curves if c.finite())])
+        "Write in words what the panel shows"
+        found = [(c.name, c.finite()) for c in self.curves]
+        return "; ".join([self.headline, *(f"{name} {points[-1][1]:.4g} at last" for name, points in found if points)])
 
     def svg(self)->str:
         "Draw; lines and letters take the page's own text colour"
-        x,y,low,high = scales = self._scales()
-        return (f"<svg role='img' aria-label='{escape(self.alt)}' viewBox='0 0 {_W} {_H}' width='{_W}' style='max-width:100%;height:auto;margin:4px 8px 0 0;color:var(--jp-ui-font-color1,inherit)'>"
-                + _text(_LEFT, 14, self.headline, "start", " font-weight='600'") + self._legend() + self._frame(*scales) + "".join(self._curve(c, x, y) for c in self.curves) + self._best(x, y) + "</svg>")
+        x, y, low, high = self._scales()
+        style = "max-width:100%;height:auto;margin:4px 8px 0 0;color:var(--jp-ui-font-color1,inherit)"
+        parts = (
+            f"<svg role='img' aria-label='{escape(self.alt)}' viewBox='0 0 {_W} {_H}' width='{_W}' style='{style}'>",
+            _text(_LEFT, 14, self.headline, "start", " font-weight='600'"),
+            self._legend(),
+            self._frame(x, y, low, high),
+            *(self._curve(c, x, y) for c in self.curves),
+            self._best(x, y),
+            "</svg>")
+        return "".join(parts)
 
     def draw(self, ax):
         "Draw with matplotlib"
-        low,high = span(self.curves)
-        for c in self.curves: ax.plot([a for a,_ in c.finite()], [b for _,b in c.finite()], "o-" if c.dots else "-", color=c.colour, lw=2 if c.dots else 1, ms=3, label=c.name)
+        low, high = span(self.curves)
+        for c in self.curves:
+            epochs = [a for a, _ in c.finite()]
+            values = [b for _, b in c.finite()]
+            style, width = ("o-", 2) if c.dots else ("-", 1)
+            ax.plot(epochs, values, style, color=c.colour, lw=width, ms=3, label=c.name)
         if self.best: ax.plot(self.best[0]+1, self.best[1], "o", ms=10, mfc="none", mec="black")
-        ax.set_title(self.headline, fontsize=9); ax.set(xlim=(self.first, self.last), ylim=(low, high), xlabel="epochs")
+        ax.set_title(self.headline, fontsize=9)
+        ax.set(xlim=(self.first, self.last), ylim=(low, high), xlabel="epochs")
         if self.curves: ax.legend(fontsize=8)
 
 # %% ../../nbs/widgets/19_live_chart.ipynb #40f081e1
 _POINTS = 240     # of the training loss; when there are twice as many, neighbours are joined
 _WINDOW = 15.     # seconds over which speeds are measured
 
+def _mean(values): return sum(values)/len(values)
+
 class LossLine:
     "Collect the training loss, a mean for each moment, without waiting for the device"
-    def __init__(self): self.points,self.read,self._sent = [], 0, None
+    def __init__(self):
+        self.points = []       # (epochs, loss)
+        self.read = 0          # losses looked at
+        self._sent = None      # (epochs, mean, event): on its way from the device
 
     def begin(self, recorder):
-        "Take what was recorded before, by epochs that count as equally long"
-        done,epochs = [float(o) for o in recorder.losses], len(recorder.rows)
-        k = max(1, -(-len(done)//_POINTS))
-        parts = [done[i:i+k] for i in range(0, len(done), k)] if epochs else []
-        self.points = [(min(len(done), (i+1)*k)*epochs/len(done), sum(p)/len(p)) for i,p in enumerate(parts)]
-        self.read,self._sent = len(done), None
+        "Read what was recorded before, by epochs that count as equally long"
+        done = [float(o) for o in recorder.losses]
+        n = len(done)
+        epochs = len(recorder.rows)
+        k = max(1, -(-n//_POINTS))
+        parts = [done[i:i+k] for i in range(0, n, k)] if epochs else []
+        self.points = [(min(n, (i+1)*k)*epochs/n, _mean(part)) for i, part in enumerate(parts)]
+        self.read = n
+        self._sent = None
 
     def look(self, losses, at, device):
         "Note what has come, and send for the mean of the losses since the last look"
         self._arrive()
         if self._sent is not None or len(losses) <= self.read: return
-        new,self.read = losses[self.read:], len(losses)
-        if not isinstance(new[-1], torch.Tensor): return self._add(at, sum(map(float, new))/len(new))
-        mean = torch.stack([o if isinstance(o, torch.Tensor) else torch.tensor(o, device=device) for o in new]).float().mean()
+        new = losses[self.read:]
+        self.read = len(losses)
+        if not isinstance(new[-1], torch.Tensor): return self._add(at, _mean(list(map(float, new))))
+        values = [o if isinstance(o, torch.Tensor) else torch.tensor(o, device=device) for o in new]
+        mean = torch.stack(values).float().mean()
         if device.type != "cuda": return self._add(at, mean.item())
-        come,there = torch.cuda.Event(), torch.empty((), pin_memory=True).copy_(mean, non_blocking=True)
+        come = torch.cuda.Event()
+        there = torch.empty((), pin_memory=True).copy_(mean, non_blocking=True)
         come.record()
         self._sent = at, there, come
 
     def finish(self, losses, at):
         "Read the rest when an epoch is over and its losses are on the CPU"
         self._arrive(wait=True)
-        if rest := [float(o) for o in losses[self.read:]]: self._add(at, sum(rest)/len(rest))
+        rest = [float(o) for o in losses[self.read:]]
+        if rest: self._add(at, _mean(rest))
         self.read = len(losses)
 
     def _arrive(self, wait=False):
-        if self._sent is None or not (wait or self._sent[2].query()): return
-        at,there,come = self._sent
+        if self._sent is None: return
+        at, there, come = self._sent
+        if not wait and not come.query(): return
         come.synchronize()
         self._sent = None
         self._add(at, there.item())
@@ -160,21 +218,26 @@ class LossLine:
     def _add(self, at, value):
         self.points.append((at, value))
         if len(self.points) < 2*_POINTS: return
-        self.points = [(q[0], (p[1]+q[1])/2) for p,q in zip(self.points[::2], self.points[1::2])]
+        pairs = zip(self.points[::2], self.points[1::2])
+        self.points = [(second[0], (first[1]+second[1])/2) for first, second in pairs]
 
 class Pace:
     "Measure speeds over the last seconds"
     def __init__(self): self.marks = [(0., 0, 0.)]
+
     def note(self, spent, images, waited):
         "Remember the seconds spent on steps so far, of them those of waiting, and the images seen"
         self.marks.append((spent, images, waited))
         while len(self.marks) > 2 and self.marks[1][0] < spent - _WINDOW: self.marks.pop(0)
 
     def _per_second(self, k):
-        (a,*before),(b,*now) = self.marks[0], self.marks[-1]
-        return (now[k]-before[k])/(b-a) if b > a else None
+        first, last = self.marks[0], self.marks[-1]
+        seconds = last[0] - first[0]
+        return (last[k+1]-first[k+1])/seconds if last[0] > first[0] else None
+
     @property
     def images(self)->float: return self._per_second(0)
+
     @property
     def waiting(self)->float: return self._per_second(1)
 
@@ -187,39 +250,62 @@ def memory_in_use(device)->int:
     except (ImportError, OSError, ValueError, IndexError): return None
 
 # %% ../../nbs/widgets/19_live_chart.ipynb #9464746d
-_PANELS = 4                # beside the loss: metrics
-_ROWS,_KEPT = 6, 30        # of the table: live, and in a saved page
+_PANELS = 4         # beside the loss: metrics
+_ROWS = 6           # of the table, live
+_KEPT = 30          # of the table in a saved page
 
 def _size(n): return f"{n/2**30:.1f} GB" if n >= 2**30 else f"{n/2**20:.0f} MB"
 
 class LiveChart(View):
     "Show curves, speed and the time left while a learner trains"
     _lasts = True
+
     def __init__(self,
         every:float=.4 # seconds between two drawings
     ):
         super().__init__()
-        self.every,self.state,self.message,self.run,self.start = every, "waiting", "", None, None       # start: (rows, time)
-        self.rows,self.columns,self.directions,self.begun,self.at,self.total,self.facts = [], [], {}, 0, 0., 1, {}       # begun, at, total: in epochs
-        self.line,self.pace,self.timer = LossLine(), Pace(), StepTimer()
-        self._watch,self._renewed = _Watch(self), 0.
+        self.every = every
+        self.state = "waiting"
+        self.message = ""
+        self.run = None
+        self.start = None         # (rows, time)
+        self.rows = []
+        self.columns = []
+        self.directions = {}
+        self.begun = 0            # in epochs, as the next two
+        self.at = 0.
+        self.total = 1
+        self.facts = {}
+        self.line = LossLine()
+        self.pace = Pace()
+        self.timer = StepTimer()
+        self._watch = _Watch(self)
+        self._renewed = 0.
 
     def callbacks(self): return [*self.timer.callbacks(), self._watch]
 
     # what a person sees
     def best(self, name)->tuple: # (row, value), or nothing
         "Find the best epoch of a column"
-        better = (lambda o: o[1]) if self.directions.get(name, False) else (lambda o: -o[1])
-        return max(((i, r[name]) for i,r in enumerate(list(self.rows)) if r.get(name) is not None and math.isfinite(r[name])), key=better, default=())
+        sign = 1 if self.directions.get(name, False) else -1
+        found = [(i, value) for i, value in self._known_values(name) if math.isfinite(value)]
+        return max(found, key=lambda o: sign*o[1], default=())
+
+    def _known_values(self, name):
+        "List the rows that have a value of a column, and it"
+        return [(i, row[name]) for i, row in enumerate(list(self.rows)) if row.get(name) is not None]
 
     def _by_epoch(self, name, colour, title):
-        found = [(i+1, r[name]) for i,r in enumerate(list(self.rows)) if r.get(name) is not None]
-        return [Curve(title, [a for a,_ in found], [b for _,b in found], colour, dots=True)] if found else []
+        found = self._known_values(name)
+        if not found: return []
+        return [Curve(title, [i+1 for i, _ in found], [value for _, value in found], colour, dots=True)]
 
     def panels(self)->list:
         "List the panels: the loss, and the metrics"
-        points,place = list(self.line.points), dict(first=0., last=self._end())
-        loss = [Curve("training", [a for a,_ in points], [b for _,b in points]), *self._by_epoch("valid_loss", _VALID, "validation")]
+        points = list(self.line.points)
+        place = dict(first=0., last=self._end())
+        training = Curve("training", [a for a, _ in points], [b for _, b in points])
+        loss = [training, *self._by_epoch("valid_loss", _VALID, "validation")]
         found = [Panel("loss", loss, **place, best=self.best("valid_loss"))]
         for name in [o for o in self.directions if o != "valid_loss"][:_PANELS]:
             curves = [*self._by_epoch(f"train_{name}", _TRAIN, "training"), *self._by_epoch(name, _VALID, "validation")]
@@ -233,11 +319,12 @@ class LiveChart(View):
 
     @property
     def headline(self)->str:
-        "Say in a line how things stand"
+        "Write in a line how things stand"
         if self.state != "training": return " · ".join(o for o in (self._ending(), *self._bests()) if o)
         f = self.facts
         step = f"{f['step']:,} of {f['steps']:,}" if f.get("steps") else f"{f.get('step', 0):,}"
-        said = [f"epoch {f.get('epoch', 0)+1} of {f.get('epochs', 1)}", "validating" if f.get("validating") else f"step {step}"]
+        said = [f"epoch {f.get('epoch', 0)+1} of {f.get('epochs', 1)}"]
+        said.append("validating" if f.get("validating") else f"step {step}")
         if self.pace.images and len(self.pace.marks) > 2: said.append(f"{self.pace.images:,.0f} images/s")
         if self.pace.waiting is not None: said.append(f"{self.pace.waiting:.0%} waiting for data")
         if f.get("left") is not None: said.append(f"{clock(f['left'])} left")
@@ -247,36 +334,51 @@ class LiveChart(View):
     def _ending(self):
         n = self.facts.get("done", 0)
         done = f"{n} epoch{'s' if n != 1 else ''} in {clock(self.facts.get('seconds', 0))}"
-        return dict(waiting="no fit yet" if self.run is None else "starting", done=done, stopped=f"stopped after {done}, as it was after the last whole step", failed=f"failed after {done}")[self.state]
+        if self.state == "waiting": return "no fit yet" if self.run is None else "starting"
+        stopped = f"stopped after {done}, as it was after the last whole step"
+        return dict(done=done, stopped=stopped, failed=f"failed after {done}")[self.state]
 
     def _bests(self):
-        names = [o for o in ("valid_loss", *self.directions) if self.best(o)]
-        return [f"best {o} {self.best(o)[1]:.4g} in epoch {self.best(o)[0]+1}" for o in dict.fromkeys(names)]
+        found = {name:self.best(name) for name in ("valid_loss", *self.directions)}
+        return [f"best {name} {best[1]:.4g} in epoch {best[0]+1}" for name, best in found.items() if best]
 
     def _table(self, most):
-        rows,columns = list(self.rows), [o for o in self.columns if any(o in r for r in self.rows)]
+        rows = list(self.rows)
         if not rows: return ""
-        table = ProgressTable(columns, "off")
-        for r in rows[-most:]: table.row(r)
-        return (f"<div style='font-size:12px'>… {len(rows)-most:,} epochs before</div>" if len(rows) > most else "") + table.html()
+        table = ProgressTable([o for o in self.columns if any(o in row for row in self.rows)], "off")
+        for row in rows[-most:]: table.row(row)
+        hidden = len(rows) - most
+        before = f"<div style='font-size:12px'>… {hidden:,} epochs before</div>" if hidden > 0 else ""
+        return before + table.html()
+
+    def _progress_html(self):
+        if self.state != "training": return ""
+        share = (self.at-self.begun)/max(self.total-self.begun, 1)
+        return f"<progress value='{share:.3f}' max='1' aria-label='of the training' style='width:220px'></progress>"
 
     def _html(self, rows):
-        bar = "" if self.state != "training" else f"<progress value='{(self.at-self.begun)/max(self.total-self.begun, 1):.3f}' max='1' aria-label='of the training' style='width:220px'></progress>"
-        said = "".join(f"<div style='font-size:12px;line-height:1.4'>Note: {escape(o)}</div>" for o in self.facts.get("notes", []))
+        notes = self.facts.get("notes", [])
         wrong = f"<pre role='alert' style='white-space:pre-wrap'>{escape(self.message)}</pre>" if self.message else ""
-        return (f"<div style='font-size:13px;line-height:1.5'>{bar} {escape(self.headline)}</div>{said}{wrong}<div style='display:flex;flex-wrap:wrap'>{''.join(o.svg() for o in self.panels())}</div>"
-                f"<div style='font-size:12px;line-height:1.5'>{self._table(rows)}</div>")
+        parts = (
+            f"<div style='font-size:13px;line-height:1.5'>{self._progress_html()} {escape(self.headline)}</div>",
+            *(f"<div style='font-size:12px;line-height:1.4'>Note: {escape(o)}</div>" for o in notes),
+            wrong,
+            f"<div style='display:flex;flex-wrap:wrap'>{''.join(o.svg() for o in self.panels())}</div>",
+            f"<div style='font-size:12px;line-height:1.5'>{self._table(rows)}</div>")
+        return "".join(parts)
 
     def to_html(self)->str:
         "Draw as HTML, without controls"
         return self._html(_KEPT)
+
     def _live(self): return self._html(_ROWS)
 
     def figure(self):
         "Draw with matplotlib"
         panels = self.panels()
         fig = new_figure(3.4*len(panels), 2.6)
-        for ax,p in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels): p.draw(ax)
+        axes = fig.subplots(1, len(panels), squeeze=False)[0]
+        for ax, panel in zip(axes, panels): panel.draw(ax)
         return fig
 
     # where it is seen
@@ -284,18 +386,27 @@ class LiveChart(View):
     def _buttons(self): return self.run is not None and self.run.running and can_be_live()
 
     def _build(self, W):
-        stop,after = (text_button(W, text, do) for text,do in (("stop", self._stop), ("stop after this epoch", self._stop_after_epoch)))
+        stop = text_button(W, "stop", self._stop)
+        after = text_button(W, "stop after this epoch", self._stop_after_epoch)
         self._controls = W.HBox([stop, after], layout=dict(flex_flow="row wrap"))
         return W.VBox([self._controls, self._picture])
 
-    def _stop(self): self.run.stop(); self._say_stopping("stopping …")
-    def _stop_after_epoch(self): self.run.stop_after_epoch(); self._say_stopping("stops after this epoch")
+    def _stop(self):
+        self.run.stop()
+        self._say_stopping("stopping …")
+
+    def _stop_after_epoch(self):
+        self.run.stop_after_epoch()
+        self._say_stopping("stops after this epoch")
+
     def _say_stopping(self, text):
         "Show that a button was heard"
         if self._widget is None: return
-        now,after = self._controls.children
-        now.disabled = now.disabled or self.run.asked == "now"
-        after.disabled,(now if self.run.asked == "now" else after).description = True, text
+        now, after = self._controls.children
+        at_once = self.run.asked == "now"
+        now.disabled = now.disabled or at_once
+        after.disabled = True
+        (now if at_once else after).description = text
 
     def _is_live(self): return self._buttons
 
@@ -308,11 +419,16 @@ class LiveChart(View):
         "Bring what is seen up to date"
         live = self._widget is not None
         if live: self._picture.value = self._safely()
-        if self._shown and (not live or renew or time.monotonic() - self._renewed > _RENEW): self._renewed = time.monotonic(); self._publish(update=True)
+        due = not live or renew or time.monotonic() - self._renewed > _RENEW
+        if not self._shown or not due: return
+        self._renewed = time.monotonic()
+        self._publish(update=True)
 
     def close(self):
         "Take the buttons away, and leave a still picture"
-        if self._widget is not None: close_unused(self._controls.children); self._controls.children = ()
+        if self._widget is not None:
+            close_unused(self._controls.children)
+            self._controls.children = ()
         self.push(renew=True)
         self._hide_controls()
 
@@ -328,41 +444,67 @@ _RENEW = 60.     # seconds between two still pictures behind a live view, for th
 
 class _Watch(Callback):
     "Tell a chart what happens"
-    order,aside = 89, True       # the recorder has made the row; `Progress` has not begun
+    order = 89         # the recorder has made the row; `Progress` has not begun
+    aside = True
+
     def __init__(self, chart): self.chart = chart
 
     def before_fit(self, learn):
-        c,rec = self.chart, learn.recorder
+        c, rec = self.chart, learn.recorder
         self.shown = progress_mode() == "html"
         for o in learn.bound:
             if isinstance(o, (Advisor, Progress)): o.muted = self.shown or o.muted       # one display, not two
-        names = [m for m in learn.metrics if m.show and m.on_epoch]
-        c.rows,c.columns,c.directions = rec.rows, Progress().columns(learn), {m.name:getattr(m, "higher_is_better", True) is not False for m in names}
-        c.state,c.message,c.begun,c.at,c.total,c.facts = "training", "", (n := len(rec.rows)), float(n), n+learn.epochs, dict(epochs=learn.epochs)
-        self.first,self.count,self.next,self.images,self.sizes,c.pace = n, None, 0., 0, len(rec.sizes), Pace()
-        if c.run is None or c.start is None: c.start = len(rec.rows), time.monotonic()
-        c.timer.__init__(); c.line.begin(rec)
+        n = len(rec.rows)
+        self._set_chart(learn, n)
+        self.first = n
+        self.count = None
+        self.next = 0.
+        self.images = 0
+        self.sizes = len(rec.sizes)
+        c.pace = Pace()
+        if c.run is None or c.start is None: c.start = n, time.monotonic()
+        c.timer.__init__()
+        c.line.begin(rec)
         if self.shown and c.run is None: c.show()
 
+    def _set_chart(self, learn, n):
+        "Show a fit that begins after `n` epochs"
+        c = self.chart
+        metrics = [m for m in learn.metrics if m.show and m.on_epoch]
+        c.rows = learn.recorder.rows
+        c.columns = Progress().columns(learn)
+        c.directions = {m.name:getattr(m, "higher_is_better", True) is not False for m in metrics}
+        c.state = "training"
+        c.message = ""
+        c.begun = n
+        c.at = float(n)
+        c.total = n + learn.epochs
+        c.facts = dict(epochs=learn.epochs)
+
     def before_epoch(self, learn):
-        self.since,self.base = time.monotonic(), self.chart.at
+        self.since = time.monotonic()
+        self.base = self.chart.at
         self.chart.facts.update(epoch=learn.epoch, step=0, steps=learn.n_batches, validating=False)
 
     def after_batch(self, learn):
-        if (now := time.monotonic()) >= self.next: self._look(learn, now)
+        now = time.monotonic()
+        if now >= self.next: self._look(learn, now)
 
     def _look(self, learn, now):
         "Draw, a few times a second at most"
-        c,sizes = self.chart, learn.recorder.sizes
-        self.images,self.sizes = self.images + sum(sizes[self.sizes:]), len(sizes)
+        c, sizes = self.chart, learn.recorder.sizes
+        self.images += sum(sizes[self.sizes:])
+        self.sizes = len(sizes)
         c.pace.note(sum(c.timer.seconds.values()), self.images, c.timer.seconds["data"])
-        n = learn.n_batches or self.count
-        share = min(1., learn.n_done/(n or learn.n_done+100))          # of a first epoch whose length nobody knows: a guess
+        n = learn.n_batches or self.count or learn.n_done+100          # a guess for a first epoch of unknown length
+        share = min(1., learn.n_done/n)
         c.at = self.base + share
         c.line.look(learn.recorder.losses, c.at, learn.device)
-        c.facts.update(step=learn.n_done, left=self._left(learn, share, now), memory=memory_in_use(learn.device), notes=learn.notes[-3:])
+        c.facts.update(step=learn.n_done, left=self._left(learn, share, now),
+                       memory=memory_in_use(learn.device), notes=learn.notes[-3:])
         if self.shown: c.push()
-        self.next = max(now + c.every, time.monotonic() + 100*(time.monotonic()-now))       # drawing takes at most a hundredth
+        drawn = time.monotonic()
+        self.next = max(now + c.every, drawn + 100*(drawn-now))       # drawing takes at most a hundredth
 
     def _left(self, learn, share, now):
         "Estimate the seconds to the end: by the epochs of this fit, or the first one so far"
@@ -372,7 +514,8 @@ class _Watch(Callback):
         return epoch*max(0., learn.epochs - learn.epoch - share)
 
     def after_train(self, learn):
-        if len(learn.recorder.losses) > learn.recorder.first: self.chart.line.finish(learn.recorder.losses, self.base+1)
+        rec = learn.recorder
+        if len(rec.losses) > rec.first: self.chart.line.finish(rec.losses, self.base+1)
         self.chart.facts.update(validating=learn.valid_dl is not None)
         self.count = learn.n_done
         self._due()
@@ -385,14 +528,19 @@ class _Watch(Callback):
         if self.shown and time.monotonic() >= self.next: self.chart.push()
 
     def cleanup_fit(self, learn):
-        c,e = self.chart, sys.exc_info()[1]
+        c = self.chart
+        e = sys.exc_info()[1]
         for o in learn.bound:
             if isinstance(o, (Advisor, Progress)): o.__dict__.pop("muted", None)
-        failed = e is not None and not isinstance(e, (CancelFit, KeyboardInterrupt))
-        c.state = "failed" if failed else "stopped" if learn.interrupted or isinstance(e, KeyboardInterrupt) else "done"
+        stopped = isinstance(e, (CancelFit, KeyboardInterrupt))
+        failed = e is not None and not stopped
+        if failed: c.state = "failed"
+        else: c.state = "stopped" if learn.interrupted or isinstance(e, KeyboardInterrupt) else "done"
         c.message = f"{type(e).__name__}: {e}" if failed else ""
         c.facts["notes"] = learn.notes[-3:]
-        if c.start is not None: c.facts.update(done=len(c.rows)-c.start[0], seconds=time.monotonic()-c.start[1])
+        if c.start is not None:
+            rows, start = c.start
+            c.facts.update(done=len(c.rows)-rows, seconds=time.monotonic()-start)
         if c.run is None and c._shown: c.close()
 
 # %% ../../nbs/widgets/19_live_chart.ipynb #01047279

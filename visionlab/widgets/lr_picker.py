@@ -18,11 +18,24 @@ from .view import text_button, status_html, View
 from .confusion import close_unused
 
 # %% ../../nbs/widgets/16_lr_picker.ipynb #9ecb860f
-_W,_H = 620, 240       # of the curve, in pixels
-_LEFT,_RIGHT = 46, 14  # of them beside the axis
+_W, _H = 620, 240      # of the curve, in pixels
+_LEFT, _RIGHT = 46, 14 # of them beside the axis
+_AXIS = _W - _LEFT - _RIGHT
+_FLOOR = _H - 30       # height of the axis, from above
 _BINS = 113            # places on the axis that can be clicked
 
 def _rate(lr): return f"{lr:.2e}" if isinstance(lr, (int, float)) else str(lr)
+
+_HALO = "style='paint-order:stroke;stroke:var(--jp-layout-color0,transparent);stroke-width:3px'"
+
+def _upright(x, top, bottom, look, inside=""):
+    "Draw a line from top to bottom"
+    ends = f"x1='{x}' x2='{x}' y1='{top}' y2='{bottom}'"
+    return f"<line {ends} {look}>{inside}</line>" if inside else f"<line {ends} {look}/>"
+
+def _svg_text(x, y, text, anchor="middle"):
+    look = f"text-anchor='{anchor}' font-size='11' fill='currentColor'"
+    return f"<text x='{x:.0f}' y='{y:.0f}' {look}>{escape(text)}</text>"
 
 class LRPicker(View):
     "Choose a learning rate on the curve of a range test"
@@ -32,17 +45,21 @@ class LRPicker(View):
         learn:Learner,
         found:LRFound=None # a search made before; default: search now
     ):
-        self.learn,self.note = learn, ""
+        self.learn = learn
+        self.note = ""
         self.found = learn.lr_find() if found is None else found
         super().__init__(lr=float(self.found.best))
 
     @validate("lr")
     def _positive(self, proposal):
-        if not (np.isfinite(proposal["value"]) and proposal["value"] > 0): raise ConfigError(f"A learning rate must be above 0, not {proposal['value']!r}")
-        return proposal["value"]
+        lr = proposal["value"]
+        if not (np.isfinite(lr) and lr > 0): raise ConfigError(f"A learning rate must be above 0, not {lr!r}")
+        return lr
 
     @observe("lr")
-    def _moved(self, change): self.note = ""; self.redraw()
+    def _moved(self, change):
+        self.note = ""
+        self.redraw()
 
     def use(self):
         "Train with this rate: it is the learner's from now on"
@@ -56,7 +73,8 @@ class LRPicker(View):
         super().redraw()
         self.found = self.learn.lr_find()
         self._show_found()
-        self.note,before = "", self.lr
+        self.note = ""
+        before = self.lr
         self.lr = float(self.found.best)
         if self.lr == before: self.redraw()
 
@@ -70,7 +88,8 @@ class LRPicker(View):
 
     def loss_at(self, lr:float)->float:
         "Read the smoothed curve at a rate"
-        return float(np.interp(np.log(lr), np.log(self._rates()), self._smoothed()))
+        rates, losses = np.log(self._rates()), self._smoothed()
+        return float(np.interp(np.log(lr), rates, losses))
 
     def _finite(self): return np.isfinite(np.asarray(self.found.losses, float))
     def _rates(self): return np.asarray(self.found.lrs, float)[self._finite()]
@@ -80,44 +99,87 @@ class LRPicker(View):
         losses = np.asarray(self.found.losses, float)[self._finite()]
         return np.asarray(smooth(losses, .9 if len(losses) >= 50 else .6), float)
 
+    def _limits(self):
+        "Return the lowest and the highest loss on the picture"
+        losses = self._smoothed()
+        low = float(losses.min())
+        high = max(float(losses[0]), low + 1e-6)
+        return low - .1*(high-low), high + .5*(high-low)
+
     def _scales(self):
         "Make the two functions from rate and loss to pixels"
-        x0,x1 = np.log10(self.found.lrs[0]), np.log10(self.found.lrs[-1])
-        s = self._smoothed()
-        low,high = float(s.min()), max(float(s[0]), float(s.min()) + 1e-6)
-        low,high = low - .1*(high-low), high + .5*(high-low)
-        return lambda v: _LEFT + (_W-_LEFT-_RIGHT)*(np.log10(v)-x0)/max(x1-x0, 1e-9), lambda v: np.clip(12 + (_H-44)*(high-v)/(high-low), 0, _H-30), (low, high)
+        first, last = np.log10(self.found.lrs[0]), np.log10(self.found.lrs[-1])
+        low, high = self._limits()
+        def x(rate): return _LEFT + _AXIS*(np.log10(rate)-first)/max(last-first, 1e-9)
+        def y(loss): return np.clip(12 + (_H-44)*(high-loss)/(high-low), 0, _FLOOR)
+        return x, y, (low, high)
 
     def _marks(self, x):
         "Draw the suggestions, each with its name at a height of its own"
-        halo = "style='paint-order:stroke;stroke:var(--jp-layout-color0,transparent);stroke-width:3px'"
-        for k,(name,v) in enumerate(self.found.suggestions.items()):
-            left = x(v) < .8*_W
-            yield (f"<line x1='{x(v):.1f}' x2='{x(v):.1f}' y1='8' y2='{_H-30}' stroke='currentColor' stroke-dasharray='2 4' opacity='.7'><title>{escape(name)} {v:.1e}</title></line>"
-                   f"<text x='{x(v) + (4 if left else -4):.1f}' y='{16 + 13*k}' text-anchor='{'start' if left else 'end'}' font-size='11' fill='currentColor' {halo}>{escape(name)}</text>")
+        look = "stroke='currentColor' stroke-dasharray='2 4' opacity='.7'"
+        for k, (name, rate) in enumerate(self.found.suggestions.items()):
+            at = x(rate)
+            is_left = at < .8*_W
+            side = 4 if is_left else -4
+            anchor = "start" if is_left else "end"
+            line = _upright(f"{at:.1f}", 8, _FLOOR, look, f"<title>{escape(name)} {rate:.1e}</title>")
+            yield (f"{line}<text x='{at+side:.1f}' y='{16 + 13*k}' text-anchor='{anchor}' font-size='11' "
+                   f"fill='currentColor' {_HALO}>{escape(name)}</text>")
+
+    def _ticks(self, x):
+        "Draw the powers of ten on the axis"
+        first, last = np.log10(self.found.lrs[0]), np.log10(self.found.lrs[-1])
+        for power in range(int(np.ceil(first)), int(np.floor(last)) + 1):
+            at = x(10.**power)
+            line = _upright(f"{at:.0f}", _FLOOR, _H-25, "stroke='currentColor'")
+            yield line + _svg_text(at, _H-12, f"1e{power}")
+
+    def _curve_path(self, x, y, losses, look):
+        points = " L".join(f"{x(rate):.1f} {y(loss):.1f}" for rate, loss in zip(self._rates(), losses))
+        return f"<path d='M{points}' fill='none' stroke='#1f6fb2' {look}/>"
+
+    def _marked(self, x, y):
+        "Draw the marked rate, and the loss there"
+        at = f"{x(self.lr):.1f}"
+        line = _upright(at, 4, _FLOOR, "stroke='#e08214' stroke-width='2'")
+        return f"{line}<circle cx='{at}' cy='{y(self.loss_at(self.lr)):.1f}' r='5' fill='#e08214'/>"
+
+    def _described_curve(self):
+        "Write what the picture shows, for who cannot see it"
+        lrs = self.found.lrs
+        return (f"Loss over learning rate from {lrs[0]:.0e} to {lrs[-1]:.0e}; "
+                f"{self.lr:.2e} is marked, where the loss is {self.loss_at(self.lr):.3g}")
 
     def _svg(self, size="max-width:100%;height:auto"):
         "Draw the curve; it takes the page's own text colour"
-        x,y,(low,high) = self._scales()
-        path = lambda v: "M" + " L".join(f"{x(a):.1f} {y(b):.1f}" for a,b in zip(self._rates(), v))
-        text = lambda a,b,s,anchor="middle": f"<text x='{a:.0f}' y='{b:.0f}' text-anchor='{anchor}' font-size='11' fill='currentColor'>{escape(s)}</text>"
-        powers = range(int(np.ceil(np.log10(self.found.lrs[0]))), int(np.floor(np.log10(self.found.lrs[-1]))) + 1)
-        ticks = "".join(f"<line x1='{x(10.**p):.0f}' x2='{x(10.**p):.0f}' y1='{_H-30}' y2='{_H-25}' stroke='currentColor'/>" + text(x(10.**p), _H-12, f"1e{p}") for p in powers)
-        here = f"<line x1='{x(self.lr):.1f}' x2='{x(self.lr):.1f}' y1='4' y2='{_H-30}' stroke='#e08214' stroke-width='2'/><circle cx='{x(self.lr):.1f}' cy='{y(self.loss_at(self.lr)):.1f}' r='5' fill='#e08214'/>"
-        alt = f"Loss over learning rate from {self.found.lrs[0]:.0e} to {self.found.lrs[-1]:.0e}; {self.lr:.2e} is marked, where the loss is {self.loss_at(self.lr):.3g}"
-        return (f"<svg role='img' aria-label='{escape(alt)}' viewBox='0 0 {_W} {_H}' width='{_W}' style='display:block;{size};color:var(--jp-ui-font-color1,inherit)'>"
-                f"<line x1='{_LEFT}' x2='{_W-_RIGHT}' y1='{_H-30}' y2='{_H-30}' stroke='currentColor' opacity='.5'/>{ticks}{text(40, 18, f'{high:.3g}', 'end')}{text(40, _H-32, f'{low:.3g}', 'end')}"
-                f"<path d='{path(np.asarray(self.found.losses, float)[self._finite()])}' fill='none' stroke='#1f6fb2' opacity='.35'/><path d='{path(self._smoothed())}' fill='none' stroke='#1f6fb2' stroke-width='2'/>{''.join(self._marks(x))}{here}</svg>")
+        x, y, (low, high) = self._scales()
+        raw = np.asarray(self.found.losses, float)[self._finite()]
+        style = f"display:block;{size};color:var(--jp-ui-font-color1,inherit)"
+        view = f"viewBox='0 0 {_W} {_H}' width='{_W}' style='{style}'"
+        parts = (
+            f"<svg role='img' aria-label='{escape(self._described_curve())}' {view}>",
+            f"<line x1='{_LEFT}' x2='{_W-_RIGHT}' y1='{_FLOOR}' y2='{_FLOOR}' stroke='currentColor' opacity='.5'/>",
+            *self._ticks(x),
+            _svg_text(40, 18, f"{high:.3g}", "end"),
+            _svg_text(40, _H-32, f"{low:.3g}", "end"),
+            self._curve_path(x, y, raw, "opacity='.35'"),
+            self._curve_path(x, y, self._smoothed(), "stroke-width='2'"),
+            *self._marks(x),
+            self._marked(x, y),
+            "</svg>")
+        return "".join(parts)
 
     def _headline(self):
-        given = ", ".join(f"{k} {v:.1e}" for k,v in self.found.suggestions.items())
+        given = ", ".join(f"{k} {v:.1e}" for k, v in self.found.suggestions.items())
         return f"{self.lr:.2e} is marked; suggested: {given}; the learner trains with {_rate(self.learn.lr)}"
 
     def to_html(self)->str:
         "Draw as HTML, without controls"
         return status_html(self._headline()) + self._svg()
 
-    def _live(self): return self._svg(f"width:{_W}px;height:{_H}px") + status_html(self._headline()) + (status_html(self.note) if self.note else "")
+    def _live(self):
+        note = status_html(self.note) if self.note else ""
+        return self._svg(f"width:{_W}px;height:{_H}px") + status_html(self._headline()) + note
 
     def figure(self):
         "Draw with matplotlib"
@@ -126,44 +188,65 @@ class LRPicker(View):
         return fig
 
     def _build(self, W):
-        slider = W.FloatLogSlider(value=self.lr, min=-20, max=20, step=.01, description="rate", readout_format=".2e", layout=dict(width="560px", max_width="98%"), style=dict(description_width="35px"))
+        slider = W.FloatLogSlider(
+            value=self.lr, min=-20, max=20, step=.01, description="rate", readout_format=".2e",
+            layout=dict(width="560px", max_width="98%"), style=dict(description_width="35px"))
         slider.observe(lambda o: self._picked(o["new"]), "value")
-        self._slider,self._suggested,self._clicks = slider, W.HBox(layout=dict(flex_flow="row wrap")), self._click_places(W)
-        self._picture.layout.grid_area,self._picture.layout.margin = "1 / 1", "0"
-        plot = W.GridBox([self._picture, self._clicks], layout=dict(grid_template_columns=f"{_W}px", max_width="100%", overflow="auto", order="-1"))      # seen first, reached last by the tab key
+        self._slider = slider
+        self._suggested = W.HBox(layout=dict(flex_flow="row wrap"))
+        self._clicks = self._click_places(W)
+        self._picture.layout.grid_area = "1 / 1"
+        self._picture.layout.margin = "0"
+        # seen first, reached last by the tab key
+        look = dict(grid_template_columns=f"{_W}px", max_width="100%", overflow="auto", order="-1")
+        plot = W.GridBox([self._picture, self._clicks], layout=look)
         self._show_found()
-        end = W.HBox([text_button(W, "use for training", lambda: self._try(self.use), button_style="primary"), text_button(W, "search again", lambda: self._try(self.again))])
+        use = text_button(W, "use for training", lambda: self._try(self.use), button_style="primary")
+        end = W.HBox([use, text_button(W, "search again", lambda: self._try(self.again))])
         return W.VBox([slider, self._suggested, end, plot])
 
     def _click_places(self, W):
         "Make the buttons that lie over the curve"
-        wide = (_W-_LEFT-_RIGHT)/(_BINS-1)
-        layout,style = W.Layout(width="auto", height="auto", min_width="0", margin="0", padding="0"), W.ButtonStyle(button_color="transparent")
+        wide = _AXIS/(_BINS-1)
+        layout = W.Layout(width="auto", height="auto", min_width="0", margin="0", padding="0")
+        style = W.ButtonStyle(button_color="transparent")
+
         def place(k):
-            b = W.Button(layout=layout, style=style)
-            b.on_click(lambda _: self._try(lambda: self.pick(k)))
-            if b.has_trait("tabbable"): b.tabbable = False      # the slider is there for the keyboard
-            return b
-        return W.GridBox([place(k) for k in range(_BINS)], layout=dict(grid_area="1 / 1", grid_template_columns=f"repeat({_BINS}, {wide}px)", width=f"{_BINS*wide}px", height=f"{_H-30}px", margin=f"0 0 0 {_LEFT-wide/2}px", overflow="hidden"))
+            button = W.Button(layout=layout, style=style)
+            button.on_click(lambda _: self._try(lambda: self.pick(k)))
+            if button.has_trait("tabbable"): button.tabbable = False      # the slider is there for the keyboard
+            return button
+
+        over = dict(grid_area="1 / 1", grid_template_columns=f"repeat({_BINS}, {wide}px)", width=f"{_BINS*wide}px",
+                    height=f"{_FLOOR}px", margin=f"0 0 0 {_LEFT-wide/2}px", overflow="hidden")
+        return W.GridBox([place(k) for k in range(_BINS)], layout=over)
 
     def _picked(self, value):
         if abs(np.log10(value/self.lr)) > .006: self.lr = value      # else the slider has only rounded it
 
     def _show_found(self):
-        "Bring the controls in line with the curve: the slider's ends, what the pointer reads, a button of each suggestion"
+        "Bring the controls in line with the curve: the slider's ends, what the pointer reads, the suggestions"
         if self._picture is None: return
         import ipywidgets as W
-        self._slider.min,self._slider.max = -20, 20          # no end may pass the other one
-        self._slider.min,self._slider.max = np.log10(self.found.lrs[0]), np.log10(self.found.lrs[-1])
-        for b,lr in zip(self._clicks.children, self._places()): b.tooltip = f"{lr:.1e}: loss {self.loss_at(lr):.3g}"
-        def mark(v): return lambda: setattr(self, "lr", float(v))
+        lrs = self.found.lrs
+        self._slider.min = -20          # no end may pass the other one
+        self._slider.max = 20
+        self._slider.min = np.log10(lrs[0])
+        self._slider.max = np.log10(lrs[-1])
+        for button, lr in zip(self._clicks.children, self._places()):
+            button.tooltip = f"{lr:.1e}: loss {self.loss_at(lr):.3g}"
         before = self._suggested.children
-        self._suggested.children = [text_button(W, f"{k} {v:.1e}", mark(v)) for k,v in dict(best=self.found.best, **self.found.suggestions).items()]
+        suggestions = dict(best=self.found.best, **self.found.suggestions)
+        self._suggested.children = [self._suggestion(W, name, lr) for name, lr in suggestions.items()]
         close_unused(before)
+
+    def _suggestion(self, W, name, lr): return text_button(W, f"{name} {lr:.1e}", lambda: setattr(self, "lr", float(lr)))
 
     def redraw(self):
         super().redraw()
-        if self._widget is not None: self._slider.value = float(np.clip(self.lr, 10**self._slider.min, 10**self._slider.max))
+        if self._widget is None: return
+        lowest, highest = 10**self._slider.min, 10**self._slider.max
+        self._slider.value = float(np.clip(self.lr, lowest, highest))
 
     def __repr__(self): return f"LRPicker: {self._headline()}"
 

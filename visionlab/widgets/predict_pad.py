@@ -28,23 +28,37 @@ def uploaded(
     value # of a FileUpload: a dictionary by name in ipywidgets 7, a tuple in 8
 )->list: # of (name, bytes)
     "List the files that came"
-    if isinstance(value, dict): return [(name, bytes(o["content"])) for name,o in value.items()]
+    if isinstance(value, dict): return [(name, bytes(o["content"])) for name, o in value.items()]
     return [(o["name"], bytes(o["content"])) for o in value or ()]
 
+# the button's own input takes the files, as if they had been chosen
 _DROP = """<style onload="(v=>{const file=v.querySelector('.visionlab-upload');
-for(const kind of ['dragenter','dragover'])v.addEventListener(kind,e=>{e.preventDefault();e.stopPropagation();v.style.outline='2px dashed #1f6fb2'});
+for(const kind of ['dragenter','dragover'])v.addEventListener(kind,\
+e=>{e.preventDefault();e.stopPropagation();v.style.outline='2px dashed #1f6fb2'});
 v.addEventListener('dragleave',()=>{v.style.outline=''});
-v.addEventListener('drop',e=>{e.preventDefault();e.stopPropagation();v.style.outline='';const files=e.dataTransfer.files,own=HTMLInputElement.prototype.click;if(!files.length)return;
-HTMLInputElement.prototype.click=function(){if(this.type!=='file')return own.call(this);this.files=files;this.dispatchEvent(new Event('change'))};
-try{(file.tagName==='BUTTON'?file:file.querySelector('button')).click()}finally{HTMLInputElement.prototype.click=own}})})(this.closest('.visionlab-view'))">.visionlab-view{}</style>"""      # the button's own input takes the files, as if they had been chosen
+v.addEventListener('drop',e=>{e.preventDefault();e.stopPropagation();v.style.outline='';\
+const files=e.dataTransfer.files,own=HTMLInputElement.prototype.click;if(!files.length)return;
+HTMLInputElement.prototype.click=function(){if(this.type!=='file')return own.call(this);\
+this.files=files;this.dispatchEvent(new Event('change'))};
+try{(file.tagName==='BUTTON'?file:file.querySelector('button')).click()}\
+finally{HTMLInputElement.prototype.click=own}})})\
+(this.closest('.visionlab-view'))">.visionlab-view{}</style>"""
 
 class Answer:
-    "Hold what was said of one picture, or why nothing could be"
-    def __init__(self, name, image=None, top=(), heat=None, error=""): self.name,self.image,self.top,self.heat,self.error = name, image, list(top), heat, error
-    def __repr__(self): return f"{self.name}: " + (self.error or ", ".join(f"{n} {p:.1%}" for n,p in self.top))
+    "Hold what a model answers about one picture, or why it cannot"
+    def __init__(self, name, image=None, top=(), heat=None, error=""):
+        self.name = name
+        self.image = image
+        self.top = list(top)
+        self.heat = heat
+        self.error = error
+
+    def __repr__(self):
+        said = self.error or ", ".join(f"{name} {p:.1%}" for name, p in self.top)
+        return f"{self.name}: {said}"
 
 class PredictPad(View):
-    "Drop or upload pictures, and see what a model says of them, how sure it is, and where it looks"
+    "Drop or upload pictures, and see what a model answers, how sure it is, and where it looks"
     topk = Int(5, min=1, help="classes shown, the likeliest first")
 
     def __init__(self,
@@ -52,19 +66,22 @@ class PredictPad(View):
         topk:int=5 # classes shown
     ):
         super().__init__(topk=topk)
-        self._model,self.answers,self.note = model if not isinstance(model, (str, Path)) else load_model(model), [], ""
+        self._model = load_model(model) if isinstance(model, (str, Path)) else model
+        self.answers = []
+        self.note = ""
 
     @property
     def predictor(self)->Predictor:
-        "Give what answers; a learner as it is now"
-        return self._model if isinstance(self._model, Predictor) else self._model.predictor()
+        "Return what answers; a learner as it is now"
+        model = self._model
+        return model if isinstance(model, Predictor) else model.predictor()
 
     def ask(self,
         source,       # a path, bytes, a PIL image, an array or a tensor
         name:str=None # for people; default: of a path its last part
     )->Answer:
         "Answer one picture; one that cannot be read is answered with the reason"
-        name = name or (Path(source).name if isinstance(source, (str, Path)) else "picture")
+        if not name: name = Path(source).name if isinstance(source, (str, Path)) else "picture"
         try: return self._answered(source, name)
         except VisionlabError as e: return Answer(name, error=". ".join(o for o in (e.what, e.fix) if o))
 
@@ -74,11 +91,12 @@ class PredictPad(View):
             x = ours._finish(ours.prepare(source)[None].to(ours.device))
             said = ours.predict(source, topk=min(self.topk, len(ours.classes)), threshold=0.)
             image = ours._finish.norm.undo(x)[0].clamp(0, 1).cpu()
-            return Answer(name, image, said.top, self._heat(x, image, ours.classes.index(said.top[0][0])))
+            heat = self._heat(x, image, ours.classes.index(said.top[0][0]))
+            return Answer(name, image, said.top, heat)
 
     def _heat(self, x, image, k):
         "Draw where the model looks; None for one without maps"
-        try: heat,_ = heat_maps(self.predictor.model, x, [k])
+        try: heat, _ = heat_maps(self.predictor.model, x, [k])
         except VisionlabError: return None
         return overlay(image, heat[0].cpu().numpy())
 
@@ -87,9 +105,10 @@ class PredictPad(View):
         names=None    # for people
     )->"PredictPad":
         "Put pictures on the pad, the last ones on top"
-        sources = sources if isinstance(sources, list) else [sources]
-        names = names if names is not None else [None]*len(sources)
-        self.answers = ([self.ask(*o) for o in zip(sources, names)] + self.answers)[:_KEPT]
+        if not isinstance(sources, list): sources = [sources]
+        if names is None: names = [None]*len(sources)
+        new = [self.ask(source, name) for source, name in zip(sources, names)]
+        self.answers = (new + self.answers)[:_KEPT]
         self.redraw()
         return self
 
@@ -98,13 +117,20 @@ class PredictPad(View):
         self.redraw()
 
     @observe("topk")
-    def _other_topk(self, change): self.note = "" if not getattr(self, "answers", None) else "The number of classes holds for the pictures that come next."
+    def _other_topk(self, change):
+        asked = getattr(self, "answers", None)
+        self.note = "The number of classes holds for the pictures that come next." if asked else ""
 
     def _card(self, o, side):
         if o.error: return picture_beside("", [fact_html(o.name, True), f"<div role='alert'>{escape(o.error)}</div>"])
-        images,titles = [o.image] + ([] if o.heat is None else [o.heat]), [o.name, f"what speaks for {o.top[0][0]}"]
-        tiles = tile_html(images, [o.name, f"for {o.top[0][0]}"][:len(images)], titles[:len(images)], size=side, detail=2)
-        return picture_beside(tiles, [fact_html(f"{o.top[0][0]}, {o.top[0][1]:.1%}", True), *(bar_html(*n) for n in o.top)])
+        best, p = o.top[0]
+        images, captions, titles = [o.image], [o.name], [o.name]
+        if o.heat is not None:
+            images.append(o.heat)
+            captions.append(f"for {best}")
+            titles.append(f"what speaks for {best}")
+        tiles = tile_html(images, captions, titles, size=side, detail=2)
+        return picture_beside(tiles, [fact_html(f"{best}, {p:.1%}", True), *(bar_html(*pair) for pair in o.top)])
 
     def _cards(self, side):
         if not self.answers: return status_html("Nothing here yet: drop pictures on this view, or choose files.")
@@ -118,27 +144,41 @@ class PredictPad(View):
 
     def figure(self):
         "Draw with matplotlib"
-        seen = [o for o in self.answers if not o.error]
-        pairs = [(im, text) for o in seen for im,text in ((o.image, "\n".join(f"{n} {p:.0%}" for n,p in o.top[:2])), (o.heat, f"for {o.top[0][0]}")) if im is not None]
-        return show_images([im for im,_ in pairs] or [np.full((32, 32, 3), 200, np.uint8)], [t for _,t in pairs] or ["nothing yet"], ncols=min(6, max(1, len(pairs))))
+        images, texts = [], []
+        for answer in self.answers:
+            if answer.error: continue
+            likely = "\n".join(f"{name} {p:.0%}" for name, p in answer.top[:2])
+            for image, text in ((answer.image, likely), (answer.heat, f"for {answer.top[0][0]}")):
+                if image is None: continue
+                images.append(image)
+                texts.append(text)
+        if not images: return show_images([np.full((32, 32, 3), 200, np.uint8)], ["nothing yet"], ncols=1)
+        return show_images(images, texts, ncols=min(6, len(images)))
 
     def _take(self, change):
         "Answer the files that came"
-        if files := uploaded(change["new"]): self.show([o for _,o in files], [n for n,_ in files])
+        files = uploaded(change["new"])
+        if files: self.show([data for _, data in files], [name for name, _ in files])
 
     def _build(self, W):
-        self._upload = W.FileUpload(accept="image/*", multiple=True, description="choose or drop", layout=dict(width="auto"))
+        self._upload = W.FileUpload(accept="image/*", multiple=True, description="choose or drop",
+                                    layout=dict(width="auto"))
         self._upload.add_class("visionlab-upload")
         self._upload.observe(lambda change: self._try(lambda: self._take(change)), "value")
-        return W.VBox([W.HBox([self._upload, text_button(W, "clear", self.clear)]), self._picture, W.HTML(_DROP)])
+        buttons = W.HBox([self._upload, text_button(W, "clear", self.clear)])
+        return W.VBox([buttons, self._picture, W.HTML(_DROP)])
 
-    def __repr__(self): return f"PredictPad: {plural(len(self.answers), 'picture')}" + "".join(f"\n  {o}" for o in self.answers)
+    def __repr__(self):
+        lines = [f"PredictPad: {plural(len(self.answers), 'picture')}", *(f"  {o}" for o in self.answers)]
+        return "\n".join(lines)
 
 @patch
 def predict_pad(self:Learner,
     topk:int=5 # classes shown
 )->PredictPad:
-    "Drop pictures, and see what the model says of them"
+    "Drop pictures, and see what the model answers"
     self.alone()
-    if self.data is None: raise ConfigError("Predicting from images needs a data module, which knows the pipeline", "", "Use get_preds with a loader of your own")
+    if self.data is None:
+        raise ConfigError("Predicting from images needs a data module, which knows the pipeline", "",
+                          "Use get_preds with a loader of your own")
     return PredictPad(self, whole_number(topk, "topk"))

@@ -22,17 +22,20 @@ from .thumbnails import tile_html
 from .decisions import Decisions
 
 # %% ../../nbs/widgets/12_review.ipynb #055be684
-_NEXT,BIG_SIDE,_THUMB = 9, 256, 80        # images in the strip; pixels of the one in front, and of the others
+_NEXT = 9           # images in the strip
+BIG_SIDE = 256          # pixels of the image in front
+_THUMB = 80         # pixels of the others
 _WORDS = dict(exclude="left out", keep="kept")
 
 @lru_cache(4096)
 def _none(side): return np.full((side, side, 3), 160, np.uint8)
 
 def decision_text(decision):
-    "Say what was decided"
+    "Write what was decided"
     if decision is None: return ""
-    value = "" if decision[2] is None else decision[2]
-    return f"→ {value}" if decision[1] in ("relabel", "move") else _WORDS[decision[1]]
+    _, action, value = decision[:3]
+    if action not in ("relabel", "move"): return _WORDS[action]
+    return f"→ {'' if value is None else value}"
 
 class Review(View):
     "Look at images one after another, and decide on each"
@@ -42,11 +45,15 @@ class Review(View):
 
     def _start(self, data, decisions):
         "Begin at the first image that is open"
-        self.data,self.catalog = data, getattr(data, "catalog", data)
-        catalog = self.catalog
+        self.data = data
+        self.catalog = catalog = getattr(data, "catalog", data)
         self.decisions = decisions if isinstance(decisions, Decisions) else Decisions(catalog, decisions)
-        self.note,self._cache,self._seen,self._rows,self._buttons = "", {}, "", None, {}
-        self._alike = None         # reads all pictures in one range
+        self.note = ""
+        self._cache = {}          # {(number, pixels): picture}
+        self._seen = ""           # what the key field held
+        self._rows = None         # the images listed, once they are found
+        self._buttons = {}
+        self._alike = None        # reads all pictures in one range
         self._ready = True
         self._to_open(0)
 
@@ -59,10 +66,11 @@ class Review(View):
         raise NotImplementedError
 
     def _filtered(self, rows):
-        "Leave out what `status` does not ask for"
+        "Return the images that `status` asks for"
         rows = np.asarray(rows)
         if self.status == "all" or not len(rows): return rows
-        return rows[np.isin(rows, self.decisions.decided()) == (self.status == "decided")]
+        decided = np.isin(rows, self.decisions.decided())
+        return rows[decided == (self.status == "decided")]
 
     @property
     def current(self):
@@ -71,10 +79,17 @@ class Review(View):
 
     def _relist(self):
         "Begin again with another list"
-        self.note,self._rows = "", None
-        if self.at: self._ready,self.at,self._ready = False, 0, True
+        self.note = ""
+        self._rows = None
+        if self.at: self._put_in_front(0)
         if self.status == "all": self._to_open(0)
         self.redraw()
+
+    def _put_in_front(self, at):
+        "Put an image in front without what a move by a person does"
+        self._ready = False
+        self.at = at
+        self._ready = True
 
     def _to_open(self, start):
         "Put the next open image in front, or stay where all is decided"
@@ -82,17 +97,22 @@ class Review(View):
         left = np.flatnonzero(~np.isin(rows, self.decisions.decided())) if len(rows) else []
         after = [i for i in left if i >= start][:1] or list(left[:1])
         target = int(after[0]) if after else min(start, max(0, len(rows)-1))
-        self._ready,self.at,self._ready = False, target, True
+        self._put_in_front(target)
 
     @observe("at")
     def _moved(self, change):
-        if self._ready: self.note = ""; self.redraw()
+        if not self._ready: return
+        self.note = ""
+        self.redraw()
 
     @observe("status")
     def _other_status(self, change):
         if self._ready: self._relist()
 
-    def next(self): self.at = min(self.at+1, max(0, len(self.rows)-1))
+    def next(self):
+        last = max(0, len(self.rows)-1)
+        self.at = min(self.at+1, last)
+
     def previous(self): self.at = max(0, self.at-1)
 
     def decide(self,
@@ -102,13 +122,15 @@ class Review(View):
         note:str=None
     ):
         "Decide on the image in front, and go on to the next that is open"
-        if (rows := self.current if rows is None else rows) is None: return
+        if rows is None: rows = self.current
+        if rows is None: return
         self.decisions.decide(rows, action, value, note)
         self._decided()
 
     def _decided(self):
         "Go on after a decision"
-        self._rows,self.note = None, ""
+        self._rows = None
+        self.note = ""
         self._to_open(self.at + (self.status == "all"))
         self.redraw()
 
@@ -118,23 +140,26 @@ class Review(View):
     def undo(self):
         "Take back the last decision, and return to its image"
         rows = self.decisions.undo()
-        self._rows,self.note = None, "" if rows else "Nothing was decided since this view was opened."
+        self._rows = None
+        self.note = "" if rows else "Nothing was decided since this view was opened."
         at = np.flatnonzero(np.isin(self.rows, rows)) if len(self.rows) else []
-        self._ready = False
-        self.at = int(at[0]) if len(at) else min(self.at, max(0, len(self.rows)-1))
-        self._ready = True
+        last = max(0, len(self.rows)-1)
+        self._put_in_front(int(at[0]) if len(at) else min(self.at, last))
         self.redraw()
 
     def acts(self)->dict: # key → (name, what to do)
         "List what can be done with a key"
-        return dict(k=("keep", self.keep), x=("leave out", self.exclude), u=("undo", self.undo), p=("previous", self.previous), n=("next", self.next))
+        return dict(
+            k=("keep", self.keep), x=("leave out", self.exclude), u=("undo", self.undo),
+            p=("previous", self.previous), n=("next", self.next))
 
     def press(self,
         keys:str # letters, one after another
     ):
         "Do what some keys stand for; others do nothing"
-        for o in keys:
-            if act := self.acts().get(o): self._try(act[1])
+        for letter in keys:
+            act = self.acts().get(letter)
+            if act: self._try(act[1])
 
     @property
     def progress(self)->tuple: # (decided, of all)
@@ -144,38 +169,56 @@ class Review(View):
 
     def _image(self, row, side):
         "Read a picture, once"
-        if (row, side) not in self._cache:
+        at = row, side
+        if at not in self._cache:
             if len(self._cache) >= 256: self._cache.pop(next(iter(self._cache)))
             self._alike = self._alike or OneRange(self.catalog)
-            self._cache[row, side] = self._alike(lambda values: row_picture(self.catalog, row, side, values))
-        return self._cache[row, side]
+            self._cache[at] = self._alike(lambda values: row_picture(self.catalog, row, side, values))
+        return self._cache[at]
+
+    def _own_label(self, row): return label_text(self.catalog.frame.at[row, "label"])
+
+    def _full_title(self, row, image):
+        "Write what is known about an image"
+        path = str(self.catalog.frame.at[row, "path"])
+        unread = "cannot be read" if image is None else ""
+        parts = path, str(self._own_label(row)), unread, decision_text(self.decisions[row])
+        return " · ".join(filter(None, parts))
 
     def _tiles_of(self, rows, captions, size, **kw):
         "Draw some pictures; a grey one stands for what cannot be read"
         images = [self._image(int(i), size) for i in rows]
-        titles = [" · ".join(filter(None, (str(self.catalog.frame.at[i, "path"]), str(label_text(self.catalog.frame.at[i, "label"])), "cannot be read" if o is None else "", decision_text(self.decisions[i])))) for i,o in zip(rows, images)]
-        return tile_html([_none(size) if o is None else o for o in images], captions, titles, size=size, **kw)
+        titles = [self._full_title(i, image) for i, image in zip(rows, images)]
+        drawn = [_none(size) if image is None else image for image in images]
+        return tile_html(drawn, captions, titles, size=size, **kw)
 
     def _headline(self):
-        done,n = self.progress
+        done, n = self.progress
         lost = f"; {self.decisions.lost}" if self.decisions.lost else ""
         return f"{done:,} of {n:,} decided, kept in {self.decisions.path.name}; {len(self.rows):,} listed{lost}"
 
     def _strip(self, n=_NEXT):
         "Draw the image in front and those around it"
-        rows,first = self.rows, max(0, min(self.at - 2, len(self.rows) - n))
+        rows = self.rows
+        first = max(0, min(self.at - 2, len(rows) - n))
         shown = [int(i) for i in rows[first:first+n]]
-        marks = [("▸ " if first+k == self.at else "") + (decision_text(self.decisions[i]) or str(label_text(self.catalog.frame.at[i, "label"]))) for k,i in enumerate(shown)]
-        return self._tiles_of(shown, marks, _THUMB)
+        captions = [decision_text(self.decisions[i]) or str(self._own_label(i)) for i in shown]
+        in_front = self.at - first
+        marked = [f"▸ {o}" if k == in_front else o for k, o in enumerate(captions)]
+        return self._tiles_of(shown, marked, _THUMB)
 
     def to_html(self)->str:
         "Draw as HTML, without controls"
-        return status_html(self._headline()) + (self._strip() if len(self.rows) else status_html("Nothing is listed."))
+        pictures = self._strip() if len(self.rows) else status_html("Nothing is listed.")
+        return status_html(self._headline()) + pictures
 
     def _live(self):
-        note = f"<div role='alert' style='font-size:12px;white-space:pre-wrap'>{escape(self.note)}</div>" if self.note else ""
-        if self.current is None: return status_html(self._headline()) + note + status_html("Nothing is listed: choose another class, split or status.")
-        return status_html(self._headline()) + self._card() + note + (self._strip() if len(self.rows) > 1 else "")
+        note = ""
+        if self.note: note = f"<div role='alert' style='font-size:12px;white-space:pre-wrap'>{escape(self.note)}</div>"
+        head = status_html(self._headline())
+        if self.current is None: return head + note + status_html("Nothing is listed: choose another class, split or status.")
+        strip = self._strip() if len(self.rows) > 1 else ""
+        return head + self._card() + note + strip
 
     def redraw(self):
         super().redraw()
@@ -183,63 +226,85 @@ class Review(View):
 
     def _sync(self):
         "Bring the controls in line with the image in front"
-        self._bar.max,self._bar.value = max(1, self.progress[1]), self.progress[0]
-        for key,(name,_) in self.acts().items():
-            if b := self._buttons.get(key): b.disabled,b.description = name == "–", f"{shorten(name, 28)} ({key})"
+        done, n = self.progress
+        self._bar.max = max(1, n)
+        self._bar.value = done
+        for key, (name, _) in self.acts().items():
+            button = self._buttons.get(key)
+            if not button: continue
+            button.disabled = name == "–"
+            button.description = f"{shorten(name, 28)} ({key})"
 
     def figure(self):
         "Draw with matplotlib"
         rows = [int(i) for i in self.rows[self.at:self.at+_NEXT]]
         images = [self._image(i, _THUMB) for i in rows]
-        names = [f"{shorten(label_text(self.catalog.frame.at[i, 'label']), 18)}\n{shorten(decision_text(self.decisions[i]), 18)}" for i in rows]
-        return show_images([_none(_THUMB) if o is None else o for o in images], names, ncols=min(6, max(1, len(rows))), size=1.3, suptitle=self._headline())
+        drawn = [_none(_THUMB) if o is None else o for o in images]
+        names = [f"{shorten(self._own_label(i), 18)}\n{shorten(decision_text(self.decisions[i]), 18)}" for i in rows]
+        ncols = min(6, max(1, len(rows)))
+        return show_images(drawn, names, ncols=ncols, size=1.3, suptitle=self._headline())
 
     def apply(self)->Catalog:
         "Make a catalog with the decisions carried out"
         return self.decisions.apply()
 
     def mended(self):
-        "Give the data module (of a catalog alone: the catalog) with the decisions carried out, all else as before"
+        "Return the data module (of a catalog alone: the catalog) with the decisions carried out, all else as before"
         if not isinstance(self.data, ImageDataModule): return self.apply()
         new = self.data.copy()
-        new.catalog,new._images,new._leaks = self.apply(), None, None
+        new.catalog = self.apply()
+        new._images = None
+        new._leaks = None
         return new
 
     @property
     def edits(self)->pd.DataFrame: return self.decisions.frame
 
     def _typed(self, change):
-        "Take the letters that came since the last message"
-        new,old = change["new"], self._seen
+        "Do what the letters stand for that came since the last message"
+        new, old = change["new"], self._seen
         self._seen = new
         same = len(os.path.commonprefix((old, new)))
-        rest = min(len(os.path.commonprefix((old[::-1], new[::-1]))), len(old)-same)      # the cursor may stand anywhere
+        ending = len(os.path.commonprefix((old[::-1], new[::-1])))
+        rest = min(ending, len(old)-same)      # the cursor may stand anywhere
         if len(new) > len(old) == same + rest: self.press(new[same:len(new)-rest])
-        if len(new) > 40: self._seen,self._keys.value = "", ""
+        if len(new) > 40:
+            self._seen = ""
+            self._keys.value = ""
 
     def _build(self, W):
         "Make the buttons, the key field, the filters and the bar"
         status = self._select(W, "show", ["all", "open", "decided"])
         link((self, "status"), (status, "value"))
-        self._keys = W.Text(placeholder="click here, then use the keys", description="keys", layout=dict(width="250px"), style=dict(description_width="35px"))
-        self._keys.add_class("visionlab-keys"); self._keys.observe(self._typed, "value")
+        self._keys = W.Text(placeholder="click here, then use the keys", description="keys",
+                            layout=dict(width="250px"), style=dict(description_width="35px"))
+        self._keys.add_class("visionlab-keys")
+        self._keys.observe(self._typed, "value")
         self._bar = W.IntProgress(layout=dict(width="140px"))
-        for key,(name,_) in self.acts().items(): self._buttons[key] = text_button(W, f"{name} ({key})", lambda key=key: self._try(self.acts()[key][1]))
-        row = lambda *o: W.HBox(list(o), layout=dict(flex_flow="row wrap"))
-        rows = row(*self._filters(W), status), row(*self._buttons.values()), row(self._keys, *self._more(W), self._bar)
+        for key, (name, _) in self.acts().items(): self._buttons[key] = self._act_button(W, key, name)
+        lines = [*self._filters(W), status], self._buttons.values(), [self._keys, *self._more(W), self._bar]
+        rows = [W.HBox(list(line), layout=dict(flex_flow="row wrap")) for line in lines]
         self._sync()
         return W.VBox([*rows, self._picture])
 
+    def _act_button(self, W, key, name): return text_button(W, f"{name} ({key})", lambda: self._try(self.acts()[key][1]))
+
     def _select(self, W, name, options):
-        return W.Dropdown(options=options, description=name, layout=dict(width="200px"), style=dict(description_width="48px"))
+        look = dict(layout=dict(width="200px"), style=dict(description_width="48px"))
+        return W.Dropdown(options=options, description=name, **look)
 
     def _another(self, W, take):
         "Make a field in which a class is typed"
-        self._other = field = W.Combobox(options=list(self.catalog.classes), placeholder="another class, then Enter", description="other", continuous_update=False, layout=dict(width="260px"), style=dict(description_width="40px"))
+        field = W.Combobox(options=list(self.catalog.classes), placeholder="another class, then Enter",
+                           description="other", continuous_update=False,
+                           layout=dict(width="260px"), style=dict(description_width="40px"))
+        self._other = field
+
         def named(change):
             if not change["new"]: return
             field.value = ""
             self._try(lambda: take(change["new"]))
+
         field.observe(named, "value")
         return field
 

@@ -21,31 +21,41 @@ def to_jpeg(
     "Encode an image as JPEG"
     from PIL import Image
     x = to_uint8(image)
+    gray = x.shape[2] != 3
     small = min(x.shape[:2]) <= 64                 # colour at half resolution would show in an enlarged picture
-    Image.fromarray(x if x.shape[2] == 3 else x[...,0]).save(out := BytesIO(), "JPEG", quality=quality, subsampling=0 if small else 2, optimize=True)
+    out = BytesIO()
+    picture = Image.fromarray(x[..., 0] if gray else x)
+    picture.save(out, "JPEG", quality=quality, subsampling=0 if small else 2, optimize=True)
     return out.getvalue()
 
 def _fit(image, side):
-    "Give (height, width) with the longer side at `side`"
-    h,w = image.shape[:2]
-    return max(1, round(h*side/max(h, w))), max(1, round(w*side/max(h, w)))
+    "Return (height, width) with the longer side at `side`"
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    return max(1, round(height*side/longer)), max(1, round(width*side/longer))
 
 def _img(image, alt, size, detail):
     "Write one picture, centred in a square of `size` pixels"
     x = to_uint8(image)
-    h,w = _fit(x, size)
+    height, width = _fit(x, size)
     if max(x.shape[:2]) > size*detail: x = resize(x, _fit(x, size*detail))
-    zoom = ";image-rendering:pixelated" if x.shape[1] < w else ""
-    place = f"display:block;max-width:100%;height:auto;margin:{(size-h)//2}px auto {size-h-(size-h)//2}px{zoom}"
-    return f'<img alt="{escape(alt)}" width="{w}" height="{h}" style="{place}" src="data:image/jpeg;base64,{base64.b64encode(to_jpeg(x)).decode()}">'
+    zoom = ";image-rendering:pixelated" if x.shape[1] < width else ""
+    above = (size-height)//2
+    below = size - height - above
+    place = f"display:block;max-width:100%;height:auto;margin:{above}px auto {below}px{zoom}"
+    data = base64.b64encode(to_jpeg(x)).decode()
+    return (f'<img alt="{escape(alt)}" width="{width}" height="{height}" style="{place}" '
+            f'src="data:image/jpeg;base64,{data}">')
 
 _CAPTION = "font-size:11px;line-height:16px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;text-align:center"
 
 def _caption_line(text): return f'<div style="{_CAPTION}">{escape(text)}</div>'
 
 def _tile(image, caption, title, size, detail, limit=""):
-    return (f'<figure title="{escape(title)}" style="display:inline-block;vertical-align:top;width:{size}px;{limit}margin:2px">{_img(image, title, size, detail)}'
-            f'<figcaption>{"".join(map(_caption_line, caption.splitlines()))}</figcaption></figure>')
+    style = f"display:inline-block;vertical-align:top;width:{size}px;{limit}margin:2px"
+    lines = "".join(map(_caption_line, caption.splitlines()))
+    return (f'<figure title="{escape(title)}" style="{style}">{_img(image, title, size, detail)}'
+            f'<figcaption>{lines}</figcaption></figure>')
 
 def tile_html(
     images,          # as `to_uint8` takes them
@@ -60,5 +70,6 @@ def tile_html(
     limit = f"min-width:40px;max-width:{100/ncols-1:.1f}%;" if ncols and shrink else ""
     tiles = [_tile(*o, size, detail, limit) for o in zip(images, captions, titles)]
     if not ncols: return f"<div>{''.join(tiles)}</div>"
-    rows = (tiles[i:i+ncols] for i in range(0, len(tiles), ncols))
-    return "<div style='overflow-x:auto'>" + "".join(f"<div style='white-space:nowrap'>{''.join(o)}</div>" for o in rows) + "</div>"
+    rows = ("".join(tiles[i:i+ncols]) for i in range(0, len(tiles), ncols))
+    body = "".join(f"<div style='white-space:nowrap'>{row}</div>" for row in rows)
+    return f"<div style='overflow-x:auto'>{body}</div>"

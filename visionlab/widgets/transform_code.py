@@ -14,47 +14,77 @@ from ..transforms.custom import inner_transforms, Custom
 from ..transforms.pipeline import operation_kinds, IMAGENET_MEAN, IMAGENET_STD, Pipeline
 from ..transforms.presets import list_presets, PRESETS
 from ..transforms.interop import to_albumentations, to_torchvision
-from .fields import can_be_remade, arguments
+from .fields import can_be_remade, list_as_tuple, arguments
 
 # %% ../../nbs/widgets/08_transform_code.ipynb #93e64359
+def _tuple_code(items):
+    "Write the codes of its items as a tuple"
+    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+
+def _value_code(value):
+    "Write a field's value as code"
+    if isinstance(value, tuple): return _tuple_code(list(map(_value_code, value)))
+    return _part_code(value) if is_dataclass(value) else repr(value)
+
 def _part_code(part):
     "Write an operation of visionlab as code, without what is default"
-    code = lambda v: f"({', '.join(map(code, v))}{','*(len(v) == 1)})" if isinstance(v, tuple) else _part_code(v) if is_dataclass(v) else repr(v)
-    given = (f"{f.name}={code(getattr(part, f.name))}" for f in fields(part) if getattr(part, f.name) != f.default)
+    given = []
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if value != field.default: given.append(f"{field.name}={_value_code(value)}")
     return f"{type(part).__name__}({', '.join(given)})"
 
-def _size_code(p): return repr(p.size[0] if p.size[0] == p.size[1] else p.size)
+def _names_in(parts):
+    "Name the kinds of operations in some parts"
+    return {kind for part in parts for kind in operation_kinds(part)}
+
+def _size_code(p):
+    height, width = p.size
+    return repr(height if height == width else p.size)
 
 def _stats_code(p):
     "Write the statistics as arguments, without what is default"
     given = dict(mean=(p.mean, IMAGENET_MEAN), std=(p.std, IMAGENET_STD))
-    return "".join(f", {k}={v!r}" for k,(v,default) in given.items() if v != default)
+    return "".join(f", {k}={v!r}" for k, (v, default) in given.items() if v != default)
 
 def named_as_preset(p:Pipeline)->Pipeline:
-    "Give a pipeline the name of the preset it is equal to, or none"
-    same = [o for o,q in PRESETS.items() if (q.frame, q.ops) == (p.frame, p.ops)]
-    return p.edit(name=p.name if p.name in same else same[0] if same else "custom")
+    "Return a pipeline the name of the preset it is equal to, or none"
+    same = [o for o, q in PRESETS.items() if (q.frame, q.ops) == (p.frame, p.ops)]
+    if p.name in same: return p.edit(name=p.name)
+    return p.edit(name=same[0] if same else "custom")
 
 def _own_code(p):
     "Write a pipeline that is visionlab's own"
-    if p.name in list_presets() and named_as_preset(p) == p: return f"from visionlab.transforms import preset\npipeline = preset({p.name!r}, {_size_code(p)}{_stats_code(p)})"
-    names = sorted({"Pipeline", *(k for o in (p.frame, *p.ops) for k in operation_kinds(o))})
-    ops = ", ".join(map(_part_code, p.ops)) + ","*(len(p.ops) == 1)
+    if p.name in list_presets() and named_as_preset(p) == p:
+        return f"from visionlab.transforms import preset\npipeline = preset({p.name!r}, {_size_code(p)}{_stats_code(p)})"
+    names = ", ".join(sorted({"Pipeline"} | _names_in((p.frame, *p.ops))))
+    ops = _tuple_code(list(map(_part_code, p.ops)))
     name = f", name={p.name!r}" if p.name != "custom" else ""
-    return f"from visionlab.transforms import {', '.join(names)}\npipeline = Pipeline({_part_code(p.frame)}, ({ops}), size={_size_code(p)}{_stats_code(p)}{name})"
+    return (f"from visionlab.transforms import {names}\n"
+            f"pipeline = Pipeline({_part_code(p.frame)}, {ops}, size={_size_code(p)}{_stats_code(p)}{name})")
 
 # %% ../../nbs/widgets/08_transform_code.ipynb #8505ba1c
-_HOMES = (("torchvision.transforms.v2", "v2", "from torchvision.transforms import v2"), ("torchvision", "T", "import torchvision.transforms as T"),
-          ("albumentations.pytorch", "", "from albumentations.pytorch import ToTensorV2"), ("albumentations", "A", "import albumentations as A"),
-          ("visionlab.transforms.interop", "", "from visionlab.transforms.interop import Frame, Op"), ("torch", "torch.nn", "import torch"))
+_HOMES = (      # start of the module's name, prefix in code, import line
+    ("torchvision.transforms.v2", "v2", "from torchvision.transforms import v2"),
+    ("torchvision", "T", "import torchvision.transforms as T"),
+    ("albumentations.pytorch", "", "from albumentations.pytorch import ToTensorV2"),
+    ("albumentations", "A", "import albumentations as A"),
+    ("visionlab.transforms.interop", "", "from visionlab.transforms.interop import Frame, Op"),
+    ("torch", "torch.nn", "import torch"))
 
 def _home(t):
     "Find the prefix and the import line of a class"
-    return next(((prefix,line) for start,prefix,line in _HOMES if type(t).__module__.startswith(start)), None)
+    for start, prefix, line in _HOMES:
+        if type(t).__module__.startswith(start): return prefix, line
+    return None
+
+def _holds_steps(t): return type(t).__name__ in ("Compose", "Sequential", "OneOf")
 
 class _Writer:
     "Write transforms as code, and remember what must be imported"
-    def __init__(self): self.imports,self.unknown = set(), []
+    def __init__(self):
+        self.imports = set()
+        self.unknown = []
 
     def value(self, v):
         if isinstance(v, enum.Enum): return f"v2.{type(v).__name__}.{v.name}"
@@ -62,29 +92,40 @@ class _Writer:
         if is_dataclass(v):
             self.imports |= {f"from visionlab.transforms import {k}" for k in operation_kinds(v)}
             return _part_code(v)
-        if isinstance(v, (list, tuple)): return f"({', '.join(map(self.value, v))}{','*(len(v) == 1)})" if not any(map(_home, v)) else f"[{', '.join(map(self.step, v))}]"
-        return self.step(v) if _home(v) and hasattr(v, "__dict__") and not isinstance(v, type) else repr(v)
+        if isinstance(v, (list, tuple)): return self._sequence(v)
+        known = _home(v) and hasattr(v, "__dict__") and not isinstance(v, type)
+        return self.step(v) if known else repr(v)
+
+    def _sequence(self, v):
+        if any(map(_home, v)): return f"[{', '.join(map(self.step, v))}]"
+        return _tuple_code(list(map(self.value, v)))
 
     def step(self, t):
         "Write one transform"
         home = _home(t)
-        if home is None or not (can_be_remade(t) or inner_transforms(t) or not arguments(t)): return self._name(t)
-        self.imports.add(home[1])
-        return f"{home[0]}{'.'*bool(home[0])}{type(t).__name__}({', '.join(self._arguments(t))})"
+        if home is None: return self._name(t)
+        if not can_be_remade(t) and not inner_transforms(t) and arguments(t): return self._name(t)
+        prefix, line = home
+        self.imports.add(line)
+        name = f"{prefix}.{type(t).__name__}" if prefix else type(t).__name__
+        return f"{name}({', '.join(self._arguments(t))})"
 
     def _name(self, t):
         "Name what cannot be written"
         name = getattr(t, "__name__", type(t).__name__)
-        self.unknown.append(name := name if name.isidentifier() else "your_function")
+        if not name.isidentifier(): name = "your_function"
+        self.unknown.append(name)
         return name
 
     def _arguments(self, t):
-        defaults = {k:o.default for k,o in inspect.signature(type(t).__init__).parameters.items()}
-        plain = lambda v: tuple(v) if isinstance(v, list) else v
-        if type(t).__name__ in ("Compose", "Sequential", "OneOf") and inner_transforms(t): yield f"[{', '.join(map(self.step, inner_transforms(t)))}]"
-        for k,v in arguments(t).items():
-            if k == "transforms" and type(t).__name__ in ("Compose", "Sequential", "OneOf"): continue
-            if k in defaults and plain(v) != plain(defaults[k]) and not (type(t).__name__ == "Compose" and k != "p"): yield f"{k}={self.value(v)}"
+        defaults = {k:o.default for k, o in inspect.signature(type(t).__init__).parameters.items()}
+        is_compose = type(t).__name__ == "Compose"
+        if _holds_steps(t) and inner_transforms(t): yield f"[{', '.join(map(self.step, inner_transforms(t)))}]"
+        for k, v in arguments(t).items():
+            if k == "transforms" and _holds_steps(t): continue
+            if k not in defaults or list_as_tuple(v) == list_as_tuple(defaults[k]): continue
+            if is_compose and k != "p": continue
+            yield f"{k}={self.value(v)}"
 
 def transform_code(
     transform,          # a torchvision or albumentations pipeline
@@ -92,17 +133,23 @@ def transform_code(
 )->str:
     "Write a pipeline of torchvision or albumentations as the code that makes it"
     write = _Writer()
-    steps = [write.step(o) for o in inner_transforms(transform)] or [write.step(transform)]
+    inside = inner_transforms(transform)
+    steps = [write.step(o) for o in inside] or [write.step(transform)]
     home = _home(transform)
     if home: write.imports.add(home[1])
-    body = f"{name} = {home[0]}.{type(transform).__name__}([\n" + "".join(f"    {o},\n" for o in steps) + "])" if home and inner_transforms(transform) else f"{name} = {steps[0]}"
+    body = f"{name} = {steps[0]}"
+    if home and inside:
+        lines = "".join(f"    {o},\n" for o in steps)
+        body = f"{name} = {home[0]}.{type(transform).__name__}([\n{lines}])"
     note = "".join(f"# {o} is yours, as you defined it\n" for o in dict.fromkeys(write.unknown))
     return "\n".join(_merged(write.imports)) + "\n" + note + body
 
 def _merged(imports):
     "Write the names of one module on one line"
-    named = sorted(o.split(" import ")[1] for o in imports if o.startswith("from visionlab.transforms.ops"))
-    return [*([f"from visionlab.transforms.ops import {', '.join(named)}"] if named else []), *sorted(o for o in imports if not o.startswith("from visionlab.transforms.ops"))]
+    start = "from visionlab.transforms.ops"
+    named = sorted(o.split(" import ")[1] for o in imports if o.startswith(start))
+    first = [f"{start} import {', '.join(named)}"] if named else []
+    return first + sorted(o for o in imports if not o.startswith(start))
 
 CODE = ("visionlab", "torchvision", "albumentations")
 
@@ -112,9 +159,11 @@ def pipeline_code(
 )->str:
     "Write a pipeline as the code that makes it"
     one_of(words, CODE, "kind of code")
-    if words != "visionlab": return transform_code({"torchvision":to_torchvision, "albumentations":to_albumentations}[words](p))
+    if words == "torchvision": return transform_code(to_torchvision(p))
+    if words == "albumentations": return transform_code(to_albumentations(p))
     if not isinstance(p.frame, Custom): return _own_code(p)
-    ops = f"pipeline = pipeline.edit(frame=Custom(transform), ops=({', '.join(map(_part_code, p.ops))}{','*(len(p.ops) == 1)}))\n" if p.ops else "pipeline = pipeline.edit(frame=Custom(transform), ops=())\n"
-    names = sorted({"Custom", "Pipeline", "Resize", *(k for o in p.ops for k in operation_kinds(o))})
-    return (f"{transform_code(p.frame.transform)}\nfrom visionlab.transforms.ops import {', '.join(names)}\n"
-            f"pipeline = Pipeline(Resize(), (), size={_size_code(p)}{_stats_code(p)}, name={p.name!r})\n{ops}").rstrip()
+    ops = _tuple_code(list(map(_part_code, p.ops)))
+    names = ", ".join(sorted({"Custom", "Pipeline", "Resize"} | _names_in(p.ops)))
+    return (f"{transform_code(p.frame.transform)}\nfrom visionlab.transforms.ops import {names}\n"
+            f"pipeline = Pipeline(Resize(), (), size={_size_code(p)}{_stats_code(p)}, name={p.name!r})\n"
+            f"pipeline = pipeline.edit(frame=Custom(transform), ops={ops})")

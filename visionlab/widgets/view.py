@@ -20,20 +20,29 @@ from ..core.files import atomic_write, check_own
 from ..core.progress import in_notebook
 
 # %% ../../nbs/widgets/00_view.ipynb #c23fe495
-STILL_SIDE,_SMALL,LIVE_SIDE = 96, 64, 128     # pixels of a tile: in a saved page, there when they are many, and live
-MANY_IMAGES = 32                            # tiles
+STILL_SIDE = 96         # pixels of a tile in a saved page
+_SMALL = 64         # pixels of a tile in a saved page of many
+LIVE_SIDE = 128         # pixels of a tile beside controls
+MANY_IMAGES = 32          # tiles
 
 # %% ../../nbs/widgets/00_view.ipynb #3a5981be
-_NAMES = """<style onload="(v=>{const name=()=>v.querySelectorAll('.noUi-handle:not([aria-label]),.ui-slider-handle:not([aria-label])').forEach(h=>{
-const l=h.closest('.widget-inline-hbox,.widget-hbox')?.querySelector('.widget-label'),n=h.closest('.noUi-base')?.querySelectorAll('.noUi-handle').length;
+# the sliders of ipywidgets have no name that a screen reader could find
+_NAMES = """<style onload="(v=>{const name=()=>v\
+.querySelectorAll('.noUi-handle:not([aria-label]),.ui-slider-handle:not([aria-label])').forEach(h=>{
+const l=h.closest('.widget-inline-hbox,.widget-hbox')?.querySelector('.widget-label'),\
+n=h.closest('.noUi-base')?.querySelectorAll('.noUi-handle').length;
 if(l&&l.innerText)h.setAttribute('aria-label',l.innerText+(n>1?[' from',' to'][+h.dataset.handle]:''))});
-name();new MutationObserver(name).observe(v,{childList:true,subtree:true})})(this.closest('.visionlab-view'))">.visionlab-view{}</style>"""      # ipywidgets' sliders have no name that a screen reader could find
+name();new MutationObserver(name).observe(v,{childList:true,subtree:true})})\
+(this.closest('.visionlab-view'))">.visionlab-view{}</style>"""
 
 _VIEW = "application/vnd.jupyter.widget-view+json"
-_AFTER = ".jp-OutputArea-child:has(>.jp-OutputArea-output>.vl-still)+.jp-OutputArea-child"      # the output behind a saved picture
-_DEAD = (f"<style>{_AFTER}:has(>.jp-OutputArea-output.jupyter-widgets),{_AFTER}>.lm-Panel.jp-OutputArea-output:not(:has(*)),"
+# the output behind a saved picture
+_AFTER = ".jp-OutputArea-child:has(>.jp-OutputArea-output>.vl-still)+.jp-OutputArea-child"
+# stands with a saved picture: hides controls that are still loading or have no kernel
+_DEAD = (f"<style>{_AFTER}:has(>.jp-OutputArea-output.jupyter-widgets),"
+         f"{_AFTER}>.lm-Panel.jp-OutputArea-output:not(:has(*)),"
          ".output_area:has(>.output_subarea>.vl-still)+.output_area>.jupyter-widgets-view:not(:has(*)),"
-         ".jp-OutputArea-child:has(>.jp-OutputArea-output>.vl-empty){display:none!important}</style>")      # goes with a picture: hides controls that are loading or have no kernel
+         ".jp-OutputArea-child:has(>.jp-OutputArea-output>.vl-empty){display:none!important}</style>")
 _SETTLED = 1.                         # seconds without a change, after which the saved picture is renewed
 
 def _hiding(token):
@@ -61,7 +70,8 @@ class _Saved:
 
     def _changed_picture(self, *_):
         "Renew the saved picture when nothing has changed for a moment"
-        if self._shown and self._loop is not None and not self._loop.is_closed(): self._loop.call_soon_threadsafe(self._wait)
+        if not self._shown or self._loop is None or self._loop.is_closed(): return
+        self._loop.call_soon_threadsafe(self._wait)
 
     def _wait(self):
         if self._waiting is not None: self._waiting.cancel()
@@ -76,15 +86,32 @@ def _running_loop():
     try: return asyncio.get_running_loop()
     except RuntimeError: return None
 
+def _publish_output(data, token, **kw):
+    "Send an output of the controls to the page"
+    shell = sys.modules["IPython"].get_ipython()
+    shell.display_pub.publish(data, metadata={}, transient=dict(display_id=f"{token}-live"), **kw)
+
 def _publish_controls(widget, token):
     "Show a widget behind its picture"
-    data = {_VIEW: dict(version_major=2, version_minor=0, model_id=widget.model_id), "text/html": ""}
-    sys.modules["IPython"].get_ipython().display_pub.publish(data, metadata={}, transient=dict(display_id=f"{token}-live"))
+    view = dict(version_major=2, version_minor=0, model_id=widget.model_id)
+    _publish_output({_VIEW: view, "text/html": ""}, token)
 
 def _unpublish_controls(token):
     "Take a widget off the page and out of the notebook's file"
-    nothing = {"text/html": ""}
-    sys.modules["IPython"].get_ipython().display_pub.publish(nothing, metadata={}, transient=dict(display_id=f"{token}-live"), update=True)
+    _publish_output({"text/html": ""}, token, update=True)
+
+def _error_html(error):
+    text = escape(f"{type(error).__name__}: {error}")
+    return f"<pre role='alert' style='white-space:pre-wrap'>{text}</pre>"
+
+_KINDS = ("html", "png", "jpg", "jpeg", "svg", "pdf")
+
+def _own_picture(head): return any(o in head for o in (b"<!doctype html><html lang='en'>", b"atplotlib", b"visionlab"))
+
+def _page_html(title, body):
+    "Write a page that holds one picture"
+    return (f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>"
+            f"<body style='font-family:sans-serif'>{body}")
 
 class View(_Saved, HasTraits):
     "A picture with controls: live in a notebook, still in a saved page, a file from a script"
@@ -97,28 +124,33 @@ class View(_Saved, HasTraits):
     @property
     def widget(self):
         "Build the controls and the picture, once"
-        if self._widget is None:
-            import ipywidgets as W
-            self._picture = W.HTML(self._safely())
-            self._widget = self._build(W)
-            self._widget.children = (*self._widget.children, W.HTML(_NAMES + _hiding(self.token)))
-            self._picture.add_class("visionlab-picture")
-            for name in ("view", type(self).__name__.lower()): self._widget.add_class(f"visionlab-{name}")
-            _VIEWS[self._widget.model_id] = self
+        if self._widget is None: self._make_widget()
         return self._widget
+
+    def _make_widget(self):
+        import ipywidgets as W
+        self._picture = W.HTML(self._safely())
+        self._widget = self._build(W)
+        hidden = W.HTML(_NAMES + _hiding(self.token))
+        self._widget.children = (*self._widget.children, hidden)
+        self._picture.add_class("visionlab-picture")
+        for name in ("view", type(self).__name__.lower()): self._widget.add_class(f"visionlab-{name}")
+        _VIEWS[self._widget.model_id] = self
 
     def to_html(self)->str:
         "Draw as HTML, without controls"
         tiles = self.tiles()
-        return self._html(tiles, STILL_SIDE if len(tiles[0]) <= MANY_IMAGES else _SMALL)
+        size = STILL_SIDE if len(tiles[0]) <= MANY_IMAGES else _SMALL
+        return self._html(tiles, size)
 
     def _live(self): return self._html(self.tiles(), LIVE_SIDE, detail=2)
     def _stored(self): return self.to_html()
 
     def _safely(self):
-        "Draw for the live view; what goes wrong is shown there, because a control has nowhere else to report it"
-        try: return f"<div style='width:0;min-width:100%'>{self._live()}</div>"     # as wide as the notebook, however wide a row of tiles
-        except Exception as e: return f"<pre role='alert' style='white-space:pre-wrap'>{escape(f'{type(e).__name__}: {e}')}</pre>"
+        "Draw for the live view; an error is shown there, because a control has nowhere else to report it"
+        # as wide as the notebook, however wide a row of tiles
+        try: return f"<div style='width:0;min-width:100%'>{self._live()}</div>"
+        except Exception as e: return _error_html(e)
 
     def redraw(self):
         "Send the picture to the live view, in one message"
@@ -127,14 +159,14 @@ class View(_Saved, HasTraits):
         self._changed_picture()
 
     def _try(self, act):
-        "Do what a control stands for; what goes wrong is said under the picture"
+        "Do what a control stands for; an error is shown under the picture"
         try: act()
         except Exception as e:
             self.note = str(e)
             self.redraw()
 
     def close(self):
-        "Take the controls off the page, leave the picture, and free what they hold; shown again, they are made anew"
+        "Take the controls off the page and free what they hold; the picture stays, and showing it makes them anew"
         self._hide_controls()
         if self._widget is not None: close_all(self._widget)
         self._widget = self._picture = None
@@ -149,22 +181,26 @@ class View(_Saved, HasTraits):
     )->Path:
         "Write the picture to a file"
         path = Path(path)
-        kind = one_of(path.suffix.lower().lstrip("."), ("html", "png", "jpg", "jpeg", "svg", "pdf"), "kind of picture")
-        check_own(path, lambda head: any(o in head for o in (b"<!doctype html><html lang='en'>", b"atplotlib", b"visionlab")))
-        if kind == "html": return atomic_write(path, f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{type(self).__name__}</title><body style='font-family:sans-serif'>{self.to_html()}")
-        named = dict(pil_kwargs=dict(comment=b"visionlab")) if kind in ("jpg", "jpeg") else {}      # the other kinds name matplotlib
-        self.figure().savefig(out := BytesIO(), format=kind, dpi=150, **named)
+        kind = one_of(path.suffix.lower().lstrip("."), _KINDS, "kind of picture")
+        check_own(path, _own_picture)
+        if kind == "html": return atomic_write(path, _page_html(type(self).__name__, self.to_html()))
+        is_jpeg = kind in ("jpg", "jpeg")          # matplotlib writes its name into the other kinds
+        named = dict(pil_kwargs=dict(comment=b"visionlab")) if is_jpeg else {}
+        out = BytesIO()
+        self.figure().savefig(out, format=kind, dpi=150, **named)
         return atomic_write(path, out.getvalue())
 
     def _still(self, style=""):
         "Make the output that is a picture"
-        return {"text/plain": repr(self), "text/html": f"<div class='vl-still {self.token}'>{self._stored()}</div>{style}"}
+        html = f"<div class='vl-still {self.token}'>{self._stored()}</div>{style}"
+        return {"text/plain": repr(self), "text/html": html}
 
     def _is_live(self):
-        "Say whether controls are shown, too"
+        "Return whether controls are shown, too"
         return can_be_live()
 
-    def _repr_mimebundle_(self, include=None, exclude=None): return {"text/plain": repr(self), "text/html": self._stored()}
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"text/plain": repr(self), "text/html": self._stored()}
 
     def _ipython_display_(self):
         "Show the picture, which is saved, and the controls, which hide it for as long as they live"
@@ -184,9 +220,10 @@ class View(_Saved, HasTraits):
             for frame in self._frames: frame._changed_picture()
 
 def close_all(widget):
-    "Close a widget, all inside it, and what says how it looks"
-    for o in (*getattr(widget, "children", ()), getattr(widget, "style", None), getattr(widget, "layout", None)):
-        if hasattr(o, "close"): close_all(o)
+    "Close a widget, all inside it, and the widgets of its style and layout"
+    looks = getattr(widget, "style", None), getattr(widget, "layout", None)
+    for part in (*getattr(widget, "children", ()), *looks):
+        if hasattr(part, "close"): close_all(part)
     widget.close()
 
 _SHOWN = {}       # {cell: (the request that ran it, the views it shows)}
@@ -194,28 +231,35 @@ _SHOWN = {}       # {cell: (the request that ran it, the views it shows)}
 def _asked()->tuple: # (cell, request), None where a front end does not tell
     "Name the notebook cell that is running, and which run of it this is"
     shell = sys.modules["IPython"].get_ipython()
-    asked = shell.get_parent() if hasattr(shell, "get_parent") else getattr(shell, "parent_header", None) or {}
-    return asked.get("metadata", {}).get("cellId"), asked.get("header", {}).get("msg_id")
+    if hasattr(shell, "get_parent"): asked = shell.get_parent()
+    else: asked = getattr(shell, "parent_header", None) or {}
+    cell = asked.get("metadata", {}).get("cellId")
+    return cell, asked.get("header", {}).get("msg_id")
+
+def _is_shown(view): return any(o is view for _, shown in _SHOWN.values() for o in shown)
 
 def _replace_in_cell(view):
-    "Close what an earlier run of this cell showed and nobody sees any more: ipywidgets would keep it for as long as the kernel lives"
-    cell,request = _asked()
+    "Close what an earlier run of this cell showed and nobody sees now; ipywidgets would keep it until the kernel ends"
+    cell, request = _asked()
     if cell is None: return
-    before,views = _SHOWN.get(cell, (None, []))
-    _SHOWN[cell] = request, [*(views if before == request else []), view]
-    if before == request: return
+    before, views = _SHOWN.get(cell, (None, []))
+    same_run = before == request
+    _SHOWN[cell] = request, [*views, view] if same_run else [view]
+    if same_run: return
     for old in views:
-        if not any(o is old for _,shown in _SHOWN.values() for o in shown): old.close()
+        if not _is_shown(old): old.close()
 
 def drawn_by_widgets()->bool:
-    "Say whether the front end that asks draws widgets; what runs notebooks without a page, as nbconvert does, draws none"
+    "Return whether the front end that asks draws widgets; what runs notebooks without a page, as nbconvert, draws none"
     if not in_notebook(): return False
-    if "google.colab" in sys.modules or os.environ.get("SERVER_SOFTWARE", "").startswith("voila"): return True
-    cell,request = _asked()
-    return cell is not None or "_" not in (request or "_")        # a client in Python numbers its requests: session_process_n
+    if "google.colab" in sys.modules: return True
+    if os.environ.get("SERVER_SOFTWARE", "").startswith("voila"): return True
+    cell, request = _asked()
+    if cell is not None: return True
+    return "_" not in (request or "_")        # a client in Python numbers its requests: session_process_n
 
 def can_be_live():
-    "Say whether somebody can use controls here, and ipywidgets is there to make them"
+    "Return whether somebody can use controls here, and ipywidgets is there to make them"
     return drawn_by_widgets() and importlib.util.find_spec("ipywidgets") is not None
 
 # views inside boxes and outputs of ipywidgets
@@ -225,27 +269,32 @@ def _leaves(box):
     "List the views and the outputs inside a widget of ipywidgets"
     if (view := _VIEWS.get(box.model_id)) is not None: return [view]
     if hasattr(box, "outputs"): return [box]
-    return [o for child in getattr(box, "children", ()) for o in _leaves(child)]
+    children = getattr(box, "children", ())
+    return [o for child in children for o in _leaves(child)]
 
-_FRAMES,_CAUGHT = WeakSet(), WeakKeyDictionary()        # those on show; {Output: views displayed in it where no controls are drawn}
+_FRAMES = WeakSet()                   # those on show
+_CAUGHT = WeakKeyDictionary()         # {Output: views displayed in it where no controls are drawn}
 
 def _catching():
     "List the outputs of ipywidgets that take what is displayed now"
     module = sys.modules.get("ipywidgets.widgets.widget")
     if module is None: return []
     there = module._instances if hasattr(module, "_instances") else module.Widget.widgets
-    return [o for o in list(there.values()) if hasattr(o, "outputs") and getattr(o, "msg_id", "")]
+    outputs = [o for o in list(there.values()) if hasattr(o, "outputs")]
+    return [o for o in outputs if getattr(o, "msg_id", "")]
 
 def _catch(view, outputs):
-    "Put a view's picture in front of the outputs that it is displayed in, because a page without controls shows nothing inside them"
-    for o in outputs: _CAUGHT.setdefault(o, []).append(view)
+    "Put a view's picture before the outputs that it is displayed in; a page without controls shows nothing inside them"
+    for output in outputs: _CAUGHT.setdefault(output, []).append(view)
     for frame in list(_FRAMES):
         if set(frame.outputs) & set(outputs): frame._publish(update=True)
 
 def _captured(output):
     "List the views that an Output of ipywidgets shows"
-    ids = [o.get("data", {}).get(_VIEW, {}).get("model_id") for o in output.outputs]
-    return [*(_VIEWS[o] for o in ids if o in _VIEWS), *_CAUGHT.get(output, ())]
+    bundles = [o.get("data", {}) for o in output.outputs]
+    ids = [o.get(_VIEW, {}).get("model_id") for o in bundles]
+    displayed = [_VIEWS[o] for o in ids if o in _VIEWS]
+    return [*displayed, *_CAUGHT.get(output, ())]
 
 class _Frame(_Saved):
     "Keep a picture of the views that are shown inside outputs of ipywidgets: a notebook's file holds nothing of those"
@@ -256,40 +305,49 @@ class _Frame(_Saved):
 
     def _still(self, style=""):
         views = list(dict.fromkeys(o for output in self.outputs for o in _captured(output)))
-        for o in views:
-            if self not in o._frames: o._frames = (*o._frames, self)
+        for view in views:
+            if self not in view._frames: view._frames = (*view._frames, self)
         names = f"vl-still {' '.join(o.token for o in views)}" if views else "vl-empty"
-        return {"text/plain": "\n".join(map(repr, views)), "text/html": f"<div class='{names}'>{''.join(o._stored() for o in views)}</div>{style}"}
+        text = "\n".join(map(repr, views))
+        pictures = "".join(o._stored() for o in views)
+        return {"text/plain": text, "text/html": f"<div class='{names}'>{pictures}</div>{style}"}
 
 def _show_box(box):
     "Show a widget of ipywidgets that has views inside behind their pictures"
     inside = _leaves(box)
     if not inside: raise NotImplementedError           # ipywidgets shows it
     outputs = [o for o in inside if hasattr(o, "outputs")]
-    pictures = [*dict.fromkeys(o for o in inside if not hasattr(o, "outputs")), *([_Frame(outputs)] if outputs else [])]
-    for o in pictures: o._publish()
+    pictures = list(dict.fromkeys(o for o in inside if not hasattr(o, "outputs")))
+    if outputs: pictures.append(_Frame(outputs))
+    for picture in pictures: picture._publish()
     if drawn_by_widgets() or outputs: _publish_controls(box, pictures[-1].token)
 
 def _show_boxes():
     "Let boxes and outputs with views inside keep pictures in the notebook's file, too"
     if not in_notebook(): return
     shown = sys.modules["IPython"].get_ipython().display_formatter.ipython_display_formatter
-    for module,name in (("widget_box", "Box"), ("widget_output", "Output")): shown.for_type_by_name(f"ipywidgets.widgets.{module}", name, _show_box)
+    shown.for_type_by_name("ipywidgets.widgets.widget_box", "Box", _show_box)
+    shown.for_type_by_name("ipywidgets.widgets.widget_output", "Output", _show_box)
 
 _show_boxes()
 
-def alert_html(text): return f"<div role='alert' style='font-size:12px;white-space:pre-wrap;margin:4px 2px'>{escape(text)}</div>" if text else ""
+def alert_html(text):
+    "Write what goes wrong as a line that a screen reader reads at once"
+    if not text: return ""
+    return f"<div role='alert' style='font-size:12px;white-space:pre-wrap;margin:4px 2px'>{escape(text)}</div>"
+
 def status_html(text): return f"<div role='status' style='font-size:12px;line-height:1.4;margin:2px'>{escape(text)}</div>"
 
 def text_button(W, text, do, **kw):
     "Make a button wide enough for its text"
-    b = W.Button(description=text, **dict(layout=dict(width="auto")) | kw)
-    b.on_click(lambda _: do())
-    return b
+    options = dict(layout=dict(width="auto")) | kw
+    button = W.Button(description=text, **options)
+    button.on_click(lambda _: do())
+    return button
 
 @contextmanager
 def one_thread():
-    "Keep torch's arithmetic in this thread: for few pictures, waiting for other processors that are busy takes longer than the work"
+    "Keep torch's arithmetic in this thread: for few pictures, waiting for busy processors takes longer than the work"
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try: yield
