@@ -109,7 +109,8 @@ def _scan_shard(url):
     with _open_shard(url) as raw:
         file = _Counted(raw)
         try:
-            with tarfile.open(fileobj=raw if seek else file, mode="r:" if seek else "r|") as tar:
+            opened = dict(fileobj=raw, mode="r:") if seek else dict(fileobj=file, mode="r|")
+            with tarfile.open(**opened) as tar:
                 for m in tar:
                     scan.member(tar, m)
                     tar.members = []      # tarfile keeps every header

@@ -20,32 +20,41 @@ from .config import check_num_classes, NOT_PLAIN, fit_channels, ModelConfig
 from .registry import (
     from_scratch, needs_classes, pretrained_entries, with_size, config_for, resolve_name)
 from .network import count_outputs, set_head, build_net, head_names
-from visionlab.models.weights import (
-    fetching, is_head, pretrained_net, fetch_hub, load_weights, match_weights, outline, read_shapes, read_weights,
-    strip_prefixes)
+from .weights import (
+    fetching, _first_of_images, is_head, pretrained_net, fetch_hub, load_weights, match_weights, outline,
+    read_shapes, read_weights, strip_prefixes)
+
+# %% ../../nbs/models/06_classifier.ipynb #ce25a78b
+_OF_TRAINING = (
+    "metrics", "lr", "optimizer", "scheduler", "loss_fn", "weight_decay", "optimizer_kwargs", "scheduler_kwargs",
+    "label_smoothing", "mixup_alpha", "compile_model", "multi_label", "threshold", "seed", "deterministic",
+    "freeze_backbone")
 
 # %% ../../nbs/models/06_classifier.ipynb #7b3c1a18
 class ImageClassifier(nn.Module):
     "A network with a head for `num_classes`, and the configuration its images need"
     def __init__(self,
-        backbone,                  # a name, "hf-hub:org/name", a saved folder, an `nn.Module`, or a `ModelConfig` to rebuild
+        backbone,                  # a name, "hf-hub:org/name", a saved folder, an `nn.Module`, or a `ModelConfig`
         num_classes:int=None,      # default: as many as the weights or the module have
         pretrained=True,           # False: from scratch; a text is the tag of the weights
         in_chans:int=None,         # channels of the images; default: 3, or those of a saved model
         weights=None,              # a file to load instead of downloading
-        image_size=None,           # (height, width) or one number, in pixels; default: the size the weights were trained at
+        image_size=None,           # (height, width) or one number, in pixels; default: the size of the weights
         drop_rate:float=0.,        # dropout before the head
         drop_path_rate:float=0.,   # chance of leaving out a residual branch while training
         replace_head:bool=False,   # give an `nn.Module` a new head
-        classes=None,              # names of the outputs, in their order; a saved head stays if it is for these, or is new
+        classes=None,              # names of the outputs, in order; a saved head stays if it is for these
         reuse_class_head:bool=False, # for other classes too: the parts of a saved head for those that are in both stay
         **kwargs                   # further arguments of the architecture, plain values only
     ):
         super().__init__()
-        kwargs |= {k:v for k,v in dict(drop_rate=drop_rate, drop_path_rate=drop_path_rate).items() if v}
-        ask = _Ask(num_classes, pretrained, in_chans, weights, kwargs.pop("img_size", None) if image_size is None else image_size, replace_head, kwargs, classes, reuse_class_head)
-        self.net,self.config,self.notes = _make(backbone, ask)
-        for note in self.notes if is_main() else (): print(note)
+        kwargs |= {k:v for k, v in dict(drop_rate=drop_rate, drop_path_rate=drop_path_rate).items() if v}
+        if image_size is None: image_size = kwargs.pop("img_size", None)
+        ask = _Ask(num_classes, pretrained, in_chans, weights, image_size, replace_head, kwargs, classes,
+                   reuse_class_head)
+        self.net, self.config, self.notes = _make(backbone, ask)
+        if not is_main(): return
+        for note in self.notes: print(note)
 
     def forward(self, x): return self.net(x)
     def __repr__(self): return f"{type(self).__name__}({self.describe()})"
@@ -53,26 +62,38 @@ class ImageClassifier(nn.Module):
     def describe(self,
         image_size:tuple=None # of the images it gets; default: the one it is made for
     )->str:
-        "Say in one line what this is and what its images must look like"
-        n,c = sum(p.numel() for p in self.net.parameters()),self.config
+        "Describe in one line what this is and what its images must look like"
+        n = sum(p.numel() for p in self.net.parameters())
+        config = self.config
         size = f"{n/1e6:.1f}M" if n >= 1e6 else f"{n:,}"
-        terms = "" if not c.pretrained or c.license in _PERMISSIVE else f" · licence of the weights: {c.license}"
-        return f"{c.name} · {size} parameters · {c.describe(image_size)}{terms}"
+        open_to_all = not config.pretrained or config.license in _PERMISSIVE
+        terms = "" if open_to_all else f" · licence of the weights: {config.license}"
+        return f"{config.name} · {size} parameters · {config.describe(image_size)}{terms}"
 
 _PERMISSIVE = ("", "apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0")
 
 @dataclass
 class _Ask:
     "What the user asked of a backbone"
-    num_classes:int=None; pretrained:bool|str=True; in_chans:int=None; weights:str=None; image_size:tuple=None; replace_head:bool=False
+    num_classes:int=None
+    pretrained:bool|str=True
+    in_chans:int=None
+    weights:str=None
+    image_size:tuple=None
+    replace_head:bool=False
     kwargs:dict=field(default_factory=dict)
-    classes:list=None; reuse_class_head:bool=False
+    classes:list=None
+    reuse_class_head:bool=False
+
     def __post_init__(self):
         self.classes = None if self.classes is None else [str(o) for o in self.classes]
         if self.classes is not None and self.num_classes is None: self.num_classes = len(self.classes)
         check_num_classes(self.num_classes)
-        if self.classes is not None and len(self.classes) != self.num_classes: raise ConfigError(f"There are {len(self.classes)} class names, and num_classes is {self.num_classes}", "", "Leave out num_classes")
-        if self.in_chans is not None and self.in_chans < 1: raise ConfigError(f"in_chans is {self.in_chans}", "", "Give 3, or 1 for grey images")
+        if self.classes is not None and len(self.classes) != self.num_classes:
+            raise ConfigError(f"There are {len(self.classes)} class names, and num_classes is {self.num_classes}", "",
+                              "Leave out num_classes")
+        if self.in_chans is not None and self.in_chans < 1:
+            raise ConfigError(f"in_chans is {self.in_chans}", "", "Give 3, or 1 for grey images")
 
 def _make(backbone, ask):
     "Return network, configuration and notes for any kind of backbone"
@@ -81,15 +102,16 @@ def _make(backbone, ask):
     if isinstance(backbone, nn.Module): return _from_module(backbone, ask)
     if isinstance(backbone, Path): return _from_folder(backbone, ask)
     backbone = str(backbone)
-    source,_,rest = backbone.partition(":")
+    source, _, rest = backbone.partition(":")
     if source in ("hf-hub", "hf_hub"): return _from_hub(rest, ask)
     if source == "local-dir": return _from_folder(Path(rest), ask)
     if _is_path(backbone): return _from_folder(Path(backbone), ask)
     return _from_name(backbone, ask)
 
 def _is_path(text):
-    "Tell a path from a name: it looks like one, or it exists and no model is called so"
-    if re.match(r"[.~/\\]|[A-Za-z]:", text) or re.search(r"\.(safetensors|pth|pt|bin|ckpt)$", text): return True
+    "Return whether this is a path: it looks like one, or it exists and no model is called so"
+    if re.match(r"[.~/\\]|[A-Za-z]:", text): return True
+    if re.search(r"\.(safetensors|pth|pt|bin|ckpt)$", text): return True
     try: return not resolve_name(text)
     except UnknownOptionError: return bool(text) and standing(text).exists()
 
@@ -97,66 +119,98 @@ def _is_path(text):
 def _from_name(name, ask):
     "Build from a name: pretrained, from scratch, or with the weights of a file"
     has_file = ask.weights is not None
-    n = 1 if has_file and ask.num_classes is None else ask.num_classes           # the file will say
+    n = 1 if has_file and ask.num_classes is None else ask.num_classes           # the file tells
     config = config_for(name, n, ask.in_chans or 3, ask.pretrained or has_file, ask.image_size, **ask.kwargs)
     if has_file: return _with_file(config, ask.weights, ask.num_classes is None)
-    return (pretrained_net if config.pretrained else build_net)(config), config, []
+    net = pretrained_net(config) if config.pretrained else build_net(config)
+    return net, config, []
 
 def _with_file(config, path, any_head=False):
     "Build the network of `config` and fill it from a file, with the head of the file if `any_head`"
-    config,net,sd = replace(config, pretrained=f"file:{Path(path).name}", license=""),build_net(config),read_weights(path)
-    if any_head: net = build_net(config := replace(config, num_classes=_head_size(net, sd, Path(path).name)))
-    return net, config, load_weights(net, sd, Path(path).name)
+    source = Path(path).name
+    config = replace(config, pretrained=f"file:{source}", license="")
+    net = build_net(config)
+    sd = read_weights(path)
+    if any_head:
+        config = replace(config, num_classes=_head_size(net, sd, source))
+        net = build_net(config)
+    return net, config, load_weights(net, sd, source)
 
 def _head_size(net, sd, source):
     "Count the classes of the head in `sd`"
-    (sd,_),own = match_weights(net, sd, source), net.state_dict()
-    if bad := [k for k in sd if k in own and is_head(k, head_names(net)) and sd[k].shape[1:] != own[k].shape[1:]]:
-        raise CheckpointError(f"The head of the weights is not of this network: {bad[0]} is {'×'.join(map(str, sd[bad[0]].shape))}", source, "Give num_classes for a new head", problems=bad)
-    return next((len(sd[f"{n}.weight"]) for n in head_names(net) if f"{n}.weight" in sd), None) or needs_classes(source)
+    sd, _ = match_weights(net, sd, source)
+    own = net.state_dict()
+    heads = head_names(net)
+    bad = [k for k in sd if k in own and is_head(k, heads) and sd[k].shape[1:] != own[k].shape[1:]]
+    if bad:
+        shape = '×'.join(map(str, sd[bad[0]].shape))
+        raise CheckpointError(f"The head of the weights is not of this network: {bad[0]} is {shape}", source,
+                              "Give num_classes for a new head", problems=bad)
+    n = next((len(sd[f"{o}.weight"]) for o in heads if f"{o}.weight" in sd), None)
+    return n or needs_classes(source)
 
 def _from_config(config, ask):
     "Rebuild from a configuration, with random weights or those of a file"
-    net = build_net(config := _adjusted(config, ask))
+    config = _adjusted(config, ask)
+    net = build_net(config)
     return net, config, load_weights(net, ask.weights) if ask.weights is not None else []
 
 def _adjusted(config, ask):
     "Change a saved configuration as asked"
     n = ask.in_chans or config.in_chans
-    return replace(with_size(config, ask.image_size), in_chans=n, num_classes=ask.num_classes or config.num_classes, mean=fit_channels(config.mean, n),
-                   std=fit_channels(config.std, n), kwargs={**config.kwargs, **ask.kwargs})
+    return replace(
+        with_size(config, ask.image_size),
+        in_chans=n,
+        num_classes=ask.num_classes or config.num_classes,
+        mean=fit_channels(config.mean, n),
+        std=fit_channels(config.std, n),
+        kwargs={**config.kwargs, **ask.kwargs})
 
 # %% ../../nbs/models/06_classifier.ipynb #53a237b9
 def _from_module(net, ask):
     "Take a module, checking or replacing its head"
-    n,want = count_outputs(net),ask.num_classes
-    if ask.kwargs: raise ConfigError(f"A finished network takes no {next(iter(ask.kwargs))!r}", type(net).__name__, "Give it when you make the network")
+    n = count_outputs(net)
+    want = ask.num_classes
+    kind = type(net).__name__
+    if ask.kwargs:
+        raise ConfigError(f"A finished network takes no {next(iter(ask.kwargs))!r}", kind,
+                          "Give it when you make the network")
     if want and n not in (None, want) and not ask.replace_head:
-        raise ConfigError(f"The network's last layer has {n} outputs, and num_classes is {want}" if n else "The network has no head", type(net).__name__,
-                          f"replace_head=True gives it a new last layer{f'; num_classes={n} keeps this one' if n else ''}")
+        what, keep = "The network has no head", ""
+        if n:
+            what = f"The network's last layer has {n} outputs, and num_classes is {want}"
+            keep = f"; num_classes={n} keeps this one"
+        raise ConfigError(what, kind, f"replace_head=True gives it a new last layer{keep}")
     if want and ask.replace_head: set_head(net, want)
-    config = _module_config(net, want or n or needs_classes(type(net).__name__), ask)
+    config = _module_config(net, want or n or needs_classes(kind), ask)
     return net, config, load_weights(net, ask.weights) if ask.weights is not None else []
 
 def _module_config(net, num_classes, ask):
     "Describe a module; one that timm made can be rebuilt, another is `custom/…`"
-    conv = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
-    in_chans = ask.in_chans or (conv.in_channels*conv.groups if conv and conv.in_channels in (1, 3, 4) else 3)
     cfg = getattr(net, "pretrained_cfg", None) or {}
-    config = ModelConfig(f"custom/{type(net).__name__}", num_classes, in_chans, pretrained=True, **(pretrained_entries(cfg, in_chans) if cfg else {}))
+    in_chans = ask.in_chans or _channels_of(net)
+    entries = pretrained_entries(cfg, in_chans) if cfg else {}
+    config = ModelConfig(f"custom/{type(net).__name__}", num_classes, in_chans, pretrained=True, **entries)
     if cfg.get("architecture"): config = _rebuildable(net, config, cfg)
     return with_size(config, ask.image_size)
 
+def _channels_of(net):
+    "Find the channels of a network's images by its first convolution, if that can be told"
+    conv = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
+    return conv.in_channels*conv.groups if conv and conv.in_channels in (1, 3, 4) else 3
+
+def _shapes_of(net): return {k:v.shape for k, v in net.state_dict().items()}
+
 def _rebuildable(net, config, cfg):
     "Name timm's architecture in `config`, if building from it gives tensors of the same shapes"
-    args = {k:v for k,v in (getattr(net, "_model_args", None) or {}).items() if k not in NOT_PLAIN}
+    made_with = getattr(net, "_model_args", None) or {}
+    args = {k:v for k, v in made_with.items() if k not in NOT_PLAIN}
     size = args.pop("img_size", None)
     try:
         timms = with_size(replace(config, architecture=f"timm/{cfg['architecture']}", kwargs=args), size)
         with torch.device("meta"): twin = build_net(timms)
     except Exception: return config     # not rebuildable is an answer here, whatever the reason
-    shapes = lambda o: {k:v.shape for k,v in o.state_dict().items()}
-    return timms if shapes(twin) == shapes(net) else config
+    return timms if _shapes_of(twin) == _shapes_of(net) else config
 
 # %% ../../nbs/models/06_classifier.ipynb #9716def2
 _LONGEST_JSON = 2**26          # bytes
@@ -164,48 +218,71 @@ _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")
 _IN_RUN = ("exported_models", "exported_best", "exported_last", "checkpoints", "best", "last")
 
 def _in_run(path)->Path:
-    "Find the model that a run, its exports, its checkpoints or a name among them mean: the best there is, an export before a checkpoint"
-    if not path.exists() and path.suffix in (".pt", ".ckpt") and standing(path.with_suffix("")).is_dir(): path = path.with_suffix("")
+    "Find the model a run, its exports or checkpoints, or a name among them mean: an export before a checkpoint"
+    if not path.exists() and path.suffix in (".pt", ".ckpt") and standing(path.with_suffix("")).is_dir():
+        path = path.with_suffix("")
     path = standing(path)
     if path.is_file() and path.name in ("best", "last"): path = _pointed(path)
     if not path.is_dir() or any((path/o).is_file() for o in ("config.json", "state.json")): return path
-    return next((_in_run(p) for o in _IN_RUN if (p := standing(path/o)).exists()), path)
+    for name in _IN_RUN:
+        inner = standing(path/name)
+        if inner.exists(): return _in_run(inner)
+    return path
 
 def _pointed(path):
     "Read the name of a checkpoint from the file `best` or `last`"
     with open(path, "rb") as f: name = f.read(64).decode("ascii", "replace").strip()
     if re.fullmatch(r"[\w-]+", name) and name not in ("best", "last"): return path.with_name(name)
-    raise CheckpointError(f"{path.name} does not name a checkpoint", str(path), "Give the folder of a checkpoint beside it")
+    raise CheckpointError(f"{path.name} does not name a checkpoint", str(path),
+                          "Give the folder of a checkpoint beside it")
 
 def _read_json(path, source):
+    "Read a JSON file of a bearable size; what is not a dict counts as an empty one"
+    path = Path(path)
     try:
-        if (n := Path(path).stat().st_size) > _LONGEST_JSON: raise ValueError(f"it has {n:,} bytes")
-        d = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e: raise CheckpointError(f"{Path(path).name} cannot be read: {first_line(e)}", source) from e
+        n = path.stat().st_size
+        if n > _LONGEST_JSON: raise ValueError(f"it has {n:,} bytes")
+        d = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise CheckpointError(f"{path.name} cannot be read: {first_line(e)}", source) from e
     return d if isinstance(d, dict) else {}
+
+_ANOTHER_COPY = "Copy it again, or take another checkpoint"
 
 def _check_sealed(folder, *names):
     "Compare files with the hashes that a manifest beside them notes, if there is one"
     manifest = next((folder/o for o in ("visionlab.json", "manifest.json") if (folder/o).is_file()), None)
     noted = _read_json(manifest, folder.name).get("files") if manifest else {}
-    if not isinstance(noted, dict) or not all(isinstance(o, dict) for o in noted.values()): raise CheckpointError(f"{manifest.name} is damaged: it lists no files", str(folder), "Copy it again, or take another checkpoint", file=manifest.name)
+    if not isinstance(noted, dict) or not all(isinstance(o, dict) for o in noted.values()):
+        raise CheckpointError(f"{manifest.name} is damaged: it lists no files", str(folder), _ANOTHER_COPY,
+                              file=manifest.name)
     for o in names:
-        if o in noted and file_sha256(folder/o) != noted[o].get("sha256"): raise CheckpointError(f"{o} is damaged: its SHA-256 differs from the one noted when it was written", str(folder), "Copy it again, or take another checkpoint", file=o)
+        if o in noted and file_sha256(folder/o) != noted[o].get("sha256"):
+            raise CheckpointError(f"{o} is damaged: its SHA-256 differs from the one noted when it was written",
+                                  str(folder), _ANOTHER_COPY, file=o)
 
 def _from_checkpoint(folder):
     "Read which network a checkpoint's weights are for, and its classes"
     _check_sealed(folder, "state.json")
-    if not (found := _read_json(folder/"state.json", folder.name).get("network")):
-        raise CheckpointError("The checkpoint is of a network of your own", str(folder), "Make the network, and give its weights: ImageClassifier(net, …, weights='model.safetensors')")
-    with _understood(folder.name): config,classes = replace(ModelConfig.from_dict(found["config"]), pretrained=f"folder:{folder.name}"), found["classes"]
-    if classes is None or isinstance(classes, list) and all(isinstance(o, str) for o in classes): return config, classes
-    raise CheckpointError("state.json is damaged: its classes are no list of names", str(folder), "Take another checkpoint")
+    found = _read_json(folder/"state.json", folder.name).get("network")
+    if not found:
+        fix = "Make the network, and give its weights: ImageClassifier(net, …, weights='model.safetensors')"
+        raise CheckpointError("The checkpoint is of a network of your own", str(folder), fix)
+    with _understood(folder.name):
+        config = replace(ModelConfig.from_dict(found["config"]), pretrained=f"folder:{folder.name}")
+        classes = found["classes"]
+    if classes is None: return config, classes
+    if isinstance(classes, list) and all(isinstance(o, str) for o in classes): return config, classes
+    raise CheckpointError("state.json is damaged: its classes are no list of names", str(folder),
+                          "Take another checkpoint")
 
 def _read_config(path, source, num_classes):
     "Read a `config.json` in timm's layout as a `ModelConfig` and, where they are known, the names of its classes"
     d = _read_json(path, source)
     names = d.get("label_names")
-    with _understood(source): return _described(d, source, num_classes), [str(o) for o in names] if isinstance(names, list) else None
+    with _understood(source):
+        config = _described(d, source, num_classes)
+        return config, [str(o) for o in names] if isinstance(names, list) else None
 
 @contextlib.contextmanager
 def _understood(source):
@@ -213,23 +290,29 @@ def _understood(source):
     try: yield
     except VisionlabError: raise
     except Exception as e:
-        raise CheckpointError(f"The configuration describes no network: {type(e).__name__}: {first_line(e)}", source, "Save the model again") from e
+        what = f"The configuration describes no network: {type(e).__name__}: {first_line(e)}"
+        raise CheckpointError(what, source, "Save the model again") from e
 
 def _described(d, source, num_classes):
+    "Read a saved model's configuration: this library's own, or timm's"
     if "visionlab" in d: return ModelConfig.from_dict(d["visionlab"])
-    if not isinstance(d.get("architecture"), str):
-        kind = "It is in the layout of transformers" if "architectures" in d or "model_type" in d else "It names no architecture"
-        raise CheckpointError(f"This is not a timm model. {kind}", source, "list_models(pretrained=True) lists the weights timm has")
-    return _foreign_config(d, source, num_classes)
+    if isinstance(d.get("architecture"), str): return _foreign_config(d, source, num_classes)
+    is_transformers = "architectures" in d or "model_type" in d
+    kind = "It is in the layout of transformers" if is_transformers else "It names no architecture"
+    raise CheckpointError(f"This is not a timm model. {kind}", source,
+                          "list_models(pretrained=True) lists the weights timm has")
 
 def _foreign_config(d, source, num_classes):
     "Turn timm's `config.json` into a `ModelConfig`"
-    cfg,args = d.get("pretrained_cfg") or d,dict(d.get("model_args") or {})
-    _,arch,_ = resolve_name(d["architecture"].partition(".")[0])
+    cfg = d.get("pretrained_cfg") or d
+    args = dict(d.get("model_args") or {})
+    _, arch, _ = resolve_name(d["architecture"].partition(".")[0])
     in_chans = args.pop("in_chans", None) or (cfg.get("input_size") or (3,))[0]
-    n,size = d.get("num_classes") or args.get("num_classes") or cfg.get("num_classes") or num_classes,args.pop("img_size", None)
-    config = ModelConfig(f"timm/{arch}", n or needs_classes(arch), in_chans, pretrained=source, **pretrained_entries(cfg, in_chans),
-                         kwargs={k:v for k,v in args.items() if k != "num_classes"})
+    n = d.get("num_classes") or args.get("num_classes") or cfg.get("num_classes") or num_classes
+    size = args.pop("img_size", None)
+    kwargs = {k:v for k, v in args.items() if k != "num_classes"}
+    config = ModelConfig(f"timm/{arch}", n or needs_classes(arch), in_chans, pretrained=source,
+                         **pretrained_entries(cfg, in_chans), kwargs=kwargs)
     return with_size(config, size)
 
 def _from_folder(path, ask):
@@ -237,19 +320,22 @@ def _from_folder(path, ask):
     path = _in_run(path.expanduser())
     if not path.exists(): raise CheckpointError("There is no such folder or file", str(path), "Check the path")
     folder = path if path.is_dir() else path.parent
-    if path.is_dir() and (folder/"state.json").is_file(): config,classes = _from_checkpoint(folder)
-    elif (folder/"config.json").is_file(): config,classes = _read_config(folder/"config.json", f"folder:{folder.name}", ask.num_classes)
+    description = folder/"config.json"
+    if path.is_dir() and (folder/"state.json").is_file(): config, classes = _from_checkpoint(folder)
+    elif description.is_file(): config, classes = _read_config(description, f"folder:{folder.name}", ask.num_classes)
     else:
         raise CheckpointError("There is no config.json that says which network this is", str(folder),
                               f"Name the architecture: ImageClassifier('resnet50', weights='{path.name}')")
-    file = path if path.is_file() else next((folder/o for o in _WEIGHT_FILES if (folder/o).is_file()), None)
+    if path.is_file(): file = path
+    else: file = next((folder/o for o in _WEIGHT_FILES if (folder/o).is_file()), None)
     if file is not None: _check_sealed(folder, file.name)
     return _saved(config, file, folder.name, ask, classes)
 
 def _from_hub(repo, ask):
     "Build from a timm model on the Hugging Face Hub"
     with fetching(repo): path = fetch_hub(repo, "config.json")
-    (config,classes),file = _read_config(path, f"hub:{repo}", ask.num_classes),None
+    config, classes = _read_config(path, f"hub:{repo}", ask.num_classes)
+    file = None
     if ask.pretrained and ask.weights is None:
         with fetching(repo): file = _hub_weights(repo)
     return _saved(config, file, repo, ask, classes)
@@ -263,24 +349,33 @@ def _hub_weights(repo):
 def _check_saved(config, file, source, own_head):
     "Compare a saved configuration with the header of its weights, before anything is built"
     found = read_shapes(file)
-    own = (net := outline(config, found)).state_dict()
-    first,named = next((k for k,v in own.items() if v.ndim == 4), None), strip_prefixes(found, own)
+    net = outline(config, found)
+    own = net.state_dict()
+    first = _first_of_images(own)
+    named = strip_prefixes(found, own)
     if first in named and named[first].shape[1:2] != own[first].shape[1:2]:
-        raise CheckpointError(f"The weights are not of {config.in_chans:,} channels", source, f"Mend config.json: {first} says how many", problems=[first])
-    found,_ = match_weights(net, found, source)
+        raise CheckpointError(f"The weights are not of {config.in_chans:,} channels", source,
+                              f"Mend config.json: {first} says how many", problems=[first])
+    found, _ = match_weights(net, found, source)
     if own_head: return
-    if bad := [k for k,v in found.items() if k in own and v.shape != own[k].shape]:
-        raise CheckpointError(f"The weights are not of {config.num_classes:,} classes", source, f"Give num_classes, or mend config.json. Among them: {', '.join(bad[:4])}", problems=bad)
+    bad = [k for k, v in found.items() if k in own and v.shape != own[k].shape]
+    if bad:
+        fix = f"Give num_classes, or mend config.json. Among them: {', '.join(bad[:4])}"
+        raise CheckpointError(f"The weights are not of {config.num_classes:,} classes", source, fix, problems=bad)
 
-_BEYOND = 2**27          # numbers that a saved network may have beyond twice what is usual, where no weights speak for it
+# numbers that a saved network may have beyond twice what is usual, where no weights speak for it
+_BEYOND = 2**27
+
+def _numbers_of(net): return sum(o.numel() for o in net.state_dict().values())
 
 def _check_usual(config, source):
     "Refuse a saved configuration of a network far larger than its architecture usually is, before it is built"
-    usual = outline(ModelConfig(config.architecture, 1000), range(5000)).state_dict()
-    found = outline(config, usual).state_dict()
-    total = lambda tensors: sum(o.numel() for o in tensors.values())
-    if total(found) > 2*total(usual) + _BEYOND:
-        raise CheckpointError(f"The configuration is of a network with {total(found):,} numbers, usual are {total(usual):,}", source, "Mend config.json, or put the weights beside it that it is for")
+    usual_net = outline(ModelConfig(config.architecture, 1000), range(5000))
+    usual = _numbers_of(usual_net)
+    found = _numbers_of(outline(config, usual_net.state_dict()))
+    if found <= 2*usual + _BEYOND: return
+    raise CheckpointError(f"The configuration is of a network with {found:,} numbers, usual are {usual:,}", source,
+                          "Mend config.json, or put the weights beside it that it is for")
 
 def _check_size(config, file, source, ask):
     "Compare a saved configuration with its weights; where none speak for it, with what is usual"
@@ -293,30 +388,52 @@ def _saved(config, file, source, ask, classes=None):
     if classes is not None and len(classes) != config.num_classes: classes = None
     _check_size(config, file, source, ask)
     config = _adjusted(config, ask)
-    if not ask.pretrained and ask.weights is None: return build_net(c := from_scratch(config)), c, []
-    file = ask.weights if ask.weights is not None else file
-    if file is None: raise CheckpointError("There is no weights file", source, f"Expected one of {', '.join(_WEIGHT_FILES)}")
+    if not ask.pretrained and ask.weights is None:
+        config = from_scratch(config)
+        return build_net(config), config, []
+    if ask.weights is not None: file = ask.weights
+    if file is None:
+        raise CheckpointError("There is no weights file", source, f"Expected one of {', '.join(_WEIGHT_FILES)}")
     net = build_net(config)
-    if ask.classes is None or classes is None or ask.weights is not None: return net, config, load_weights(net, file)
-    sd,notes = match_weights(net, read_weights(file), source)
-    sd,more = _head_for(net, sd, classes, ask, source)
-    return net, config, [*notes, *more, *(o for o in load_weights(net, sd, source) if not more)]
+    if ask.classes is None or classes is None or ask.weights is not None:
+        return net, config, load_weights(net, file)
+    sd, notes = match_weights(net, read_weights(file), source)
+    sd, more = _head_for(net, sd, classes, ask, source)
+    loaded = load_weights(net, sd, source)
+    return net, config, [*notes, *(more or loaded)]
 
 def _head_for(net, sd, was, ask, source):
-    "Keep of a saved head what is for classes of today: all of it, what is in both where that was asked for, or nothing"
-    names,own,now = head_names(net), net.state_dict(), ask.classes
+    "Keep of a saved head what is for classes of today: all, what is in both where that was asked for, or nothing"
+    now = ask.classes
     if was == now: return sd, []
-    both,body = [o for o in now if o in was], {k:v for k,v in sd.items() if not is_head(k, names)}
-    same,few = len(both) == len(was) == len(now), f"{', '.join(both[:5])}{' …' if len(both) > 5 else ''}"
+    names = head_names(net)
+    body = {k:v for k, v in sd.items() if not is_head(k, names)}
+    both = [o for o in now if o in was]
+    few = f"{', '.join(both[:5])}{' …' if len(both) > 5 else ''}"
+    same = len(both) == len(was) == len(now)
     if not same and not (ask.reuse_class_head and both):
-        return body, [f"{source}: its head is for other classes; the new one for {len(now)} starts untrained" + (f". reuse_class_head=True keeps the parts for {few}" if both else "") + "."]
+        offer = f". reuse_class_head=True keeps the parts for {few}" if both else ""
+        return body, [f"{source}: its head is for other classes; the new one for {len(now)} starts untrained{offer}."]
+    head = _rows_for(net, sd, was, now, both)
+    if same: note = f"{source}: its head is sorted anew, the classes being in another order."
+    else:
+        note = (f"{source}: of its head the parts for {len(both)} of {len(now)} classes stay ({few}); "
+                "the others start untrained.")
+    return body | head, [note]
+
+def _rows_for(net, sd, was, now, both):
+    "Copy the rows of a saved head for the classes in `both` into copies of a new head"
+    names = head_names(net)
+    own = net.state_dict()
     head = {k:own[k].clone() for k in own if k in sd and is_head(k, names) and len(sd[k]) == len(was)}
-    for k,v in head.items(): v[[now.index(o) for o in both]] = sd[k][[was.index(o) for o in both]].to(v.dtype)
-    return body | head, [f"{source}: its head is sorted anew, the classes being in another order." if same else f"{source}: of its head the parts for {len(both)} of {len(now)} classes stay ({few}); the others start untrained."]
+    to = [now.index(o) for o in both]
+    at = [was.index(o) for o in both]
+    for k, v in head.items(): v[to] = sd[k][at].to(v.dtype)
+    return head
 
 # %% ../../nbs/models/06_classifier.ipynb #ff1478d2
 def create_model(
-    what,                 # a `ModelConfig` or its dict to rebuild without a download, or whatever `ImageClassifier` takes
+    what,                 # a `ModelConfig` or its dict, rebuilt without a download, or what `ImageClassifier` takes
     num_classes:int=None, # default: as many as the configuration or the weights say
     **kwargs              # as `ImageClassifier`
 )->ImageClassifier:
@@ -334,13 +451,13 @@ def head(self:ImageClassifier)->nn.Module:
 def head_parameters(self:ImageClassifier)->list:
     "List the parameters of the head"
     names = head_names(self.net)
-    return [p for k,p in self.net.named_parameters() if is_head(k, names)]
+    return [p for k, p in self.net.named_parameters() if is_head(k, names)]
 
 @patch
 def body_parameters(self:ImageClassifier)->list:
     "List the parameters below the head"
     names = head_names(self.net)
-    return [p for k,p in self.net.named_parameters() if not is_head(k, names)]
+    return [p for k, p in self.net.named_parameters() if not is_head(k, names)]
 
 @patch
 def reset_head(self:ImageClassifier,

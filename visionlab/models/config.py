@@ -14,8 +14,10 @@ from ..transforms.pipeline import IMAGENET_MEAN, IMAGENET_STD
 
 # %% ../../nbs/models/02_config.ipynb #1ba2c8d1
 CROP_MODES = ("crop", "squash", "pad")
-NOT_PLAIN = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "features_only", "pretrained_strict",
-              "pretrained_model_args", "weights", "weights_backbone", "num_classes", "in_chans", "device", "dtype"}
+NOT_PLAIN = {
+    "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "features_only",
+    "pretrained_strict", "pretrained_model_args", "weights", "weights_backbone",
+    "num_classes", "in_chans", "device", "dtype"}
 
 def image_hw(
     size # pixels: one number for a square, or (height, width)
@@ -29,7 +31,8 @@ def default_stats(
     in_chans:int # channels of the images
 )->tuple: # mean, std: one number a channel, for pixels in [0, 1]
     "Choose the normalisation of a network trained from scratch: ImageNet's for colour, a half for grey"
-    return ((.5,), (.5,)) if in_chans == 1 else (fit_channels(IMAGENET_MEAN, in_chans), fit_channels(IMAGENET_STD, in_chans))
+    if in_chans == 1: return (.5,), (.5,)
+    return fit_channels(IMAGENET_MEAN, in_chans), fit_channels(IMAGENET_STD, in_chans)
 
 def fit_channels(
     stats,       # one number for each channel the weights were trained on
@@ -43,11 +46,11 @@ def fit_channels(
 # %% ../../nbs/models/02_config.ipynb #ad812c0c
 @dataclass
 class ModelConfig:
-    "Say which network this is and what its images must look like"
-    architecture:str                          # "timm/resnet18", "torchvision/resnet50", "visionlab/resnet9", "custom/MyNet"
+    "Describe a network and what its images must look like"
+    architecture:str                          # "timm/resnet18", "torchvision/resnet50", "custom/MyNet", …
     num_classes:int                           # outputs of the head
     in_chans:int=3                            # channels of the images
-    pretrained:bool|str=False                 # False: from scratch; else where the weights come from: a tag, "file:…", "folder:…" or "hub:…"
+    pretrained:bool|str=False                 # False: from scratch; else a tag, "file:…", "folder:…" or "hub:…"
     mean:tuple=None                           # one number a channel, for pixels in [0, 1]; default: `default_stats`
     std:tuple=None                            # likewise
     image_size:tuple=(224, 224)               # (height, width) the weights were trained at
@@ -56,18 +59,20 @@ class ModelConfig:
     interpolation:str="bicubic"               # how images are resized
     fixed_size:bool=False                     # images of another size make the network fail
     license:str=""                            # of the pretrained weights
-    value_range:tuple=None                    # (low, high): what meant black and white where training images were not 8-bit
+    value_range:tuple=None                    # (low, high): black and white where training images were not 8-bit
     kwargs:dict=field(default_factory=dict)   # further arguments of the architecture, plain values only
 
     def __post_init__(self):
-        if not isinstance(self.architecture, str): raise ConfigError(f"architecture is {self.architecture!r:.60}", "", "Give a name, as 'timm/resnet18'")
+        if not isinstance(self.architecture, str):
+            raise ConfigError(f"architecture is {self.architecture!r:.60}", "", "Give a name, as 'timm/resnet18'")
         check_num_classes(self.num_classes)
         _check_channels(self.in_chans)
-        self.num_classes,self.in_chans,self.image_size = int(self.num_classes),int(self.in_chans),image_hw(self.image_size)
-        mean,std = default_stats(self.in_chans)
-        self.mean,self.std = tuple(self.mean or mean),tuple(self.std or std)
-        if not len(self.mean) == len(self.std) == self.in_chans:
-            raise ConfigError(f"mean has {len(self.mean)} numbers and std {len(self.std)}, for {self.in_chans} channels", self.architecture)
+        self.num_classes = int(self.num_classes)
+        self.in_chans = int(self.in_chans)
+        self.image_size = image_hw(self.image_size)
+        mean, std = default_stats(self.in_chans)
+        self.mean = tuple(self.mean or mean)
+        self.std = tuple(self.std or std)
         _check_pixels(self)
         one_of(self.crop_mode, CROP_MODES, "crop_mode")
         self.value_range = check_range(self.value_range)
@@ -76,48 +81,66 @@ class ModelConfig:
     def to_dict(self)->dict:
         "Return plain JSON values; without a value range no word of it, as in versions that had none"
         plain = json.loads(json.dumps(asdict(self)))
-        return plain if self.value_range else {k:v for k,v in plain.items() if k != "value_range"}
+        return plain if self.value_range else {k:v for k, v in plain.items() if k != "value_range"}
 
     @classmethod
     def from_dict(cls, d:dict):
-        "Make a config from what `to_dict` gave"
+        "Make a configuration from what `to_dict` returned"
         for k in d: one_of(k, [f.name for f in fields(cls)], "entry of a model's configuration")
         return cls(**d)
 
     @property
     def name(self)->str:
         "Name the network and where its weights come from, briefly"
-        arch,p = self.architecture.removeprefix("timm/").removeprefix("visionlab/"),self.pretrained
-        if not isinstance(p, str): return arch if p else f"{arch} from scratch"
-        return f"{arch} from {p.partition(':')[2]}" if ":" in p else f"{arch}.{p}"
+        arch = self.architecture.removeprefix("timm/").removeprefix("visionlab/")
+        source = self.pretrained
+        if not isinstance(source, str): return arch if source else f"{arch} from scratch"
+        return f"{arch} from {source.partition(':')[2]}" if ":" in source else f"{arch}.{source}"
 
     def describe(self,
         image_size:tuple=None # of the images it gets; default: its own
     )->str:
-        "Say in one line what the images must look like"
-        (h,w),nums = image_size or self.image_size,lambda o: "(" + ", ".join(f"{v:.3g}" for v in o) + ")"
+        "Describe in one line what the images must look like"
+        h, w = image_size or self.image_size
         px = f"{h} px" if h == w else f"{h}×{w} px"
         crop = f"crop {self.crop_pct:g}" if self.crop_mode == "crop" else self.crop_mode
-        return f"{px} · mean {nums(self.mean)} std {nums(self.std)} · {crop} {self.interpolation}"
+        stats = f"mean {_in_brackets(self.mean)} std {_in_brackets(self.std)}"
+        return f"{px} · {stats} · {crop} {self.interpolation}"
+
+def _in_brackets(numbers): return "(" + ", ".join(f"{v:.3g}" for v in numbers) + ")"
 
 def check_num_classes(n):
-    "Refuse a number of classes that is none"
-    if n is not None and (not isinstance(n, numbers.Integral) or n < 1): raise ConfigError(f"num_classes is {n!r}", "", "Give a whole number from 1 up")
+    "Refuse a number of classes that cannot be"
+    if n is not None and (not isinstance(n, numbers.Integral) or n < 1):
+        raise ConfigError(f"num_classes is {n!r}", "", "Give a whole number from 1 up")
 
-_MOST_CHANNELS,_LARGEST_ARGUMENT,_LARGEST_SIDE,_LEAST_KEPT = 2**14, 2**20, 2**14, .01     # the last two: pixels, and the share of an image that a crop keeps
+_MOST_CHANNELS = 2**14
+_LARGEST_ARGUMENT = 2**20
+_LARGEST_SIDE = 2**14           # pixels
+_LEAST_KEPT = .01               # share of an image that a crop keeps
+
+def _is_finite_number(o): return isinstance(o, numbers.Real) and math.isfinite(o)
 
 def _check_pixels(config):
     "Refuse what no image can be prepared by"
-    number = lambda o: isinstance(o, numbers.Real) and math.isfinite(o)
-    if max(config.image_size) > _LARGEST_SIDE: raise ConfigError(f"image_size is {config.image_size}", config.architecture, f"Give at most {_LARGEST_SIDE:,} pixels a side")
-    if not all(map(number, (*config.mean, *config.std))) or min(config.std) <= 0:
-        raise ConfigError("mean and std are no finite numbers, with std above 0", config.architecture, "Give one number a channel, for pixels in [0, 1]")
-    if not number(config.crop_pct) or not _LEAST_KEPT <= config.crop_pct <= 2: raise ConfigError(f"crop_pct is {config.crop_pct!r:.60}", config.architecture, f"Give a share from {_LEAST_KEPT} to 1; a little more enlarges beyond the edge")
+    where = config.architecture
+    if not len(config.mean) == len(config.std) == config.in_chans:
+        raise ConfigError(f"mean has {len(config.mean)} numbers and std {len(config.std)}, "
+                          f"for {config.in_chans} channels", where)
+    if max(config.image_size) > _LARGEST_SIDE:
+        raise ConfigError(f"image_size is {config.image_size}", where, f"Give at most {_LARGEST_SIDE:,} pixels a side")
+    if not all(map(_is_finite_number, (*config.mean, *config.std))) or min(config.std) <= 0:
+        raise ConfigError("mean and std are no finite numbers, with std above 0", where,
+                          "Give one number a channel, for pixels in [0, 1]")
+    if not _is_finite_number(config.crop_pct) or not _LEAST_KEPT <= config.crop_pct <= 2:
+        raise ConfigError(f"crop_pct is {config.crop_pct!r:.60}", where,
+                          f"Give a share from {_LEAST_KEPT} to 1; a little more enlarges beyond the edge")
 
 def _check_channels(n):
     "Refuse a number of channels that no image has"
     if isinstance(n, bool) or not isinstance(n, numbers.Integral) or not 0 < n <= _MOST_CHANNELS:
-        raise ConfigError(f"in_chans is {n!r}", "", f"Give a whole number from 1 to {_MOST_CHANNELS:,}: 3, or 1 for grey images")
+        raise ConfigError(f"in_chans is {n!r}", "",
+                          f"Give a whole number from 1 to {_MOST_CHANNELS:,}: 3, or 1 for grey images")
 
 def _numbers_in(v):
     "List all numbers in nested plain values"
@@ -126,12 +149,16 @@ def _numbers_in(v):
     return [v] if isinstance(v, numbers.Real) else []
 
 def _check_plain(kwargs, where):
-    "Refuse arguments that JSON cannot hold, that are no sizes, or that would make a configuration fetch or read something"
-    if not isinstance(kwargs, dict): raise ConfigError(f"The arguments of the architecture are no dict: {kwargs!r:.60}", where)
+    "Refuse arguments that JSON cannot hold, that are too large, or that would make a configuration read something"
+    if not isinstance(kwargs, dict):
+        raise ConfigError(f"The arguments of the architecture are no dict: {kwargs!r:.60}", where)
     if odd := [n for n in _numbers_in(kwargs) if not abs(n) <= _LARGEST_ARGUMENT]:
-        raise ConfigError(f"{odd[0]} is too large for an argument of the architecture", where, f"Give numbers up to {_LARGEST_ARGUMENT:,}")
-    if bad := sorted(NOT_PLAIN & set(kwargs)): raise ConfigError(f"{bad[0]!r} cannot be an argument of the architecture", where)
+        raise ConfigError(f"{odd[0]} is too large for an argument of the architecture", where,
+                          f"Give numbers up to {_LARGEST_ARGUMENT:,}")
+    if bad := sorted(NOT_PLAIN & set(kwargs)):
+        raise ConfigError(f"{bad[0]!r} cannot be an argument of the architecture", where)
     try: json.dumps(kwargs)
     except TypeError as e:
-        raise ConfigError(f"An argument of the architecture is not a plain value: {e}", where,
-                          "Use numbers, texts and lists (timm takes act_layer='gelu', for example), so that the model can be saved") from e
+        fix = ("Use numbers, texts and lists (timm takes act_layer='gelu', for example), "
+               "so that the model can be saved")
+        raise ConfigError(f"An argument of the architecture is not a plain value: {e}", where, fix) from e

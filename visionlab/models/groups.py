@@ -40,8 +40,9 @@ def split_like(
     return distribute_tensor(t.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 def whole_tensors(model:nn.Module)->dict: # name → tensor
-    "Copy the state of a network to the CPU, each tensor whole and with memory of its own; where it is split among processes all of them must ask"
-    return {k:join_parts(v.detach()).to("cpu", copy=True, memory_format=torch.contiguous_format) for k,v in model.state_dict().items()}
+    "Copy the state of a network to the CPU, each tensor whole; where it is split among processes all of them must ask"
+    def copied(t): return join_parts(t.detach()).to("cpu", copy=True, memory_format=torch.contiguous_format)
+    return {k:copied(v) for k, v in model.state_dict().items()}
 
 def put_tensors(
     model:nn.Module, # whole or split among processes
@@ -49,7 +50,7 @@ def put_tensors(
 ):
     "Put tensors into a network; where it is split each process takes its part"
     now = model.state_dict()
-    model.load_state_dict({k:split_like(v, now[k]) if k in now else v for k,v in tensors.items()})
+    model.load_state_dict({k:split_like(v, now[k]) if k in now else v for k, v in tensors.items()})
 
 def _timm_layers(net):
     "List names of parameters by layer, as timm's own matcher tells them"
@@ -61,17 +62,17 @@ def _timm_layers(net):
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
 
 def _repeats(m):
-    "Tell whether `m` holds a container of two or more blocks of one kind, as the encoder of a transformer does"
+    "Return whether `m` holds a container of two or more blocks of one kind, as the encoder of a transformer does"
     kinds = [{type(b) for b in c} for c in m.children() if type(c) in _CONTAINERS and len(c) > 1]
     return any(len(k) == 1 and not next(iter(k)).__module__.startswith("torch.nn") for k in kinds)
 
 def _plain_layers(net, name=""):
-    "List names of parameters by layer for any module: containers are opened, blocks are not, norms join the layer before"
-    layers = [[f"{name}{k}" for k,_ in net.named_parameters(recurse=False)]]
-    for k,m in net.named_children():
+    "List names of parameters by layer: containers are opened, blocks are not, norms join the layer before"
+    layers = [[f"{name}{k}" for k, _ in net.named_parameters(recurse=False)]]
+    for k, m in net.named_children():
         if type(m) in _CONTAINERS or _repeats(m): layers += _plain_layers(m, f"{name}{k}.")
-        elif "Norm" in type(m).__name__: layers[-1] += [f"{name}{k}.{n}" for n,_ in m.named_parameters()]
-        else: layers.append([f"{name}{k}.{n}" for n,_ in m.named_parameters()])
+        elif "Norm" in type(m).__name__: layers[-1] += [f"{name}{k}.{n}" for n, _ in m.named_parameters()]
+        else: layers.append([f"{name}{k}.{n}" for n, _ in m.named_parameters()])
     return [o for o in layers if o]
 
 def layer_groups(
@@ -79,12 +80,15 @@ def layer_groups(
     how=2            # how many groups (2: body and head), or "layers" for one a layer
 )->list: # lists of parameters, stem first, head last
     "Split the parameters of `model` into groups from stem to head"
-    if how != "layers" and not (isinstance(how, int) and how > 0): raise ConfigError(f"{how!r} is not a number of groups", "", "Give 2, 3, … or 'layers'")
+    if how != "layers" and not (isinstance(how, int) and how > 0):
+        raise ConfigError(f"{how!r} is not a number of groups", "", "Give 2, 3, … or 'layers'")
     net = unwrap(model)
-    params,heads = dict(net.named_parameters()),head_names(net)
+    params = dict(net.named_parameters())
+    heads = head_names(net)
     if how == 1: return [list(params.values())]
-    part = lambda names, head: [k for k in names if k in params and is_head(k, heads) == head]
-    body = [o for o in (part(names, False) for names in _timm_layers(net) or _plain_layers(net)) if o]
+    def part(names, head): return [k for k in names if k in params and is_head(k, heads) == head]
+    layers = _timm_layers(net) or _plain_layers(net)
+    body = [o for o in (part(names, False) for names in layers) if o]
     head = [o for o in [part(params, True)] if o]
     if how != "layers": body = _chunks(body, how - len(head))
     return [[params[k] for k in o] for o in body + head]
@@ -93,7 +97,7 @@ def _chunks(layers, n):
     "Join consecutive layers into `n` groups with about equally many layers"
     if n >= len(layers): return layers
     cuts = [round(i*len(layers)/n) for i in range(n+1)]
-    return [sum(layers[a:b], []) for a,b in zip(cuts, cuts[1:])]
+    return [sum(layers[a:b], []) for a, b in zip(cuts, cuts[1:])]
 
 # %% ../../nbs/models/07_groups.ipynb #1e758492
 def freeze_to(
@@ -103,9 +107,11 @@ def freeze_to(
 )->nn.Module:
     "Freeze the groups before `n`, unfreeze the others, and return the model"
     groups = layer_groups(model, how)
-    if not -len(groups) <= n <= len(groups): raise ConfigError(f"There is no group {n}", f"{len(groups)} groups", f"Give 0 to {len(groups)}, or -1 for the last")
+    if not -len(groups) <= n <= len(groups):
+        raise ConfigError(f"There is no group {n}", f"{len(groups)} groups",
+                          f"Give 0 to {len(groups)}, or -1 for the last")
     first = n + len(groups) if n < 0 else n
-    for i,group in enumerate(groups):
+    for i, group in enumerate(groups):
         for p in group: p.requires_grad_(i >= first)
     return model
 
@@ -116,5 +122,6 @@ def frozen_norms(
     def frozen(m, parent):
         params = list(m.parameters()) or list(parent.parameters())
         return bool(params) and not any(p.requires_grad for p in params)
-    pairs = [(m,parent) for parent in model.modules() for m in parent.children() if getattr(m, "running_mean", None) is not None]
-    return list(dict.fromkeys(m for m,parent in pairs if frozen(m, parent)))
+    pairs = [(m, parent) for parent in model.modules() for m in parent.children()]
+    with_statistics = [(m, parent) for m, parent in pairs if getattr(m, "running_mean", None) is not None]
+    return list(dict.fromkeys(m for m, parent in with_statistics if frozen(m, parent)))

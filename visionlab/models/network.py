@@ -15,6 +15,7 @@ from ..core.text import first_line
 from .resnet import resnet9
 from .config import ModelConfig
 from .registry import unknown_model, list_models
+from .classifier import _OF_TRAINING
 
 # %% ../../nbs/models/04_network.ipynb #e6f8280b
 def head_names(
@@ -24,13 +25,15 @@ def head_names(
     if hasattr(net, "get_classifier"):
         heads = net.get_classifier()
         heads = tuple(heads) if isinstance(heads, (tuple, list, nn.ModuleList)) else (heads,)
-        return [n for n,m in net.named_modules() if any(m is h for h in heads) and any(True for _ in m.parameters())]
-    return [n for n,m in net.named_modules() if n and list(m.parameters(recurse=False))][-1:]
+        named = [(n, m) for n, m in net.named_modules() if any(m is h for h in heads)]
+        return [n for n, m in named if any(True for _ in m.parameters())]
+    return [n for n, m in net.named_modules() if n and list(m.parameters(recurse=False))][-1:]
 
 def count_outputs(net):
     "Count the outputs of `net` from its head: 0 without one, None if that cannot be told"
     if hasattr(net, "get_classifier"): return getattr(net, "num_classes", None)
-    if not (names := head_names(net)): return None
+    names = head_names(net)
+    if not names: return None
     head = net.get_submodule(names[0])
     return getattr(head, "out_features", None) or getattr(head, "out_channels", None)
 
@@ -49,8 +52,12 @@ def set_head(net, num_classes):
     "Give `net` a new head"
     p = next(net.parameters())
     if hasattr(net, "reset_classifier"): net.reset_classifier(num_classes)
-    elif names := head_names(net): _swap(net, names[0], _like(net.get_submodule(names[0]), num_classes))
-    else: raise ConfigError(f"{type(net).__name__} has no layer that could be its head", "", "Put one behind it: nn.Sequential(net, nn.Linear(…))")
+    else:
+        names = head_names(net)
+        if not names:
+            raise ConfigError(f"{type(net).__name__} has no layer that could be its head", "",
+                              "Put one behind it: nn.Sequential(net, nn.Linear(…))")
+        _swap(net, names[0], _like(net.get_submodule(names[0]), num_classes))
     for name in head_names(net): net.get_submodule(name).to(device=p.device, dtype=p.dtype)
     start_head(net)
 
@@ -58,13 +65,15 @@ def _like(head, n):
     "Make a layer like `head` with `n` outputs"
     if isinstance(head, nn.Linear): return nn.Linear(head.in_features, n, bias=head.bias is not None)
     if isinstance(head, nn.Conv2d):
-        return nn.Conv2d(head.in_channels, n, head.kernel_size, head.stride, head.padding, bias=head.bias is not None)
-    raise ConfigError(f"The last layer, {type(head).__name__}, is not one whose size can be changed", "", "Replace it in your own code")
+        place = (head.kernel_size, head.stride, head.padding)
+        return nn.Conv2d(head.in_channels, n, *place, bias=head.bias is not None)
+    raise ConfigError(f"The last layer, {type(head).__name__}, is not one whose size can be changed", "",
+                      "Replace it in your own code")
 
 # %% ../../nbs/models/04_network.ipynb #a52a669f
 def _check_known(config):
-    "Refuse an architecture that is none of a library's own, before that library is asked: some names would make it fetch"
-    library,_,arch = config.architecture.partition("/")
+    "Refuse an architecture its library does not have, before that library is asked: some names would make it fetch"
+    library, _, arch = config.architecture.partition("/")
     one_of(library, list(_BUILDERS), "library of models")
     if library == "timm":
         import timm
@@ -77,17 +86,21 @@ def build_net(
     config:ModelConfig
 )->nn.Module:
     "Build the network `config` describes, with random weights"
-    library,_,arch = config.architecture.partition("/")
+    library, _, arch = config.architecture.partition("/")
     if library == "custom":
-        raise ConfigError(f"{arch} is a network of your own, which a configuration cannot rebuild", "", f"Make it with your code and "
-                          f"give it as backbone: ImageClassifier({arch}(...), {config.num_classes}, weights=...)")
+        raise ConfigError(
+            f"{arch} is a network of your own, which a configuration cannot rebuild", "",
+            "Make it with your code and give it as backbone: "
+            f"ImageClassifier({arch}(...), {config.num_classes}, weights=...)")
     _check_known(config)
     with explain_arguments(config): return start_head(_BUILDERS[library](arch, config))
 
 def build_timm(arch, config, name=None, **kwargs):
+    "Let timm build a network"
     import timm
     size = dict(img_size=config.image_size) if config.fixed_size else {}
-    return timm.create_model(name or arch, num_classes=config.num_classes, in_chans=config.in_chans, **size, **config.kwargs, **kwargs)
+    options = dict(num_classes=config.num_classes, in_chans=config.in_chans)
+    return timm.create_model(name or arch, **options, **size, **config.kwargs, **kwargs)
 
 def _build_visionlab(arch, config): return resnet9(config.num_classes, config.in_chans, **config.kwargs)
 
@@ -95,20 +108,23 @@ _TORCHVISION_NAMES = {"drop_rate": "dropout", "drop_path_rate": "stochastic_dept
 AUXILIARY = ("AuxLogits", "aux1", "aux2")
 
 def _build_torchvision(arch, config):
+    "Let torchvision build a network, with one output and as many input channels as asked"
     from torchvision.models import get_model
-    kwargs = {_TORCHVISION_NAMES.get(k, k):v for k,v in config.kwargs.items()}
+    kwargs = {_TORCHVISION_NAMES.get(k, k):v for k, v in config.kwargs.items()}
     if arch in ("googlenet", "inception_v3"): kwargs.setdefault("init_weights", True)
     if arch.startswith("vit_"): kwargs["image_size"] = _square(config)
     if arch.startswith("maxvit"): kwargs["input_size"] = config.image_size
-    return _set_in_chans(_without_auxiliary(get_model(arch, weights=None, num_classes=config.num_classes, **kwargs)), config.in_chans)
+    net = get_model(arch, weights=None, num_classes=config.num_classes, **kwargs)
+    return _set_in_chans(_without_auxiliary(net), config.in_chans)
 
 _BUILDERS = {"timm": build_timm, "torchvision": _build_torchvision, "visionlab": _build_visionlab}
 
 def _square(config):
-    "Return the side of the image, or say that it must be square"
-    (h,w) = config.image_size
-    if h != w: raise ConfigError(f"{config.architecture} takes square images, not {h}×{w}", "", f"timm's vision transformers take both; or image_size={h}")
-    return h
+    "Return the side of the image, which must be square"
+    height, width = config.image_size
+    if height == width: return height
+    raise ConfigError(f"{config.architecture} takes square images, not {height}×{width}", "",
+                      f"timm's vision transformers take both; or image_size={height}")
 
 def _without_auxiliary(net):
     "Remove the extra heads of Inception and GoogLeNet, which make the output a tuple while training"
@@ -119,42 +135,44 @@ def _without_auxiliary(net):
 
 def _swap(net, name, new):
     "Put `new` where the module called `name` was"
-    parent,_,last = name.rpartition(".")
+    parent, _, last = name.rpartition(".")
     setattr(net.get_submodule(parent), last, new)
 
 def _set_in_chans(net, in_chans):
     "Give the first convolution `in_chans` input channels"
-    name,conv = next((n,m) for n,m in net.named_modules() if isinstance(m, nn.Conv2d))
+    name, conv = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
     if conv.in_channels == in_chans: return net
     keep = dict(stride=conv.stride, padding=conv.padding, dilation=conv.dilation, bias=conv.bias is not None)
     _swap(net, name, nn.Conv2d(in_chans, conv.out_channels, conv.kernel_size, **keep))
     return net
 
 # %% ../../nbs/models/04_network.ipynb #4bf18b8f
-_ELSEWHERE = dict.fromkeys(("metrics", "lr", "optimizer", "scheduler", "loss_fn", "weight_decay", "optimizer_kwargs", "scheduler_kwargs",
-    "label_smoothing", "mixup_alpha", "compile_model", "multi_label", "threshold", "seed", "deterministic", "freeze_backbone"),
-    "It is an option of training: give it to Learner or train")
+_ELSEWHERE = dict.fromkeys(_OF_TRAINING, "It is an option of training: give it to Learner or train")
 _ELSEWHERE.update(head_dropout="It is called drop_rate here")
 
 @contextlib.contextmanager
 def explain_arguments(config):
-    "Turn what a library says about wrong arguments into a `ConfigError`"
-    if known := next((o for o in config.kwargs if o in _ELSEWHERE), None):
-        raise ConfigError(f"{config.architecture} does not take {known!r}", "", _ELSEWHERE[known])
+    "Turn a library's complaint about wrong arguments into a `ConfigError`"
+    known = next((o for o in config.kwargs if o in _ELSEWHERE), None)
+    if known: raise ConfigError(f"{config.architecture} does not take {known!r}", "", _ELSEWHERE[known])
     try: yield
     except TypeError as e:
-        if not (m := re.search(r"unexpected keyword argument '(\w+)'", str(e))): raise
-        near = close_matches(m[1], _arguments(config), 3)
-        fix = f"Did you mean {' or '.join(near)}?" if near else "Leave it out, or choose an architecture that has it"
-        raise ConfigError(f"{config.architecture} does not take {_said(m[1], config)!r}", "", fix) from e
+        found = re.search(r"unexpected keyword argument '(\w+)'", str(e))
+        if not found: raise
+        near = close_matches(found[1], _arguments(config), 3)
+        fix = "Leave it out, or choose an architecture that has it"
+        if near: fix = f"Did you mean {' or '.join(near)}?"
+        raise ConfigError(f"{config.architecture} does not take {_said(found[1], config)!r}", "", fix) from e
     except (AssertionError, ValueError, RuntimeError) as e:
         if isinstance(e, (ConfigError, OSError)): raise      # the hub's errors are of both kinds
-        raise ConfigError(f"{config.architecture} cannot be built: {first_line(e)}", config.describe(),
-                          "Look at image_size and the arguments of the architecture" if config.fixed_size or config.kwargs else "") from e
+        can_change = config.fixed_size or config.kwargs
+        fix = "Look at image_size and the arguments of the architecture" if can_change else ""
+        what = f"{config.architecture} cannot be built: {first_line(e)}"
+        raise ConfigError(what, config.describe(), fix) from e
 
 def _said(arg, config):
     "Return the name the user gave to what the library calls `arg`"
-    return next((k for k,v in _TORCHVISION_NAMES.items() if v == arg and k in config.kwargs), arg)
+    return next((k for k, v in _TORCHVISION_NAMES.items() if v == arg and k in config.kwargs), arg)
 
 def _arguments(config):
     "List the arguments the class of this network takes"

@@ -57,12 +57,14 @@ def resolve_name(
     "Find what `name` means"
     import timm
     full = ALIASES.get(name, name)
-    library,_,rest = full.partition("/") if "/" in full else ("timm", "", full)
+    if "/" in full: library, _, rest = full.partition("/")
+    else: library, rest = "timm", full
     rest = _deprecated().get(rest) or rest
-    arch,_,tag = rest.partition(".")
+    arch, _, tag = rest.partition(".")
     if arch == "resnet9" and library in ("timm", "visionlab"): return "visionlab", arch, ""
     if library == "timm" and timm.models.is_model(arch): return library, arch, _timm_tag(arch, tag)
-    if library == "torchvision" and f"{library}/{arch}" in list_models(full.partition(".")[0]): return library, arch, tag
+    if library == "torchvision" and f"{library}/{arch}" in list_models(full.partition(".")[0]):
+        return library, arch, tag
     raise unknown_model(name)
 
 def _deprecated():
@@ -80,22 +82,30 @@ def unknown_model(name):
     "Make the error for a name nothing is known by"
     names = list_models() + list(ALIASES)
     near = [o for o in names if o == f"torchvision/{name}"] or close_matches(name.removeprefix("timm/"), names, 3)
-    why = "list_models('part of a name') lists what there is"
-    if near: why = f"Did you mean {' or '.join(map(repr, near))}?"
-    elif "/" in name: why = f"A timm model on the Hugging Face Hub is written 'hf-hub:{name}'; a local folder must exist"
-    if name.startswith("dinov3/vitt16"): why = "LightlyTrain's dinov3/vitt16 has no equal in timm. dinov3/vits16 is the nearest"
-    return UnknownOptionError(f"Unknown model {name!r}", "", why, name=name)
+    fix = "list_models('part of a name') lists what there is"
+    if name.startswith("dinov3/vitt16"):
+        fix = "LightlyTrain's dinov3/vitt16 has no equal in timm. dinov3/vits16 is the nearest"
+    elif near: fix = f"Did you mean {' or '.join(map(repr, near))}?"
+    elif "/" in name:
+        fix = f"A timm model on the Hugging Face Hub is written 'hf-hub:{name}'; a local folder must exist"
+    return UnknownOptionError(f"Unknown model {name!r}", "", fix, name=name)
 
 # %% ../../nbs/models/03_registry.ipynb #d4559174
 _CROPS = {"center": "crop", "squash": "squash", "border": "pad"}
 
 def pretrained_entries(cfg, in_chans):
     "Translate timm's pretrained configuration (a dict) into entries of `ModelConfig`"
-    d = dict(image_size=tuple((cfg.get("input_size") or (3, 224, 224))[-2:]), crop_pct=cfg.get("crop_pct") or .875,
-             crop_mode=_CROPS.get(cfg.get("crop_mode"), "crop"), interpolation=cfg.get("interpolation") or "bicubic",
-             fixed_size=bool(cfg.get("fixed_input_size")), license=cfg.get("license") or "")
-    if cfg.get("mean"): d.update(mean=fit_channels(cfg["mean"], in_chans), std=fit_channels(cfg["std"], in_chans))
-    return d
+    size = cfg.get("input_size") or (3, 224, 224)
+    entries = dict(
+        image_size=tuple(size[-2:]),
+        crop_pct=cfg.get("crop_pct") or .875,
+        crop_mode=_CROPS.get(cfg.get("crop_mode"), "crop"),
+        interpolation=cfg.get("interpolation") or "bicubic",
+        fixed_size=bool(cfg.get("fixed_input_size")),
+        license=cfg.get("license") or "")
+    if cfg.get("mean"):
+        entries.update(mean=fit_channels(cfg["mean"], in_chans), std=fit_channels(cfg["std"], in_chans))
+    return entries
 
 def _timm_config(arch, tag, num_classes, in_chans, kwargs):
     "Describe one of timm's networks with its weights `tag`"
@@ -111,22 +121,32 @@ def needs_classes(arch): raise ConfigError(f"{arch} has no head of its own", "",
 
 def _torchvision_config(arch, tag, num_classes, in_chans, kwargs):
     "Describe one of torchvision's networks with its weights `tag`"
-    w = torchvision_weights(arch, tag)
-    t = w.transforms()
+    weights = torchvision_weights(arch, tag)
+    t = weights.transforms()
     size = t.crop_size[0]
-    return ModelConfig(f"torchvision/{arch}", num_classes or len(w.meta["categories"]), in_chans, pretrained=w.name,
-                       mean=fit_channels(t.mean, in_chans), std=fit_channels(t.std, in_chans), image_size=size, kwargs=kwargs,
-                       crop_pct=round(size/t.resize_size[0], 4), interpolation=t.interpolation.value, fixed_size=arch.startswith(("vit_", "maxvit")))
+    return ModelConfig(
+        f"torchvision/{arch}", num_classes or len(weights.meta["categories"]), in_chans,
+        pretrained=weights.name,
+        mean=fit_channels(t.mean, in_chans),
+        std=fit_channels(t.std, in_chans),
+        image_size=size,
+        kwargs=kwargs,
+        crop_pct=round(size/t.resize_size[0], 4),
+        interpolation=t.interpolation.value,
+        fixed_size=arch.startswith(("vit_", "maxvit")))
 
 def torchvision_weights(arch, tag):
     "Find the weights of `arch` called `tag`, the best ones by default"
     from torchvision.models import get_model_weights
     known = get_model_weights(arch)
-    return known[one_of(tag, list(known.__members__), f"weights of torchvision/{arch}:")] if tag else known.DEFAULT
+    if not tag: return known.DEFAULT
+    return known[one_of(tag, list(known.__members__), f"weights of torchvision/{arch}:")]
 
 def _visionlab_config(arch, tag, num_classes, in_chans, kwargs):
     "Describe our own ResNet-9"
-    if tag: raise ConfigError(f"{arch} has no pretrained weights", "", "Leave out the tag: it is always trained from scratch")
+    if tag:
+        raise ConfigError(f"{arch} has no pretrained weights", "",
+                          "Leave out the tag: it is always trained from scratch")
     return ModelConfig(f"visionlab/{arch}", num_classes or needs_classes(arch), in_chans, image_size=32, crop_pct=1.,
                        interpolation="bilinear", kwargs=kwargs)
 
@@ -141,14 +161,15 @@ def config_for(
     **kwargs              # arguments of the architecture
 )->ModelConfig:
     "Describe the network called `name` without building it"
-    library,arch,tag = resolve_name(name)
+    library, arch, tag = resolve_name(name)
     check_num_classes(num_classes)
-    config = _CONFIGS[library](arch, pretrained if isinstance(pretrained, str) else tag, num_classes, in_chans, kwargs)
+    if isinstance(pretrained, str): tag = pretrained
+    config = _CONFIGS[library](arch, tag, num_classes, in_chans, kwargs)
     return with_size(config if pretrained else from_scratch(config), image_size)
 
 def from_scratch(config):
     "Forget what belonged to the pretrained weights"
-    mean,std = default_stats(config.in_chans)
+    mean, std = default_stats(config.in_chans)
     return replace(config, pretrained=False, mean=mean, std=std, license="")
 
 def as_trained(
@@ -156,11 +177,19 @@ def as_trained(
     pipeline,           # that prepared its images for evaluation
     value_range=None    # in which images that are not 8-bit were read
 )->ModelConfig:
-    "Describe what was trained: its pixels are the pipeline's, and its weights are no longer random or a file of yours"
+    "Describe what was trained: its pixels are the pipeline's, its weights no longer random or a file of yours"
     local = not config.pretrained or str(config.pretrained).startswith(("file:", "folder:"))
-    changes = dict(pretrained=True if local else config.pretrained, mean=pipeline.mean, std=pipeline.std, value_range=value_range)
+    changes = dict(
+        pretrained=True if local else config.pretrained,
+        mean=pipeline.mean,
+        std=pipeline.std,
+        value_range=value_range)
     if not config.fixed_size: changes.update(image_size=pipeline.size)
-    if isinstance(f := pipeline.frame, Resize): changes.update(crop_mode=f.mode, crop_pct=f.kept, interpolation=f.interpolation)
+    frame = pipeline.frame
+    if isinstance(frame, Resize):
+        changes.update(crop_mode=frame.mode, crop_pct=frame.kept, interpolation=frame.interpolation)
     return replace(config, **changes)
 
-def with_size(config, image_size): return config if image_size is None else replace(config, image_size=image_hw(image_size))
+def with_size(config, image_size):
+    "Change the image size of a configuration, unless it is None"
+    return config if image_size is None else replace(config, image_size=image_hw(image_size))

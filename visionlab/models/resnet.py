@@ -19,7 +19,9 @@ class Residual(nn.Module):
     "Add what two convolutions find to what came in"
     def __init__(self, nf):
         super().__init__()
-        self.conv1,self.conv2 = _conv_block(nf, nf),_conv_block(nf, nf)
+        self.conv1 = _conv_block(nf, nf)
+        self.conv2 = _conv_block(nf, nf)
+
     def forward(self, x): return x + self.conv2(self.conv1(x))
 
 def resnet9(
@@ -29,6 +31,13 @@ def resnet9(
 )->nn.Sequential:
     "Make a ResNet-9 for small images"
     w = width
-    return nn.Sequential(OrderedDict(conv1=_conv_block(in_chans, w), conv2=_conv_block(w, 2*w, True), res1=Residual(2*w),
-                              conv3=_conv_block(2*w, 4*w, True), conv4=_conv_block(4*w, 8*w, True), res2=Residual(8*w),
-                              pool=nn.AdaptiveMaxPool2d(1), flat=nn.Flatten(), head=nn.Linear(8*w, num_classes)))
+    return nn.Sequential(OrderedDict(
+        conv1=_conv_block(in_chans, w),
+        conv2=_conv_block(w, 2*w, True),
+        res1=Residual(2*w),
+        conv3=_conv_block(2*w, 4*w, True),
+        conv4=_conv_block(4*w, 8*w, True),
+        res2=Residual(8*w),
+        pool=nn.AdaptiveMaxPool2d(1),
+        flat=nn.Flatten(),
+        head=nn.Linear(8*w, num_classes)))

@@ -21,10 +21,14 @@ class Suggestion:
 
 _ANY = float("inf")
 SUGGESTIONS = [
-    Suggestion("resnet9", False, 64, _ANY, "Small images: most networks shrink an image 32 times, this one 8 times, and it trains from scratch."),
-    Suggestion("convnext_nano.in12k_ft_in1k", True, _ANY, 1_000, "Few images: features learnt from 12,000 classes, in a network that is quick to fine-tune."),
-    Suggestion("convnext_tiny.in12k_ft_in1k", True, _ANY, 10_000, "Some thousand images: room for more detail, still quick to train."),
-    Suggestion("convnext_small.in12k_ft_in1k", True, _ANY, _ANY, "Many images: enough to make use of twice the depth.")]
+    Suggestion("resnet9", False, 64, _ANY,
+               "Small images: most networks shrink an image 32 times, this one 8 times, and it trains from scratch."),
+    Suggestion("convnext_nano.in12k_ft_in1k", True, _ANY, 1_000,
+               "Few images: features learnt from 12,000 classes, in a network that is quick to fine-tune."),
+    Suggestion("convnext_tiny.in12k_ft_in1k", True, _ANY, 10_000,
+               "Some thousand images: room for more detail, still quick to train."),
+    Suggestion("convnext_small.in12k_ft_in1k", True, _ANY, _ANY,
+               "Many images: enough to make use of twice the depth.")]
 
 def suggest_model(
     n_images:int,       # training images

@@ -27,53 +27,80 @@ def read_weights(
 )->dict: # name → tensor, on the CPU
     "Read the tensors of a weights file, running no code from it"
     path = Path(path)
-    if not path.is_file(): raise CheckpointError("There is no such weights file", str(path), "Check the path", path=str(path))
-    try: raw = (_read_safetensors if path.suffix == ".safetensors" else _read_torch)(path)
+    if not path.is_file(): raise _no_such_file(path)
+    read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
+    try: raw = read(path)
     except CheckpointError: raise
     except Exception as e: raise _unreadable(path, e) from e
-    for k in _INSIDE:
-        if isinstance(raw, dict) and isinstance(raw.get(k), dict): raw = raw[k]; break
-    sd = {k:v for k,v in raw.items() if isinstance(k, str) and isinstance(v, torch.Tensor)} if isinstance(raw, dict) else {}
-    _check_claims(sd, path)
-    return sd or _no_tensors(path)
+    tensors = _named_tensors(raw)
+    _check_claims(tensors, path)
+    return tensors or _no_tensors(path)
+
+def _no_such_file(path):
+    return CheckpointError("There is no such weights file", str(path), "Check the path", path=str(path))
+
+def _named_tensors(raw):
+    "Take the tensors with a name out of what a file holds; the first known part of it counts for all"
+    if not isinstance(raw, dict): return {}
+    inside = next((raw[k] for k in _INSIDE if isinstance(raw.get(k), dict)), raw)
+    return {k:v for k, v in inside.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
 
 _SMALL = 2**20          # bytes that any tensor may claim
 
 def _check_claims(sd, path):
     "Refuse tensors that are larger than the file they are in, or that lie nowhere"
     most = max(path.stat().st_size, _SMALL)
-    for k,v in sd.items():
-        if v.layout != torch.strided or v.device.type != "cpu" or v.is_quantized: raise CheckpointError(f"{k} is no plain tensor of numbers", path.name, "Save the network's state_dict() from the CPU", path=str(path))
-        if v.numel()*v.element_size() > most: raise CheckpointError(f"{k} claims to be {'×'.join(map(str, v.shape))}, more than there is in the file", path.name, "Take another file: this one was tampered with", path=str(path))
+    for k, v in sd.items():
+        if v.layout != torch.strided or v.device.type != "cpu" or v.is_quantized:
+            raise CheckpointError(f"{k} is no plain tensor of numbers", path.name,
+                                  "Save the network's state_dict() from the CPU", path=str(path))
+        if v.numel()*v.element_size() > most:
+            shape = '×'.join(map(str, v.shape))
+            raise CheckpointError(f"{k} claims to be {shape}, more than there is in the file", path.name,
+                                  "Take another file: this one was tampered with", path=str(path))
 
 def _read_safetensors(path):
     from safetensors.torch import load_file
     return load_file(path)
 
-_ZIP,_LONGEST_PICKLE = b"PK\3\4", 2**28          # how today's files of torch begin; bytes that say what is in them
-_FILLS = re.compile(rb"\n(bytearray|_rebuild_device_tensor_from_\w+)\n")     # calls that weights do without, and that take as much memory as they are told
+_ZIP = b"PK\3\4"                # how today's files of torch begin
+_LONGEST_PICKLE = 2**28         # bytes that describe what is in them
+# calls that weights do without, and that take as much memory as they are told
+_FILLS = re.compile(rb"\n(bytearray|_rebuild_device_tensor_from_\w+)\n")
 
 def _check_archive(path):
-    "Refuse a file written by `torch.save` that would grow when it is read; say whether it is an archive"
+    "Refuse a file written by `torch.save` that would grow when it is read; return whether it is an archive"
     with open(path, "rb") as f:
-        if not (archive := f.read(4) == _ZIP):
-            with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as whole: asked = _FILLS.search(whole) is not None
-        else:
-            with zipfile.ZipFile(f) as z:
-                parts = z.infolist()
-                if any(o.compress_type != zipfile.ZIP_STORED for o in parts) or sum(o.file_size for o in parts) > path.stat().st_size: raise _grows(path)
-                said = [o for o in parts if o.filename.endswith(".pkl")]
-                if sum(o.file_size for o in said) > _LONGEST_PICKLE: raise _grows(path)
-                asked = any(_FILLS.search(z.read(o)) for o in said)
-    if asked: raise _grows(path)
+        archive = f.read(4) == _ZIP
+        grows = _archive_grows(f, path) if archive else _pickle_grows(f)
+    if grows: raise _grows(path)
     return archive
 
-def _grows(path): return CheckpointError("Refused: the file would take far more memory than it is long", path.name, "Save only model.state_dict() with torch.save, best as safetensors", path=str(path))
+def _pickle_grows(f):
+    "Return whether a file of the older kind asks for memory that is not in it"
+    with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        return _FILLS.search(whole) is not None
+
+def _archive_grows(f, path):
+    "Return whether an archive is packed, longer inside than outside, or asks for memory that is not in it"
+    with zipfile.ZipFile(f) as z:
+        parts = z.infolist()
+        if any(o.compress_type != zipfile.ZIP_STORED for o in parts): return True
+        if sum(o.file_size for o in parts) > path.stat().st_size: return True
+        pickles = [o for o in parts if o.filename.endswith(".pkl")]
+        if sum(o.file_size for o in pickles) > _LONGEST_PICKLE: return True
+        return any(_FILLS.search(z.read(o)) for o in pickles)
+
+def _grows(path):
+    "Make the error for a file that would grow when it is read"
+    return CheckpointError("Refused: the file would take far more memory than it is long", path.name,
+                           "Save only model.state_dict() with torch.save, best as safetensors", path=str(path))
 
 def _read_torch(path):
     "Read a file written by `torch.save`; of an archive only what is used is read from the disk"
     archive = _check_archive(path)
-    with torch.serialization.safe_globals([argparse.Namespace]):    # timm's own checkpoints carry one, and it is a plain record
+    # timm's own checkpoints carry a Namespace, and it is a plain record
+    with torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
 
 def read_shapes(
@@ -81,43 +108,61 @@ def read_shapes(
 )->dict: # name → tensor without content: whole numbers are int64, floats float32
     "Read names, shapes and kinds of the tensors, of a .safetensors file from its header alone"
     path = Path(path)
-    if path.suffix != ".safetensors": return {k:_outline_of(v.shape, v.is_floating_point()) for k,v in read_weights(path).items()}
+    if path.suffix != ".safetensors":
+        return {k:_outline_of(v.shape, v.is_floating_point()) for k, v in read_weights(path).items()}
     from safetensors import safe_open
-    if not path.is_file(): raise CheckpointError("There is no such weights file", str(path), "Check the path", path=str(path))
+    if not path.is_file(): raise _no_such_file(path)
     try:
         with safe_open(path, framework="pt") as f: parts = {k:f.get_slice(k) for k in f.keys()}
-        return {k:_outline_of(o.get_shape(), o.get_dtype().startswith(("F", "BF"))) for k,o in parts.items()}
+        return {k:_outline_of(o.get_shape(), o.get_dtype().startswith(("F", "BF"))) for k, o in parts.items()}
     except Exception as e: raise _unreadable(path, e) from e
 
-def _outline_of(shape, floats): return torch.empty(tuple(shape), dtype=torch.float32 if floats else torch.int64, device="meta")
+def _outline_of(shape, floats):
+    "Make a tensor without content"
+    return torch.empty(tuple(shape), dtype=torch.float32 if floats else torch.int64, device="meta")
 
-def _no_tensors(path): raise CheckpointError("The file holds no named tensors", path.name, "Save the network's state_dict()", path=str(path))
+def _no_tensors(path):
+    "Refuse a file without tensors"
+    raise CheckpointError("The file holds no named tensors", path.name, "Save the network's state_dict()",
+                          path=str(path))
 
 def _unreadable(path, e):
     "Make the error for a file that could not be read"
-    if m := re.search(r"GLOBAL ([\w.]+)", str(e)):
-        return CheckpointError(f"Refused: the file asks to run code ({m[1].rstrip('.')}), and only weights are read", path.name,
-                               "Where it was made, save only model.state_dict(), best as safetensors", path=str(path))
-    return CheckpointError("This is not a weights file, or it is damaged", path.name, "Use a .safetensors or .pth file; fetch it again if it was cut short",
-                           path=str(path))
+    found = re.search(r"GLOBAL ([\w.]+)", str(e))
+    if found:
+        what = f"Refused: the file asks to run code ({found[1].rstrip('.')}), and only weights are read"
+        fix = "Where it was made, save only model.state_dict(), best as safetensors"
+    else:
+        what = "This is not a weights file, or it is damaged"
+        fix = "Use a .safetensors or .pth file; fetch it again if it was cut short"
+    return CheckpointError(what, path.name, fix, path=str(path))
 
 # %% ../../nbs/models/05_weights.ipynb #1b3b2e4c
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
-_LEFTOVERS = ("num_batches_tracked", "relative_position_index", "relative_coords_table", "attn_mask", "total_ops", "total_params")
+_LEFTOVERS = ("num_batches_tracked", "relative_position_index", "relative_coords_table", "attn_mask",
+              "total_ops", "total_params")
 
 def strip_prefixes(
     sd:dict, # name → tensor, as read
     own      # the names the network has
 )->dict:
     "Take off the prefixes that wrappers add, as far as that makes the names those of the network"
-    common = lambda o: len(set(o) & set(own))
-    while p := next((p for p in PREFIXES if all(k.startswith(p) for k in sd) and not any(k.startswith(p) for k in own)), None):
-        sd = {k.removeprefix(p):v for k,v in sd.items()}
-    inner = [{k[len(p):]:v for k,v in sd.items() if k.startswith(p)} for p in PREFIXES]
-    best = max([sd] + inner, key=common)
+    while p := _needless_prefix(sd, own):
+        sd = {k.removeprefix(p):v for k, v in sd.items()}
+    inner = [{k[len(p):]:v for k, v in sd.items() if k.startswith(p)} for p in PREFIXES]
+    best = max([sd] + inner, key=lambda o: len(set(o) & set(own)))
     return best if best is sd else strip_prefixes(best, own)
 
+def _needless_prefix(sd, own):
+    "Find a prefix that all names have and none of the network's"
+    for p in PREFIXES:
+        if all(k.startswith(p) for k in sd) and not any(k.startswith(p) for k in own): return p
+    return None
+
 def is_head(name, heads): return name.rpartition(".")[0] in heads
+
+def _shape_of(tensor): return "×".join(map(str, tensor.shape)) or "a number"
+def _floats_or_not(tensor): return "of floats" if tensor.is_floating_point() else "not of floats"
 
 def misfits(
     found:dict,         # name → tensor
@@ -127,53 +172,67 @@ def misfits(
     sized=lambda k: False    # whether a tensor may have another shape
 )->list: # sentences
     "List what keeps tensors from filling a network"
-    shape = lambda o: "×".join(map(str, o.shape)) or "a number"
-    kind = lambda o: "of floats" if o.is_floating_point() else "not of floats"
-    both = [(k, found[k], v) for k,v in wanted.items() if k in found and not k.endswith(_LEFTOVERS)]
-    return [*(f"{k} is missing" for k in wanted if k not in found and not missing(k)), *(f"{k} has no place" for k in found if k not in wanted and not spare(k)),
-            *(f"{k} is {shape(found[k])}, not {shape(v)}" for k,v in wanted.items() if k in found and found[k].shape != v.shape and not sized(k)),
-            *(f"{k} is {kind(a)}" for k,a,b in both if a.is_floating_point() != b.is_floating_point())]
+    both = [(k, found[k], v) for k, v in wanted.items() if k in found]
+    of_kind = [(k, a, b) for k, a, b in both if not k.endswith(_LEFTOVERS)]
+    return [
+        *(f"{k} is missing" for k in wanted if k not in found and not missing(k)),
+        *(f"{k} has no place" for k in found if k not in wanted and not spare(k)),
+        *(f"{k} is {_shape_of(a)}, not {_shape_of(b)}" for k, a, b in both if a.shape != b.shape and not sized(k)),
+        *(f"{k} is {_floats_or_not(a)}" for k, a, b in of_kind if a.is_floating_point() != b.is_floating_point())]
 
 def check_finite(
     tensors:dict, # name → tensor
     source        # what to call them in the message
 ):
     "Refuse weights that are NaN or infinite, or become so in single precision"
-    odd = [k for k,v in tensors.items() if v.is_floating_point() and not k.endswith(_LEFTOVERS) and not v.float().isfinite().all()]
-    if odd: raise CheckpointError(f"The weights are not finite: {', '.join(odd[:3])}{f' and {len(odd)-3} more' if len(odd) > 3 else ''}", str(source),
-                                  "Take another checkpoint: training diverged, or the file was tampered with", problems=odd)
+    numeric = {k:v for k, v in tensors.items() if v.is_floating_point() and not k.endswith(_LEFTOVERS)}
+    odd = [k for k, v in numeric.items() if not v.float().isfinite().all()]
+    if not odd: return
+    more = f" and {len(odd)-3} more" if len(odd) > 3 else ""
+    raise CheckpointError(f"The weights are not finite: {', '.join(odd[:3])}{more}", str(source),
+                          "Take another checkpoint: training diverged, or the file was tampered with", problems=odd)
 
 def _problems(sd, own, heads):
-    "List what keeps the tensors `sd` from filling a network with the tensors `own`; the head may be missing or of another size"
-    left,head = (lambda k: k.endswith(_LEFTOVERS)), (lambda k: is_head(k, heads))
-    return misfits(sd, own, lambda k: left(k) or head(k), left, head)
+    "List what keeps `sd` from filling a network with the tensors `own`; the head may be missing or of another size"
+    def is_leftover(k): return k.endswith(_LEFTOVERS)
+    def is_head(k): return is_head(k, heads)
+    return misfits(sd, own, lambda k: is_leftover(k) or is_head(k), is_leftover, is_head)
+
+def _same_place(name, tensor, own_name, own, heads):
+    "Return whether a tensor can stand for one of a network: its role, kind and shape, but for a head's classes"
+    if name.rpartition(".")[2] != own_name.rpartition(".")[2]: return False
+    first = int(is_head(own_name, heads))
+    return tensor.shape[first:] == own.shape[first:] and tensor.is_floating_point() == own.is_floating_point()
 
 def _by_order(sd, own, heads):
-    "Give the tensors of `sd` the names of `own` one by one, or None if any differs in shape or kind"
+    "Rename the tensors of `sd` one by one as in `own`, or return None if any differs in shape or kind"
     if len(sd) != len(own): return None
-    kind = lambda k: k.rpartition(".")[2]
-    fits = lambda a, va, b, vb: kind(a) == kind(b) and va.shape[is_head(b, heads):] == vb.shape[is_head(b, heads):] and va.is_floating_point() == vb.is_floating_point()
-    if not all(fits(a, va, b, vb) for (a,va),(b,vb) in zip(sd.items(), own.items())): return None
+    pairs = zip(sd.items(), own.items())
+    if not all(_same_place(a, va, b, vb, heads) for (a, va), (b, vb) in pairs): return None
     return dict(zip(own, sd.values()))
 
 def _timm_layout(sd, net):
     "Let timm turn an original author's layout into its own, or None"
     fn = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     try: return dict(fn(dict(sd), net)) if fn else None
-    except Exception: return None      # meant for another layout; `_problems` will say what is wrong
+    except Exception: return None      # meant for another layout; `_problems` lists what is wrong
 
 # %% ../../nbs/models/05_weights.ipynb #e98be559
+def _first_of_images(tensors):
+    "Name the first tensor with four axes: that of the first convolution"
+    return next((k for k, v in tensors.items() if v.ndim == 4), None)
+
 def _fit_input(sd, own):
     "Adapt the first convolution of `sd` to the channels of `own`, as timm does: summed for grey, repeated for more"
     from timm.models import adapt_input_conv
-    first = lambda o: next((k for k,v in o.items() if v.ndim == 4), None)
-    target = first(own)
-    name = target if target in sd else first(sd)
+    target = _first_of_images(own)
+    name = target if target in sd else _first_of_images(sd)
     if name is None or target is None or sd[name].ndim != 4: return sd
-    n,w = own[target].shape[1],sd[name]
+    n = own[target].shape[1]
+    w = sd[name]
     if w.shape[1] == 3: w = adapt_input_conv(n, w)
     elif w.shape[1] == 1: w = w.expand(-1, n, -1, -1)/n
-    return {k:w if k == name else v for k,v in sd.items()}
+    return {k:w if k == name else v for k, v in sd.items()}
 
 def match_weights(
     net:nn.Module,      # the network to fill
@@ -181,14 +240,22 @@ def match_weights(
     source:str="the file"
 )->tuple: # the tensors under the network's names, and notes on what was done
     "Find the place of every tensor, or raise `CheckpointError` naming those that have none"
-    own,heads = net.state_dict(),head_names(net)
+    own = net.state_dict()
+    heads = head_names(net)
     plain = _fit_input(strip_prefixes(sd, own), own)
-    if not (bad := _problems(plain, own, heads)): return plain, []
-    if (ordered := _by_order(plain, own, heads)):
-        return ordered, [f"{source}: the names differ from the network's; all {len(own)} tensors agree in shape and kind, and are matched in order."]
-    if (turned := _timm_layout(plain, net)) and not _problems(turned := _fit_input(turned, own), own, heads): return turned, []
-    raise CheckpointError(f"The weights are not those of this network: {len(bad)} of their tensors do not match", source,
-                          f"Choose the architecture the file was made with. Among them: {'; '.join(bad[:4])}", problems=bad)
+    bad = _problems(plain, own, heads)
+    if not bad: return plain, []
+    ordered = _by_order(plain, own, heads)
+    if ordered:
+        return ordered, [f"{source}: the names differ from the network's; "
+                         f"all {len(own)} tensors agree in shape and kind, and are matched in order."]
+    turned = _timm_layout(plain, net)
+    if turned:
+        turned = _fit_input(turned, own)
+        if not _problems(turned, own, heads): return turned, []
+    what = f"The weights are not those of this network: {len(bad)} of their tensors do not match"
+    fix = f"Choose the architecture the file was made with. Among them: {'; '.join(bad[:4])}"
+    raise CheckpointError(what, source, fix, problems=bad)
 
 def load_weights(
     net:nn.Module,  # filled in place
@@ -196,32 +263,51 @@ def load_weights(
     source:str=None # what to call them in messages; default: the file's name
 )->list: # notes, one line each
     "Fill `net` from a weights file, leaving out a head of another size"
-    sd,source = (path, source or "the weights") if isinstance(path, dict) else (read_weights(path), source or Path(path).name)
-    sd,notes = match_weights(net, sd, source)
-    own,heads = net.state_dict(),head_names(net)
+    if isinstance(path, dict):
+        sd = path
+        source = source or "the weights"
+    else:
+        sd = read_weights(path)
+        source = source or Path(path).name
+    sd, notes = match_weights(net, sd, source)
+    own = net.state_dict()
     other = [k for k in sd if k in own and sd[k].shape != own[k].shape]
-    if other: notes.append(f"{source}: its head for {len(sd[other[0]])} classes is left out; the new one for {len(own[other[0]])} starts untrained.")
-    elif heads and not any(is_head(k, heads) for k in sd): notes.append(f"{source}: it has no head; the new one starts untrained.")
-    used = {k:v for k,v in sd.items() if k in own and k not in other}
+    used = {k:v for k, v in sd.items() if k in own and k not in other}
+    notes += _notes_on_head(net, sd, own, other, source)
     check_finite(used, source)
     net.load_state_dict(used, strict=False)
     return notes
+
+def _notes_on_head(net, sd, own, other, source):
+    "Note that the head of some weights is left out, or that they have none"
+    if other:
+        before, now = len(sd[other[0]]), len(own[other[0]])
+        return [f"{source}: its head for {before} classes is left out; the new one for {now} starts untrained."]
+    heads = head_names(net)
+    if not heads or any(is_head(k, heads) for k in sd): return []
+    return [f"{source}: it has no head; the new one starts untrained."]
+
+_MAKE_TENSORS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
 
 class _OnlyParameters(TorchFunctionMode):
     "Make no tensor of a size, and compute with those that count, as torchvision's RegNets do while they are built"
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func in (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn): kwargs = kwargs | dict(device="meta")
+        if func in _MAKE_TENSORS: kwargs = kwargs | dict(device="meta")
         return func(*args, **kwargs)
 
 @contextlib.contextmanager
 def _at_most(n, config):
     "Stop building a network that has more tensors than `n`"
-    mine,count = threading.get_ident(), [0]
+    mine = threading.get_ident()
+    count = 0
     def noted(module, name, param):
+        nonlocal count
         if threading.get_ident() != mine or param is None: return
-        count[0] += 1
-        if count[0] > n: raise ConfigError("The network has far more tensors than the file of its weights", config.architecture, "Use the configuration the weights were written with")
+        count += 1
+        if count > n:
+            raise ConfigError("The network has far more tensors than the file of its weights", config.architecture,
+                              "Use the configuration the weights were written with")
     hook = register_module_parameter_registration_hook(noted)
     try: yield
     finally: hook.remove()
@@ -244,22 +330,27 @@ def _within(seconds, fn):
         try: out["value"] = fn()
         except BaseException as e: out["error"] = e
     thread = threading.Thread(target=call, daemon=True)
-    thread.start(); thread.join(seconds)
+    thread.start()
+    thread.join(seconds)
     if thread.is_alive(): raise TimeoutError(f"no answer within {seconds:g} seconds")
     if "error" in out: raise out["error"]
     return out["value"]
 
 @contextlib.contextmanager
 def fetching(name):
-    "Turn any failure to fetch into a `CheckpointError` that says what to do"
+    "Turn any failure to fetch into a `CheckpointError` that names the way out"
     try: yield
     except CheckpointError: raise
     except Exception as e:
         if type(e).__name__ in ("GatedRepoError", "RepositoryNotFoundError"):
-            raise CheckpointError(f"The weights of {name} are not open to you", "the Hugging Face Hub",
-                                  "Check the name; if its page asks you to accept a licence, do so and log in with: hf auth login") from None
-        raise CheckpointError(f"The pretrained weights of {name} could not be fetched: {first_line(e)}", "",
-            "Run it once with a network (they are then cached); or give weights='file.safetensors'; or pretrained=False to start untrained") from None
+            raise CheckpointError(
+                f"The weights of {name} are not open to you", "the Hugging Face Hub",
+                "Check the name; if its page asks you to accept a licence, "
+                "do so and log in with: hf auth login") from None
+        raise CheckpointError(
+            f"The pretrained weights of {name} could not be fetched: {first_line(e)}", "",
+            "Run it once with a network (they are then cached); "
+            "or give weights='file.safetensors'; or pretrained=False to start untrained") from None
 
 def fetch_hub(
     repo:str,                         # "org/name", or "org/name@revision"
@@ -267,7 +358,7 @@ def fetch_hub(
 )->str: # path of the file in the hub's cache
     "Fetch one file from the Hugging Face Hub, or from its cache"
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-    repo,_,revision = repo.partition("@")
+    repo, _, revision = repo.partition("@")
     revision = revision or None
     cached = try_to_load_from_cache(repo, filename, revision=revision)
     if isinstance(cached, str): return cached
@@ -283,15 +374,19 @@ def _fetch_url(url):
 # %% ../../nbs/models/05_weights.ipynb #c22a018d
 def pretrained_net(config):
     "Build the network of `config` with its pretrained weights"
-    library,_,arch = config.architecture.partition("/")
+    library, _, arch = config.architecture.partition("/")
     if library == "timm": return _pretrained_timm(arch, config)
-    return _pretrained_torchvision(arch, config) if library == "torchvision" else build_net(config)
+    if library == "torchvision": return _pretrained_torchvision(arch, config)
+    return build_net(config)
 
 def _pretrained_timm(arch, config):
+    "Build one of timm's networks with its weights, from timm's cache or the hub"
     import timm
     name = f"{arch}.{config.pretrained}" if isinstance(config.pretrained, str) else arch
     cfg = timm.get_pretrained_cfg(name)
-    if not cfg or not cfg.has_weights: raise ConfigError(f"{name} has no pretrained weights", "", "Give pretrained=False, or weights='file.safetensors'")
+    if not cfg or not cfg.has_weights:
+        raise ConfigError(f"{name} has no pretrained weights", "",
+                          "Give pretrained=False, or weights='file.safetensors'")
     with fetching(name): _reach(cfg)
     try:
         with explain_arguments(config): net = build_timm(arch, config, name, pretrained=True)
@@ -308,14 +403,16 @@ def _reach(cfg):
     except EntryNotFoundError: pass     # an older repository: timm finds the file by its other names
 
 def _pretrained_torchvision(arch, config):
+    "Build one of torchvision's networks with its weights, from torch's cache or their server"
     from torchvision.models import get_model
-    w = torchvision_weights(arch, config.pretrained if isinstance(config.pretrained, str) else "")
+    weights = torchvision_weights(arch, config.pretrained if isinstance(config.pretrained, str) else "")
     net = build_net(config)
     with fetching(config.architecture):
-        _fetch_url(w.url)
-        full = get_model(arch, weights=w)
-    sd = {k:v for k,v in full.state_dict().items() if not k.startswith(AUXILIARY)}
-    load_weights(net, _stretched(sd, net, config) if arch.startswith("vit_") else sd, w.name)
+        _fetch_url(weights.url)
+        full = get_model(arch, weights=weights)
+    sd = {k:v for k, v in full.state_dict().items() if not k.startswith(AUXILIARY)}
+    if arch.startswith("vit_"): sd = _stretched(sd, net, config)
+    load_weights(net, sd, weights.name)
     return net
 
 def _stretched(sd, net, config):

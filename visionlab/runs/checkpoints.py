@@ -25,7 +25,9 @@ from .fingerprint import as_setting, fit_settings, given_loader, settings
 FORMAT = 1                                     # of the manifest; raised when an older visionlab could not read it
 PARTS = ("model", "optimizer", "callbacks")
 FILES = (*(f"{o}.safetensors" for o in PARTS), "state.json")
-MANIFEST,_KIND,_LIMIT = "manifest.json", "visionlab checkpoint", 256*2**20
+MANIFEST = "manifest.json"
+_KIND = "visionlab checkpoint"
+_LIMIT = 256*2**20                             # bytes of a manifest
 
 class NewerCheckpointError(CheckpointError): "A checkpoint was written by a visionlab newer than this one"
 
@@ -34,26 +36,41 @@ def _sealed(d):
     seal = hashlib.sha256(json.dumps(d, sort_keys=True).encode()).hexdigest()
     return (json.dumps(dict(d, sha256=seal), sort_keys=True, indent=1) + "\n").encode()
 
-_DTYPES = {torch.float64:"F64", torch.float32:"F32", torch.float16:"F16", torch.bfloat16:"BF16", torch.int64:"I64", torch.int32:"I32", torch.int16:"I16", torch.int8:"I8", torch.uint8:"U8", torch.bool:"BOOL"}
+_DTYPES = {
+    torch.float64:"F64", torch.float32:"F32", torch.float16:"F16", torch.bfloat16:"BF16",
+    torch.int64:"I64", torch.int32:"I32", torch.int16:"I16", torch.int8:"I8",
+    torch.uint8:"U8", torch.bool:"BOOL"}
+
+def _raw_bytes(tensor):
+    "View a tensor on the CPU as bytes"
+    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
 
 def _safetensors(tensors):
-    "Give the bytes of a safetensors file in pieces, without a second copy of the tensors, and without holding Python's lock while they are hashed and written"
-    header,at = {"__metadata__":{"format":"pt"}}, 0
-    for k,v in tensors.items():
+    "Yield the bytes of a safetensors file in pieces, without a second copy of the tensors"
+    header = {"__metadata__":{"format":"pt"}}
+    at = 0
+    for k, v in tensors.items():
         kind = _DTYPES[one_of(v.dtype, _DTYPES, "dtype in a checkpoint")]
-        header[k] = dict(dtype=kind, shape=list(v.shape), data_offsets=[at, at := at + v.numel()*v.element_size()])
+        end = at + v.numel()*v.element_size()
+        header[k] = dict(dtype=kind, shape=list(v.shape), data_offsets=[at, end])
+        at = end
     text = json.dumps(header).encode()
     text += b" "*(-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
-    for v in tensors.values():
-        if v.numel(): yield memoryview(v.contiguous().reshape(-1).view(torch.uint8).numpy())
+    for v in tensors.values():      # pieces of memory: Python's lock is free while they are hashed and written
+        if v.numel(): yield _raw_bytes(v)
 
 def _written(path, pieces):
     "Write a file, flushed, and return its size and SHA-256"
-    h,n = hashlib.sha256(), 0
+    h = hashlib.sha256()
+    n = 0
     with open(path, "wb") as f:
-        for o in pieces: f.write(o); h.update(o); n += len(o)
-        f.flush(); os.fsync(f.fileno())
+        for o in pieces:
+            f.write(o)
+            h.update(o)
+            n += len(o)
+        f.flush()
+        os.fsync(f.fileno())
     return dict(bytes=n, sha256=h.hexdigest())
 
 _NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
@@ -68,14 +85,16 @@ def list_checkpoints(
     "List checkpoints by name, the newest first; whether they are whole is seen when they are read"
     folder = Path(folder)
     if not folder.is_dir(): return []
-    return sorted((o for o in folder.iterdir() if _NAME.fullmatch(o.name) and o.is_dir()), key=_order, reverse=True)
+    found = [o for o in folder.iterdir() if _NAME.fullmatch(o.name) and o.is_dir()]
+    return sorted(found, key=_order, reverse=True)
 
 def sweep(
     folder # where checkpoints are
 ):
     "Remove what writing or removing a checkpoint left behind when its process was killed"
     folder = Path(folder)
-    for o in list(folder.iterdir()) if folder.is_dir() else ():
+    if not folder.is_dir(): return
+    for o in list(folder.iterdir()):
         if o.is_symlink(): continue
         if _LEFT_FOLDER.fullmatch(o.name) and o.is_dir() and _is_part(o): shutil.rmtree(o, ignore_errors=True)
         elif _LEFT_FILE.fullmatch(o.name) and o.is_file(): o.unlink(missing_ok=True)
@@ -84,7 +103,7 @@ _LEFT_FOLDER = re.compile(r"\.(tmp|trash)-[0-9a-f]{8}")
 _LEFT_FILE = re.compile(r"\.(last|best)\.[a-z0-9_]{8}\.tmp")           # as `atomic_write` names them
 
 def _is_part(folder):
-    "Say whether a folder holds nothing but files of a checkpoint"
+    "Return whether a folder holds nothing but files of a checkpoint"
     return {o.name for o in folder.iterdir()} <= {*FILES, MANIFEST}
 
 def remove(
@@ -98,60 +117,84 @@ def remove(
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #9a4b3406
 def names_of_callbacks(cbs):
-    "Give callbacks names of their own: their class, with a number from the second on"
+    "Yield callbacks with names of their own: their class, with a number from the second on"
     seen = {}
-    for o in cbs: seen[type(o).__name__] = n = seen.get(type(o).__name__, 0)+1; yield (f"{type(o).__name__}-{n}" if n > 1 else type(o).__name__), o
+    for o in cbs:
+        kind = type(o).__name__
+        n = seen.get(kind, 0) + 1
+        seen[kind] = n
+        yield (f"{kind}-{n}" if n > 1 else kind), o
 
 def random_state(dl)->dict:
-    "Give the states of all generators that a DataLoader of the user's may draw from"
-    return dict(python=random.getstate(), numpy=list(np.random.get_state()), torch=torch.get_rng_state(), own=[g.get_state() for g in loader_generators([dl])])
+    "Return the states of all generators that a DataLoader of the user's may draw from"
+    return dict(
+        python=random.getstate(),
+        numpy=list(np.random.get_state()),
+        torch=torch.get_rng_state(),
+        own=[g.get_state() for g in loader_generators([dl])])
 
 def set_random_state(state:dict, dl):
     "Set the generators as `random_state` found them"
-    version,numbers,gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss)); np.random.set_state(tuple(state["numpy"])); torch.set_rng_state(state["torch"])
-    for g,s in zip(loader_generators([dl]), state["own"]): g.set_state(s)
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(state["torch"])
+    for g, s in zip(loader_generators([dl]), state["own"]): g.set_state(s)
 
 def _differing(learn):
     "Find the buffers in which processes differ, such as the running statistics of an epoch"
-    found = {k:v.detach().to("cpu", copy=True) for k,v in learn.model.named_buffers() if v.is_floating_point()}
-    hashes = {k:hashlib.blake2b(memoryview(v.contiguous().reshape(-1).view(torch.uint8).numpy())).digest() for k,v in found.items()}
+    buffers = learn.model.named_buffers()
+    found = {k:v.detach().to("cpu", copy=True) for k, v in buffers if v.is_floating_point()}
+    hashes = {k:hashlib.blake2b(_raw_bytes(v)).digest() for k, v in found.items()}
     others = learn.peers.group.gather(hashes)
-    return {k:v for k,v in found.items() if any(o[k] != hashes[k] for o in others)}
+    return {k:v for k, v in found.items() if any(o[k] != hashes[k] for o in others)}
 
 def _gathered(learn, kept, more)->list: # of (JSON, tensors), in the order of ranks
     "Collect what each process has its own of"
-    keys = {name:getattr(o, "apart", ()) for name,o in names_of_callbacks(learn.bound) if name in kept}
-    own = dict(more, buffers=_differing(learn), callbacks={name:{k:kept[name][k] for k in ks} for name,ks in keys.items() if ks})
-    group,tensors = learn.peers.group, {}
+    keys = {name:getattr(o, "apart", ()) for name, o in names_of_callbacks(learn.bound) if name in kept}
+    of_callbacks = {name:{k:kept[name][k] for k in ks} for name, ks in keys.items() if ks}
+    own = dict(more, buffers=_differing(learn), callbacks=of_callbacks)
+    group = learn.peers.group
+    tensors = {}
     return group.gather((packed(own, tensors, f"process-{group.rank}"), tensors))
 
 def _means(parts):
     "Average the buffers in which processes differ"
-    found = [unpacked(o["buffers"], t) for o,t in parts]
-    return {k:torch.stack([o[k].double() for o in found]).mean(0).to(v.dtype) for k,v in found[0].items()}
+    found = [unpacked(o["buffers"], t) for o, t in parts]
+    def mean(k): return torch.stack([o[k].double() for o in found]).mean(0)
+    return {k:mean(k).to(v.dtype) for k, v in found[0].items()}
 
 def _network(learn):
     "Describe the network, for who takes its weights to another task; None where no file could rebuild it"
     config = getattr(learn.model, "config", None)
     if config is None or config.architecture.startswith("custom/"): return None
-    return dict(config=as_trained(config, learn.data.eval_pipeline).to_dict() if learn.data is not None else config.to_dict(), classes=None if learn.classes is None else [str(o) for o in learn.classes])
+    if learn.data is not None: config = as_trained(config, learn.data.eval_pipeline)
+    classes = None if learn.classes is None else [str(o) for o in learn.classes]
+    return dict(config=config.to_dict(), classes=classes)
 
-def _nonfinite(tensors): return next((k for k,v in tensors.items() if v.is_floating_point() and not v.isfinite().all()), None)
+def _nonfinite(tensors):
+    "Name the first tensor with NaN or infinite numbers; None where all are finite"
+    return next((k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()), None)
 
 _WHERE = dict(running=bool, epoch=int, batch=int, step=int, epochs_done=int, fits=list)
 
+_DICTS = ("position", "settings", "fit", "optimizer", "callbacks")
+
 def _is_state(d):
-    "Say whether values are of the kinds that the state of a training is made of"
-    if not isinstance(d, dict) or not all(isinstance(d.get(k), dict) for k in ("position", "settings", "fit", "optimizer", "callbacks")): return False
-    return all(type(d["position"].get(k)) is kind for k,kind in _WHERE.items()) and all(type(o) is int for o in d["position"]["fits"])
+    "Return whether values are of the kinds that the state of a training is made of"
+    if not isinstance(d, dict) or not all(isinstance(d.get(k), dict) for k in _DICTS): return False
+    position = d["position"]
+    if not all(type(position.get(k)) is kind for k, kind in _WHERE.items()): return False
+    return all(type(o) is int for o in position["fits"])
 
 @contextmanager
 def checkpoint_understood(path):
     "Turn whatever the values of a checkpoint lead to into a `CheckpointError` that names it"
     try: yield
     except VisionlabError: raise
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e: raise _damaged(Path(path or "checkpoint"), f"holds what cannot be taken up: {type(e).__name__}: {e}") from e
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
+        how = f"holds what cannot be taken up: {type(e).__name__}: {e}"
+        raise _damaged(Path(path or "checkpoint"), how) from e
 
 @dataclass(repr=False)
 class Checkpoint:
@@ -167,22 +210,35 @@ class Checkpoint:
         said:dict=None,     # `settings` and `fit`, if they are known already
         **more              # whatever else to keep: numbers, texts, tensors
     )->"Checkpoint":
-        "Copy what a learner is now; in a fit, from a callback. Of processes that train as one all must ask, and the first gets it"
-        tensors,kept = {o:{} for o in PARTS}, {name:s for name,o in names_of_callbacks(learn.bound) if hasattr(o, "state_dict") and (s := o.state_dict())}
+        "Copy what a learner is now; in a fit, from a callback. Of processes that train as one all must ask"
+        tensors = {o:{} for o in PARTS}
+        kept = _kept_by(learn.bound)
         if not isinstance(given_loader(learn), Loader): more["random"] = random_state(given_loader(learn))
         parts = [] if learn.peers is None else _gathered(learn, kept, more)
-        if parts and learn.peers.group.rank and learn.peers.group.strategy == "ddp": return None       # split weights need all hands
-        tensors["model"] = {k:join_parts(v.detach()).to("cpu", copy=True) for k,v in learn.model.state_dict().items()}
+        if parts and learn.peers.group.rank and learn.peers.group.strategy == "ddp":
+            return None       # the first process has it; split weights need all hands
+        tensors["model"] = {k:join_parts(v.detach()).to("cpu", copy=True) for k, v in learn.model.state_dict().items()}
         if parts: tensors["model"] |= _means(parts)
-        for _,own in parts: tensors["callbacks"] |= own
-        position = position or dict(running=True, epoch=learn.epoch, batch=learn.n_done, step=learn.step+1, epochs_done=learn.epochs_done)
-        own = dict(optimizer=learn.opt.state_dict(), scaler=learn.scaler.state_dict(), gradients={k:p.grad for k,p in learn.model.named_parameters() if p.grad is not None})
-        learns = [k for k,p in learn.model.named_parameters() if p.requires_grad]
-        state = dict(learns=learns, position=dict(position, fits=list(learn.fits), epochs=learn.epochs, lr=as_setting(learn.lr)), **(said or dict(settings=settings(learn), fit=fit_settings(learn))),
-                     optimizer=packed(own, tensors["optimizer"], "optimizer"), **{k:packed(v, tensors["callbacks"], k) for k,v in dict(more, callbacks=kept).items()})
-        if (network := _network(learn)): state["network"] = network
-        if parts: state |= dict(processes=[o for o,_ in parts], peers=learn.peers.state_dict())
+        for _, own in parts: tensors["callbacks"] |= own
+        state = cls._state_of(learn, position or _position(learn), said, dict(more, callbacks=kept), tensors)
+        if parts: state |= dict(processes=[o for o, _ in parts], peers=learn.peers.state_dict())
         return cls(state, tensors)
+
+    @staticmethod
+    def _state_of(learn, position, said, kept, tensors):
+        "Describe a training; what is long goes into `tensors`"
+        named = list(learn.model.named_parameters())
+        gradients = {k:p.grad for k, p in named if p.grad is not None}
+        own = dict(optimizer=learn.opt.state_dict(), scaler=learn.scaler.state_dict(), gradients=gradients)
+        state = dict(
+            learns=[k for k, p in named if p.requires_grad],
+            position=dict(position, fits=list(learn.fits), epochs=learn.epochs, lr=as_setting(learn.lr)),
+            **(said or dict(settings=settings(learn), fit=fit_settings(learn))),
+            optimizer=packed(own, tensors["optimizer"], "optimizer"),
+            **{k:packed(v, tensors["callbacks"], k) for k, v in kept.items()})
+        network = _network(learn)
+        if network: state["network"] = network
+        return state
 
     def note_images(self,
         found:list # what `ImageStates` told
@@ -195,28 +251,50 @@ class Checkpoint:
     def step(self)->int: return self.state["position"]["step"]
 
     @property
-    def nbytes(self)->int: return sum(v.numel()*v.element_size() for part in self.tensors.values() for v in part.values())
+    def nbytes(self)->int:
+        return sum(v.numel()*v.element_size() for part in self.tensors.values() for v in part.values())
 
     def write(self,
         folder # where checkpoints are
     )->Path:   # the checkpoint's own folder, in `folder`
         "Write it beside those that are there, whole or not at all"
         folder = Path(folder)
-        if bad := _nonfinite(self.tensors["model"]): raise CheckpointError("The weights are not finite, and what is not finite is not kept", bad, "The checkpoint before is still there: go on from it with a lower learning rate")
+        bad = _nonfinite(self.tensors["model"])
+        if bad:
+            raise CheckpointError("The weights are not finite, and what is not finite is not kept", bad,
+                                  "The checkpoint before is still there: go on from it with a lower learning rate")
         made = folder/f".tmp-{secrets.token_hex(4)}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if (free := shutil.disk_usage(folder).free) < self.nbytes + 2**20: raise OSError(28, f"{(self.nbytes >> 20)+1} MB are needed, {free >> 20} MB are free")
+            self._check_space(folder)
             made.mkdir()
-            files = {f"{o}.safetensors":_written(made/f"{o}.safetensors", _safetensors(self.tensors[o])) for o in PARTS}
-            files["state.json"] = _written(made/"state.json", [json.dumps(self.state, allow_nan=False).encode()])
-            _written(made/MANIFEST, [_sealed(dict(kind=_KIND, format=FORMAT, step=self.step, files=files))])
+            self._write_files(made)
             flush_to_disk(made)
-            os.rename(made, path := _free(folder, self.step))
+            path = _free(folder, self.step)
+            os.rename(made, path)
             flush_to_disk(folder)
-        except OSError as e: raise CheckpointError(f"The checkpoint could not be written: {e.strerror or e}", str(folder), "Check the free space and the permissions; the checkpoints before are still there") from e
+        except OSError as e:
+            fix = "Check the free space and the permissions; the checkpoints before are still there"
+            raise CheckpointError(f"The checkpoint could not be written: {e.strerror or e}", str(folder), fix) from e
         finally: shutil.rmtree(made, ignore_errors=True)
         return path
+
+    def _check_space(self, folder):
+        "Refuse a disk without enough free space"
+        free = shutil.disk_usage(folder).free
+        if free < self.nbytes + 2**20:
+            raise OSError(28, f"{(self.nbytes >> 20)+1} MB are needed, {free >> 20} MB are free")
+
+    def _write_files(self, folder):
+        "Write tensors and state, and last the manifest that lists them"
+        files = {}
+        for part in PARTS:
+            name = f"{part}.safetensors"
+            files[name] = _written(folder/name, _safetensors(self.tensors[part]))
+        text = json.dumps(self.state, allow_nan=False)
+        files["state.json"] = _written(folder/"state.json", [text.encode()])
+        manifest = dict(kind=_KIND, format=FORMAT, step=self.step, files=files)
+        _written(folder/MANIFEST, [_sealed(manifest)])
 
     @classmethod
     def read(cls,
@@ -226,7 +304,9 @@ class Checkpoint:
         from safetensors.torch import load
         path = Path(path)
         raw = _checked(path)
-        try: found = cls(json.loads(raw["state.json"]), {o:load(raw[f"{o}.safetensors"]) for o in PARTS}, path)
+        try:
+            state = json.loads(raw["state.json"])
+            found = cls(state, {o:load(raw[f"{o}.safetensors"]) for o in PARTS}, path)
         except Exception as e: raise _damaged(path, f"cannot be read: {e}") from e
         if not _is_state(found.state): raise _damaged(path, "is damaged: state.json does not say where a training was")
         return found
@@ -238,7 +318,8 @@ class Checkpoint:
         "Read the newest checkpoint that is whole; a warning names those that are not"
         path = resolve(folder)
         found = [path] if _is_one(path) or path.is_file() else list_checkpoints(path)
-        if not found: raise CheckpointError("There is no checkpoint", str(folder), "Give a run's folder, or a checkpoint in it")
+        if not found:
+            raise CheckpointError("There is no checkpoint", str(folder), "Give a run's folder, or a checkpoint in it")
         for o in found:
             try: return cls.read(o)
             except NewerCheckpointError: raise
@@ -246,23 +327,35 @@ class Checkpoint:
                 if len(found) == 1: raise
                 warnings.warn(f"{e.what} ({o}): going back to the checkpoint before", stacklevel=3)
                 last = e
-        raise CheckpointError("None of the checkpoints is whole", str(folder), "Begin again; if copies were made, take one of them") from last
+        raise CheckpointError("None of the checkpoints is whole", str(folder),
+                              "Begin again; if copies were made, take one of them") from last
 
     def weights(self, model)->dict:
-        "Give a network's weights: the average, where one was kept, for that is what is judged"
+        "Return a network's weights: the average, where one was kept, for that is what is judged"
         with checkpoint_understood(self.path):
-            average = unpacked(self.state["callbacks"], self.tensors["callbacks"]).get("EMA", {}).get("average") or ()
-            names = self.state.get("learns") or [k for k,p in model.named_parameters() if p.requires_grad]
+            kept = unpacked(self.state["callbacks"], self.tensors["callbacks"])
+            average = kept.get("EMA", {}).get("average") or ()
+            names = self.state.get("learns") or [k for k, p in model.named_parameters() if p.requires_grad]
             return self.tensors["model"] | (dict(zip(names, average)) if len(names) == len(average) else {})
 
     def _where(self):
-        "Say how far the fit was"
+        "Describe how far the fit was"
         p = self.state["position"]
         if not p["running"]: return "between two fits"
         if not p["batch"]: return f"{p['epoch']} of {p['epochs']} epochs done"
         return f"epoch {p['epoch']+1} of {p['epochs']}, batch {p['batch']}"
 
-    def __repr__(self): return f"Checkpoint: step {self.state['position']['step']}, {self._where()}, {self.nbytes/2**20:.1f} MB"
+    def __repr__(self):
+        return f"Checkpoint: step {self.state['position']['step']}, {self._where()}, {self.nbytes/2**20:.1f} MB"
+
+def _position(learn):
+    "Describe where in a running fit a learner is, after its last batch"
+    return dict(running=True, epoch=learn.epoch, batch=learn.n_done, step=learn.step+1, epochs_done=learn.epochs_done)
+
+def _kept_by(cbs):
+    "Collect what callbacks keep, by their names"
+    states = {name:o.state_dict() for name, o in names_of_callbacks(cbs) if hasattr(o, "state_dict")}
+    return {name:s for name, s in states.items() if s}
 
 def _free(folder, step):
     "Find a name for a checkpoint"
@@ -286,7 +379,10 @@ def _pointed(path):
     if not _NAME.fullmatch(name): raise _damaged(path, "does not name a checkpoint")
     return name
 
-def _damaged(path, how): return CheckpointError(f"{path.name} {how}", str(path), "Take the checkpoint before it, or a copy of this one", path=str(path))
+def _damaged(path, how):
+    "Make the error for a checkpoint that is not whole"
+    fix = "Take the checkpoint before it, or a copy of this one"
+    return CheckpointError(f"{path.name} {how}", str(path), fix, path=str(path))
 
 def _checked(path):
     "Read a checkpoint's files, each as the manifest describes it"
@@ -295,23 +391,38 @@ def _checked(path):
     for name in FILES:
         try: found[name] = (path/name).read_bytes()
         except OSError as e: raise _damaged(path, f"lacks {name}: {e.strerror}") from e
-        if len(found[name]) != d["files"][name]["bytes"]: raise _damaged(path, f"is damaged: {name} has {len(found[name])} bytes, not {d['files'][name]['bytes']}")
-        if hashlib.sha256(found[name]).hexdigest() != d["files"][name]["sha256"]: raise _damaged(path, f"is damaged: {name} is not what was written")
+        n = len(found[name])
+        noted = d["files"][name]
+        if n != noted["bytes"]: raise _damaged(path, f"is damaged: {name} has {n} bytes, not {noted['bytes']}")
+        if hashlib.sha256(found[name]).hexdigest() != noted["sha256"]:
+            raise _damaged(path, f"is damaged: {name} is not what was written")
     return found
 
 def _manifest(path):
-    "Read a manifest, or say what is wrong with it"
-    if not path.is_dir(): raise CheckpointError(f"{path.name} is no checkpoint" if path.exists() else "There is no such checkpoint", str(path), "Give a run's folder. Weights in a file, such as a .pt, are read with weights= or learn.load")
-    try:
-        if (path/MANIFEST).stat().st_size > _LIMIT: raise _damaged(path, "has a manifest that is too large")
-        raw = (path/MANIFEST).read_bytes()
-        d = json.loads(raw)
-        if d.pop("kind") != _KIND: raise ValueError("it is of something else")
-        n,seal = d["format"], d.pop("sha256")
-        if not isinstance(n, int): raise ValueError("it names no format")
+    "Read a manifest, or refuse it with what is wrong"
+    if not path.is_dir():
+        what = f"{path.name} is no checkpoint" if path.exists() else "There is no such checkpoint"
+        fix = "Give a run's folder. Weights in a file, such as a .pt, are read with weights= or learn.load"
+        raise CheckpointError(what, str(path), fix)
+    try: raw, d, n, seal = _parsed_manifest(path)
     except OSError as e: raise _damaged(path, f"has no manifest: {e.strerror}") from e
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e: raise _damaged(path, f"has a damaged manifest: {e}") from e
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise _damaged(path, f"has a damaged manifest: {e}") from e
     whole = raw == _sealed(dict(d, kind=_KIND))
-    if n > FORMAT and (whole or seal): raise NewerCheckpointError(f"The checkpoint has format {n}; this visionlab reads up to {FORMAT}", str(path), "pip install -U visionlab", format=n)
-    if not whole or set(d.get("files", ())) != set(FILES): raise _damaged(path, "has a damaged manifest: its values do not match their SHA-256")
+    if n > FORMAT and (whole or seal):
+        raise NewerCheckpointError(f"The checkpoint has format {n}; this visionlab reads up to {FORMAT}", str(path),
+                                   "pip install -U visionlab", format=n)
+    if not whole or set(d.get("files", ())) != set(FILES):
+        raise _damaged(path, "has a damaged manifest: its values do not match their SHA-256")
     return d
+
+def _parsed_manifest(path)->tuple: # bytes, values, format, seal
+    "Parse the manifest of a checkpoint"
+    if (path/MANIFEST).stat().st_size > _LIMIT: raise _damaged(path, "has a manifest that is too large")
+    raw = (path/MANIFEST).read_bytes()
+    d = json.loads(raw)
+    if d.pop("kind") != _KIND: raise ValueError("it is of something else")
+    n = d["format"]
+    seal = d.pop("sha256")
+    if not isinstance(n, int): raise ValueError("it names no format")
+    return raw, d, n, seal

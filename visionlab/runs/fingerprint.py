@@ -19,18 +19,22 @@ from ..training.events import Callback
 
 # %% ../../nbs/runs/03_fingerprint.ipynb #5c2f9c30
 def as_setting(o):
-    "Write a setting as JSON can hold it; what is no number or text goes by its name"
-    if o is None or isinstance(o, (bool, int, float, str)): return o if not isinstance(o, float) or math.isfinite(o) else repr(o)
-    if isinstance(o, dict): return {str(k):as_setting(v) for k,v in o.items()}
+    "Write a setting as JSON can hold it; what is neither number nor text goes by its name"
+    if isinstance(o, float): return o if math.isfinite(o) else repr(o)
+    if o is None or isinstance(o, (bool, int, str)): return o
+    if isinstance(o, dict): return {str(k):as_setting(v) for k, v in o.items()}
     if isinstance(o, (list, tuple, range)): return [as_setting(v) for v in o]
     if isinstance(o, partial): return [as_setting(o.func), *as_setting(o.args), as_setting(o.keywords)]
     if isinstance(o, slice): return ["slice", as_setting(o.start), as_setting(o.stop)]
-    return str(o) if isinstance(o, (os.PathLike, torch.dtype, torch.device)) else getattr(o, "__qualname__", None) or type(o).__name__
+    if isinstance(o, (os.PathLike, torch.dtype, torch.device)): return str(o)
+    return getattr(o, "__qualname__", None) or type(o).__name__
 
 def _of(o, leave=()):
     "Describe an object by its class, and those of the arguments it was made with that it still knows"
     import inspect
-    try: names = [k for k in inspect.signature(type(o).__init__).parameters if k in vars(o) and k not in leave]
+    try:
+        arguments = inspect.signature(type(o).__init__).parameters
+        names = [k for k in arguments if k in vars(o) and k not in leave]
     except (TypeError, ValueError): names = []
     return {"class":type(o).__qualname__, **{k:as_setting(vars(o)[k]) for k in names}}
 
@@ -39,7 +43,8 @@ def _data_key(dl):
     if not isinstance(dl, Loader): return None
     h = hashlib.blake2b(np.ascontiguousarray(dl.ids).tobytes(), digest_size=8)
     h.update(np.ascontiguousarray(dl.y).tobytes())
-    for o in dl.paths: h.update(os.path.basename(str(o)).encode("utf-8", "surrogatepass") + b"\0")
+    for o in dl.paths:
+        h.update(os.path.basename(str(o)).encode("utf-8", "surrogatepass") + b"\0")
     return h.hexdigest()
 
 def _pipeline(dl):
@@ -49,15 +54,17 @@ def _pipeline(dl):
     except VisionlabError: return dl.pipeline.name
 
 def _value_range(dl):
-    "Say in which range images that are not 8-bit are read, if there are any"
+    "Return in which range images that are not 8-bit are read, if there are any"
     values = getattr(getattr(dl, "images", None), "value_range", None)
     return {} if values is None else dict(value_range=list(values))
 
 def given_loader(learn):
-    "Give the loader that was given, not this process's part of it"
+    "Return the loader that was given, not this process's part of it"
     return learn.train_dl if learn.peers is None else learn.peers.train_dl
 
-_BLOCK,_BLOCKS = 2**13, 8        # bytes, and how many such blocks of an image are read: up to 64 KB whole, of a longer one both ends and what lies evenly between
+# up to 64 KB of an image are read whole; of a longer one both ends and what lies evenly between
+_BLOCK = 2**13                   # bytes
+_BLOCKS = 8                      # of an image
 _MOST = 50_000                   # images of a reader that are looked at, evenly spread; of what is in files all are
 
 def _blocks(size)->list: # of (offset, bytes)
@@ -78,20 +85,22 @@ def _content(path, offset=0, size=None)->int: # 0: it cannot be read
     except OSError: return 0
     try:
         if size is None: size = os.fstat(fd).st_size
-        return _number([_read_at(fd, offset+at, n) for at,n in _blocks(size)])
+        return _number([_read_at(fd, offset+at, n) for at, n in _blocks(size)])
     except OSError: return 0
     finally: os.close(fd)
 
 def _read_at(fd, at, n):
+    "Read bytes of an open file"
     if at: os.lseek(fd, at, os.SEEK_SET)
     return os.read(fd, n)
 
 def _content_of(place)->int:
     "Hash blocks of what holds an image"
-    return _content(place.path, place.offset, place.size) if isinstance(place, FilePart) else _content(place)
+    if isinstance(place, FilePart): return _content(place.path, place.offset, place.size)
+    return _content(place)
 
 def _size_and_time(place)->tuple: # (-1, 0): it is not there
-    "Say how long what holds an image is, and when it was changed"
+    "Return how long what holds an image is, and when it was changed"
     if isinstance(place, FilePart): return place.size, place.time
     try: found = os.stat(place)
     except OSError: return -1, 0
@@ -100,7 +109,9 @@ def _size_and_time(place)->tuple: # (-1, 0): it is not there
 def _in_threads(f, items)->list:
     "Ask something of many files; in threads, because a network disk answers slowly"
     parts = [items[i:i+1024] for i in range(0, len(items), 1024)]
-    with ThreadPoolExecutor(min(8, 2*usable_cpus())) as pool: return [o for part in pool.map(lambda part: list(map(f, part)), parts) for o in part]
+    with ThreadPoolExecutor(min(8, 2*usable_cpus())) as pool:
+        answers = pool.map(lambda part: list(map(f, part)), parts)
+        return [o for part in answers for o in part]
 
 def _contents(places)->list:
     "Hash what holds images, each place once"
@@ -109,24 +120,36 @@ def _contents(places)->list:
     return [known[o] for o in places]
 
 def _of_value(o)->tuple:
-    "Say of an image that a reader gives, or that is in memory, what is said of a file; its content stands for its time"
+    "Describe an image of a reader or in memory as a file is described; its content stands for its time"
     if isinstance(o, (str, os.PathLike)): return *_size_and_time(o), _content(o)
-    if isinstance(o, (bytes, bytearray, memoryview)): n,pieces = len(o), (o[at:at+k] for at,k in _blocks(len(o)))
-    else: n,pieces = (o := np.ascontiguousarray(o)).nbytes, [memoryview(o).cast("B")] if o.size else []
+    if isinstance(o, (bytes, bytearray, memoryview)):
+        n = len(o)
+        pieces = (o[at:at+k] for at, k in _blocks(n))
+    else:
+        o = np.ascontiguousarray(o)
+        n = o.nbytes
+        pieces = [memoryview(o).cast("B")] if o.size else []
     known = _number(pieces)
     return n, known, known
 
 def _of_row(source, i)->tuple: # (-1, 0, 0): it cannot be read
+    "Describe an image by its number"
     try: return _of_value(source[i])
-    except Exception: return -1, 0, 0              # a reader may be anybody's; where an image is needed, it says why
+    except Exception: return -1, 0, 0              # a reader may be anybody's; where an image is needed, it explains
+
+def _knows_images(dl):
+    "Return whether a loader's images can be looked at"
+    if not isinstance(dl, Loader): return False
+    return any(getattr(dl.images, o, None) is not None for o in ("files", "pixels", "reader"))
 
 class ImageStates:
-    "Know whether images are still those that were trained on: by size and time, and where these differ by a hash of the content"
+    "Know whether images are still those that were trained on: by size and time, and where these differ by content"
     def __init__(self,
-        loaders # those of visionlab count: their images are files, parts of shards, rows of a reader or pixels in memory
+        loaders # those of visionlab count: their images are files, parts of shards, rows of a reader or in memory
     ):
-        self.loaders = [dl for dl in loaders if isinstance(dl, Loader) and any(getattr(dl.images, o, None) is not None for o in ("files", "pixels", "reader"))]
-        self.found,self.thread = None, None
+        self.loaders = [dl for dl in loaders if _knows_images(dl)]
+        self.found = None
+        self.thread = None
 
     def begin(self)->"ImageStates":
         "Look at the images in a thread: nobody waits for it before `told`"
@@ -135,7 +158,7 @@ class ImageStates:
         return self
 
     def told(self)->list: # an array for each loader: size, time and content a row
-        "Say what the images were when they were looked at"
+        "Return what the images were when they were looked at"
         if self.thread is not None: self.thread.join()
         if self.found is None: self._look()
         return self.found
@@ -144,83 +167,120 @@ class ImageStates:
         try: self.found = [_states(dl, True) for dl in self.loaders]
         except Exception as e:
             self.found = []
-            warnings.warn(f"The images could not be looked at ({type(e).__name__}: {e}): training goes on, and going on from its checkpoints will not see images that have changed", stacklevel=2)
+            warnings.warn(
+                f"The images could not be looked at ({type(e).__name__}: {e}): training goes on, "
+                "and going on from its checkpoints will not see images that have changed", stacklevel=2)
 
     def check(self, before:list, where=""):
         "Refuse images that are not what they were; `before` is what was told then"
-        changed,total = [], 0
-        for dl,a in zip(self.loaders, before):
-            b = _states(dl, False)
-            if len(a) != len(b): continue              # other images, which the settings tell
-            total += int(a.any(1).sum())
-            changed += [str(dl.paths[i]) for i in _changed(dl, a, b)]
+        changed = []
+        total = 0
+        for dl, then in zip(self.loaders, before):
+            now = _states(dl, False)
+            if len(then) != len(now): continue              # other images, which the settings tell
+            total += int(then.any(1).sum())
+            changed += [str(dl.paths[i]) for i in _changed(dl, then, now)]
         if not changed: return
         listed = ", ".join(changed[:5]) + (f" and {len(changed)-5:,} more" if len(changed) > 5 else "")
-        raise ConfigError(f"{len(changed):,} of {total:,} images are not what they were when this training began: {listed}", where, "Put the images back as they were, or begin a new run", changed=changed)
+        what = f"{len(changed):,} of {total:,} images are not what they were when this training began: {listed}"
+        raise ConfigError(what, where, "Put the images back as they were, or begin a new run", changed=changed)
 
 def _places(dl)->list: # of paths or `FilePart`; None where images are not in files
     "List what holds the images of a loader"
-    images,ids = dl.images, dl.ids.tolist()
+    images = dl.images
+    ids = dl.ids.tolist()
     if getattr(images, "files", None) is not None: return [images.files[i] for i in ids]
-    return images.reader.parts(ids) if getattr(images, "pixels", None) is None and hasattr(images.reader, "parts") else None
+    in_memory = getattr(images, "pixels", None) is not None
+    return None if in_memory or not hasattr(images.reader, "parts") else images.reader.parts(ids)
 
 def _states(dl, full)->np.ndarray: # size, time and content a row; zeros for what is not looked at
     "Look at a loader's images; without `full` the content of files is not read"
-    if (places := _places(dl)) is None: return _states_of_values(dl)
+    places = _places(dl)
+    if places is None: return _states_of_values(dl)
     out = np.zeros((len(places), 3), np.int64)
-    if places: out[:,:2] = _in_threads(_size_and_time, places)
-    if places and full: out[:,2] = _contents(places)
+    if places: out[:, :2] = _in_threads(_size_and_time, places)
+    if places and full: out[:, 2] = _contents(places)
     return out
 
 def _states_of_values(dl):
     "Look at images that are not in files"
-    images,ids = dl.images, dl.ids.tolist()
-    source = images.reader if getattr(images, "pixels", None) is None else images.pixels
-    looked = range(len(ids)) if source is not images.reader or len(ids) <= _MOST else np.linspace(0, len(ids)-1, _MOST).astype(int).tolist()
+    images = dl.images
+    ids = dl.ids.tolist()
+    looked = range(len(ids))
+    source = getattr(images, "pixels", None)
+    if source is None:
+        source = images.reader
+        if len(ids) > _MOST: looked = np.linspace(0, len(ids)-1, _MOST).astype(int).tolist()
     out = np.zeros((len(ids), 3), np.int64)
     for k in looked: out[k] = _of_row(source, ids[k])
     return out
 
 def _changed(dl, a, b)->list:
     "List the rows that are other images than before, by two looks at them"
-    rows = np.flatnonzero((a[:,:2] != b[:,:2]).any(1))
-    same = rows[a[rows,0] == b[rows,0]]                # of another time alone: the content decides
+    rows = np.flatnonzero((a[:, :2] != b[:, :2]).any(1))
+    same = rows[a[rows, 0] == b[rows, 0]]                # of another time alone: the content decides
     places = _places(dl) if len(same) else None
-    now = b[same,2] if places is None else np.array(_contents([places[i] for i in same]), np.int64)
-    kept = set(same[(now == a[same,2]) & (now != 0)].tolist())
+    now = b[same, 2] if places is None else np.array(_contents([places[i] for i in same]), np.int64)
+    kept = set(same[(now == a[same, 2]) & (now != 0)].tolist())
     return [i for i in rows.tolist() if i not in kept]
 
 def settings(learn)->dict:
-    "Say what a learner trains, on what, and how, as far as it decides what comes out; the number of processes does not"
+    "Describe what a learner trains, on what, and how, as far as that decides what comes out"
     dl = given_loader(learn)
-    d = dict(seed=learn.seed, model=learn.model.describe() if hasattr(learn.model, "describe") else type(learn.model).__name__.removeprefix("FSDP"), classes=as_setting(learn.classes), device=learn.device.type, precision=str(learn.dtype or "fp32"),
-             optimizer=as_setting(learn.opt_name), weight_decay=learn.weight_decay, layer_decay=learn.layer_decay, loss=_of(learn.loss_func), metrics=[m.name for m in learn.metrics],
-             training_data=_data_key(dl), validation_data=_data_key(learn.valid_dl), batch_size=getattr(dl, "batch_size", None), data_seed=getattr(dl, "seed", None), pipeline=_pipeline(dl),
-             **_value_range(dl))
-    return d if isinstance(dl, Loader) else {k:v for k,v in d.items() if v is not None} | dict(batches=_count(dl))
+    d = dict(
+        seed=learn.seed,
+        model=_model_text(learn.model),
+        classes=as_setting(learn.classes),
+        device=learn.device.type,
+        precision=str(learn.dtype or "fp32"),
+        optimizer=as_setting(learn.opt_name),
+        weight_decay=learn.weight_decay,
+        layer_decay=learn.layer_decay,
+        loss=_of(learn.loss_func),
+        metrics=[m.name for m in learn.metrics],
+        training_data=_data_key(dl),
+        validation_data=_data_key(learn.valid_dl),
+        batch_size=getattr(dl, "batch_size", None),
+        data_seed=getattr(dl, "seed", None),
+        pipeline=_pipeline(dl),
+        **_value_range(dl))
+    if isinstance(dl, Loader): return d
+    return {k:v for k, v in d.items() if v is not None} | dict(batches=_count(dl))
+
+def _model_text(model):
+    "Describe a network, the same whether it is split among processes or not"
+    return model.describe() if hasattr(model, "describe") else type(model).__name__.removeprefix("FSDP")
 
 def _count(dl):
+    "Count the batches of a loader; None where that is not known"
     try: return len(dl)
     except TypeError: return None
 
 def fit_settings(learn)->dict:
-    "Say how a fit that has just begun was called"
+    "Describe how a fit that has just begun was called"
     cbs = [_of(o, o.keeps) for o in learn.bound if isinstance(o, Callback) and not o.aside]
-    return dict(epochs=learn.epochs, lr=learn.rates, learns=sum(p.requires_grad for p in learn.model.parameters()), callbacks=cbs)
+    learns = sum(p.requires_grad for p in learn.model.parameters())
+    return dict(epochs=learn.epochs, lr=learn.rates, learns=learns, callbacks=cbs)
 
 def _short(o): return shorten(o if isinstance(o, str) else json.dumps(o, ensure_ascii=False), 90)
+
+def _not_in(a, b): return [o for o in a or () if o not in (b or ())]
 
 def differences(before:dict, now:dict)->list: # of (name, text)
     "List what differs between two settings"
     found = []
     for k in {**before, **now}:
-        a,b = before.get(k), now.get(k)
+        a, b = before.get(k), now.get(k)
         if a == b: continue
-        if k == "callbacks": a,b = ([o for o in x or () if o not in (y or ())] for x,y in ((a, b), (b, a)))
+        if k == "callbacks": a, b = _not_in(a, b), _not_in(b, a)
         found.append((k, f"{k}: {_short(a)} → {_short(b)}"))
     return found
 
 def check_settings(before:dict, now:dict, accept=(), where=""):
     "Refuse to go on with other settings, but for those that are accepted"
-    found = [text for k,text in differences(before, now) if k not in accept]
-    if found: raise ConfigError("The training is not the one that was stopped:\n    " + "\n    ".join(found), where, "Set these as they were, or begin a new run. epochs, device and precision may change with resume(…, accept=[…])", differences=found)
+    found = [text for k, text in differences(before, now) if k not in accept]
+    if not found: return
+    fix = ("Set these as they were, or begin a new run. "
+           "epochs, device and precision may change with resume(…, accept=[…])")
+    what = "The training is not the one that was stopped:\n    " + "\n    ".join(found)
+    raise ConfigError(what, where, fix, differences=found)

@@ -134,7 +134,7 @@ def _card_mistakes(found):
     pairs = [f"{_text(a)} taken for {_text(b)} ({n:,} of {len(last):,} images)" for a, b, n in worst]
     return ["Most often confused: " + ", ".join(pairs) + ".", ""]
 
-def _class_counts(cat, counts):
+def _table_of_classes(cat, counts):
     "Write how many images each class has, where there are few classes with different numbers"
     if len(counts) > 30 or not any(counts[s].nunique() > 1 for s in cat.splits): return []
     rows = [[c, *(f"{counts.loc[c, s]:,}" for s in cat.splits)] for c in counts.index]
@@ -153,7 +153,7 @@ def _card_data(dm):
     cat = dm.catalog
     counts = cat.counts()
     rows = _split_counts(cat, counts)
-    few = _class_counts(cat, counts)
+    few = _table_of_classes(cat, counts)
     left_out = cat.skipped["reason"].value_counts().items()
     notes = [v for k, v in dm.facts() if k == "Note"] + [f"left out: {n:,} × {reason}" for reason, n in left_out]
     ending = ", any number to an image." if cat.task == "multilabel" else "."

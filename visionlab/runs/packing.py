@@ -17,28 +17,50 @@ _LONG = 32          # numbers: longer lists are written as tensors
 
 def _is_all(o, kind): return len(o) > _LONG and all(type(v) is kind for v in o)
 
+def _take_out(tensors, name, kind, tensor, **more):
+    "Put a tensor into `tensors`; return what stands for it in JSON"
+    tensors[name] = tensor
+    return {kind:name, **more}
+
+def _array_bytes(a):
+    "Copy an array's bytes into a tensor"
+    return torch.from_numpy(np.ascontiguousarray(a).reshape(-1).view(np.uint8).copy())
+
 def packed(
     o,          # numbers, texts, tensors, arrays, and lists and dicts of them
     tensors,    # a dict, which takes the tensors by name
-    name:str    # says where this is, and begins the tensors' names
+    name:str    # where this is; the tensors' names begin with it
 ):  # the same for JSON
     "Take tensors out of something, as copies on the CPU"
-    aside = lambda kind, t, **more: tensors.update({name:t}) or {kind:name, **more}
-    if o is None or isinstance(o, (bool, str)): return str(o) if isinstance(o, str) else o
-    if isinstance(o, torch.Tensor): return aside("$tensor", join_parts(o.detach()).to("cpu", copy=True), here=o.device.type == "cpu")
-    if isinstance(o, np.ndarray) and o.dtype.kind in "fiub": return aside("$array", torch.from_numpy(np.ascontiguousarray(o).reshape(-1).view(np.uint8).copy()), dtype=str(o.dtype), shape=list(o.shape))
+    if o is None or isinstance(o, bool): return o
+    if isinstance(o, str): return str(o)
+    if isinstance(o, torch.Tensor):
+        copy = join_parts(o.detach()).to("cpu", copy=True)
+        return _take_out(tensors, name, "$tensor", copy, here=o.device.type == "cpu")
+    if isinstance(o, np.ndarray) and o.dtype.kind in "fiub":
+        return _take_out(tensors, name, "$array", _array_bytes(o), dtype=str(o.dtype), shape=list(o.shape))
     if isinstance(o, np.generic): o = o.item()
     if isinstance(o, int): return int(o)
     if isinstance(o, float): return float(o) if math.isfinite(o) else {"$float":repr(float(o))}
-    if isinstance(o, (list, tuple)):
-        if _is_all(o, float): return aside("$floats", torch.tensor(o, dtype=torch.float64))
-        if _is_all(o, int) and max(map(abs, o)) < 2**62: return aside("$floats", torch.tensor(o, dtype=torch.int64))
-        parts = [packed(v, tensors, f"{name}.{i}") for i,v in enumerate(o)]
-        return {"$tuple":parts} if isinstance(o, tuple) else parts
-    if isinstance(o, dict):
-        parts = [[packed(k, tensors, f"{name}.key"), packed(v, tensors, f"{name}.{k}")] for k,v in o.items()]
-        return dict(parts) if all(isinstance(k, str) and not k.startswith("$") for k in o) else {"$dict":parts}
-    raise CheckpointError(f"A {type(o).__name__} cannot be kept in a checkpoint", name, "Keep numbers, texts, tensors, or lists and dicts of them")
+    if isinstance(o, (list, tuple)): return _packed_list(o, tensors, name)
+    if isinstance(o, dict): return _packed_dict(o, tensors, name)
+    raise CheckpointError(f"A {type(o).__name__} cannot be kept in a checkpoint", name,
+                          "Keep numbers, texts, tensors, or lists and dicts of them")
+
+def _packed_list(o, tensors, name):
+    "Take tensors out of a list or tuple; a long one of numbers becomes a tensor itself"
+    if _is_all(o, float):
+        return _take_out(tensors, name, "$floats", torch.tensor(o, dtype=torch.float64))
+    if _is_all(o, int) and max(map(abs, o)) < 2**62:
+        return _take_out(tensors, name, "$floats", torch.tensor(o, dtype=torch.int64))
+    parts = [packed(v, tensors, f"{name}.{i}") for i, v in enumerate(o)]
+    return {"$tuple":parts} if isinstance(o, tuple) else parts
+
+def _packed_dict(o, tensors, name):
+    "Take tensors out of a dict; one whose keys JSON has no place for becomes a list of pairs"
+    parts = [[packed(k, tensors, f"{name}.key"), packed(v, tensors, f"{name}.{k}")] for k, v in o.items()]
+    plain = all(isinstance(k, str) and not k.startswith("$") for k in o)
+    return dict(parts) if plain else {"$dict":parts}
 
 def unpacked(
     o,             # what `packed` made
@@ -54,5 +76,5 @@ def unpacked(
     if "$floats" in o: return tensors[o["$floats"]].tolist()
     if "$float" in o: return float(o["$float"])
     if "$tuple" in o: return tuple(again(o["$tuple"]))
-    if "$dict" in o: return {(tuple(k) if isinstance(k, list) else k):v for k,v in again(o["$dict"])}
-    return {k:again(v) for k,v in o.items()}
+    if "$dict" in o: return {(tuple(k) if isinstance(k, list) else k):v for k, v in again(o["$dict"])}
+    return {k:again(v) for k, v in o.items()}

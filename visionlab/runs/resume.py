@@ -27,48 +27,70 @@ def _place(learn): return (0, 1) if learn.group is None else (learn.group.rank, 
 def _laid(v, p):
     "Lay a tensor out as a parameter is: its strides, and its parts where it is split"
     if hasattr(p, "full_tensor"): return split_like(v, p)
-    return v if v.stride() == p.stride() and v.device == p.device else torch.empty_like(p, dtype=v.dtype).copy_(v)
+    if v.stride() == p.stride() and v.device == p.device: return v
+    return torch.empty_like(p, dtype=v.dtype).copy_(v)
 
 def _split_as(o, held):
     "Split tensors where those that are held now are split"
-    if isinstance(o, torch.Tensor): return split_like(o, held) if isinstance(held, torch.Tensor) and held.shape == o.shape else o
-    if isinstance(o, (list, tuple)) and isinstance(held, (list, tuple)) and len(o) == len(held): return type(o)(map(_split_as, o, held))
-    return {k:_split_as(v, held.get(k)) for k,v in o.items()} if isinstance(o, dict) and isinstance(held, dict) else o
+    if isinstance(o, torch.Tensor):
+        alike = isinstance(held, torch.Tensor) and held.shape == o.shape
+        return split_like(o, held) if alike else o
+    if isinstance(o, (list, tuple)) and isinstance(held, (list, tuple)) and len(o) == len(held):
+        return type(o)(map(_split_as, o, held))
+    if isinstance(o, dict) and isinstance(held, dict): return {k:_split_as(v, held.get(k)) for k, v in o.items()}
+    return o
 
 class Resumed:
     "Lead a learner to where a checkpoint was made"
     def __init__(self, checkpoint, accept=()):
-        self.checkpoint,self.accept,self.at,self.tensors = checkpoint, accept, checkpoint.state["position"], checkpoint.tensors
+        self.checkpoint = checkpoint
+        self.accept = accept
+        self.at = checkpoint.state["position"]
+        self.tensors = checkpoint.tensors
 
-    def get(self, name, device, part="callbacks"): return unpacked(self.checkpoint.state[name], self.tensors[part], device)
+    def get(self, name, device, part="callbacks"):
+        "Return an entry of the state with its tensors"
+        return unpacked(self.checkpoint.state[name], self.tensors[part], device)
 
     def load(self, learn):
         "Put weights, records and counters into the learner"
-        found,where = self.tensors["model"], str(self.checkpoint.path or "")
-        if bad := misfits(found, learn.model.state_dict()): raise CheckpointError(f"The weights are not of this network: {'; '.join(bad[:3])}{f' and {len(bad)-3} more' if len(bad) > 3 else ''}", where, "Make the model as it was")
+        found = self.tensors["model"]
+        bad = misfits(found, learn.model.state_dict())
+        if bad:
+            more = f" and {len(bad)-3} more" if len(bad) > 3 else ""
+            raise CheckpointError(f"The weights are not of this network: {'; '.join(bad[:3])}{more}",
+                                  str(self.checkpoint.path or ""), "Make the model as it was")
         learn.model.load_state_dict(found)
-        learn.step,learn.epochs_done = self.at["step"], self.at["epochs_done"]
+        learn.step = self.at["step"]
+        learn.epochs_done = self.at["epochs_done"]
         kept = self._kept(learn, [learn.recorder])
         if "Recorder" in kept: learn.recorder.load_state_dict(kept["Recorder"])
 
-    def _processes(self, device="cpu")->list: return [unpacked(o, self.tensors["callbacks"], device) for o in self.checkpoint.state.get("processes", ())]
+    def _processes(self, device="cpu")->list:
+        "List what each process had its own of"
+        return [unpacked(o, self.tensors["callbacks"], device) for o in self.checkpoint.state.get("processes", ())]
 
     def _kept(self, learn, cbs)->dict:
-        "Give what callbacks kept; of what processes had their own of, this one's share"
+        "Return what callbacks kept; of what processes had their own of, this one's share"
         kept = self.get("callbacks", learn.device)
-        parts,(rank,world) = [o["callbacks"] for o in self._processes(learn.device)] or [kept], _place(learn)
-        for name,o in names_of_callbacks(cbs) if len(parts) > 1 or world > 1 else ():
-            if (keys := getattr(o, "apart", ())) and name in kept: kept[name] |= o.shared([{k:p[name][k] for k in keys} for p in parts], rank, world)
+        parts = [o["callbacks"] for o in self._processes(learn.device)] or [kept]
+        rank, world = _place(learn)
+        if len(parts) == 1 and world == 1: return kept
+        for name, o in names_of_callbacks(cbs):
+            keys = getattr(o, "apart", ())
+            if keys and name in kept:
+                kept[name] |= o.shared([{k:p[name][k] for k in keys} for p in parts], rank, world)
         return kept
 
     def _own(self, learn, name):
-        "Give what this process has its own of"
+        "Return what this process has its own of"
         parts = self._processes()
         return parts[_place(learn)[0] % len(parts)][name] if parts else self.get(name, "cpu")
 
     def passes(self, learn, epochs)->bool:
-        "Say whether a fit was done already, and count it"
-        k,done = len(learn.fits), self.at["fits"]
+        "Return whether a fit was done already, and count it"
+        k = len(learn.fits)
+        done = self.at["fits"]
         if k >= len(done):
             if not self.at["running"]: learn.pending = None
             return False
@@ -77,11 +99,15 @@ class Resumed:
             return True
         longer = epochs > done[k] and k == len(done)-1 and not self.at["running"]
         if longer and "epochs" in self.accept: return False
-        raise ConfigError(f"Fit {k+1} had {done[k]} epochs, and now has {epochs}", str(self.checkpoint.path or ""), "Call it as it was" + ("; resume(…, accept=['epochs']) trains on for the rest of them" if longer else ""))
+        fix = "Call it as it was"
+        if longer: fix += "; resume(…, accept=['epochs']) trains on for the rest of them"
+        where = str(self.checkpoint.path or "")
+        raise ConfigError(f"Fit {k+1} had {done[k]} epochs, and now has {epochs}", where, fix)
 
     def begin(self, learn)->int: # the epoch to begin with
         "Put back what a fit is made of, once it has been prepared"
-        if (before := self.checkpoint.state["fit"]): check_settings(before, fit_settings(learn), self.accept, str(self.checkpoint.path or ""))
+        before = self.checkpoint.state["fit"]
+        if before: check_settings(before, fit_settings(learn), self.accept, str(self.checkpoint.path or ""))
         self.restore(learn)
         epoch = self.at["epoch"] if self.at["running"] else self.at["fits"][-1]
         if epoch >= learn.epochs: learn.pending = None       # all that is left is the fit's end
@@ -89,29 +115,35 @@ class Resumed:
 
     def restore(self, learn):
         "Put back the optimiser and what callbacks keep"
-        own = self.get("optimizer", learn.device, "optimizer")
-        self._optimizer(learn, own)
+        self._optimizer(learn, self.get("optimizer", learn.device, "optimizer"))
         kept = self._kept(learn, learn.bound)
-        for name,o in names_of_callbacks(learn.bound):
+        for name, o in names_of_callbacks(learn.bound):
             if name in kept: o.load_state_dict(_split_as(kept[name], o.state_dict()))
-        if len(parts := self._processes()) == _place(learn)[1]: self._as_it_was(learn, parts[_place(learn)[0]])
+        parts = self._processes()
+        rank, world = _place(learn)
+        if len(parts) == world: self._as_it_was(learn, parts[rank])
 
     def _as_it_was(self, learn, own):
-        "Put back what each process had its own of; another number goes on from the mean"
-        for k,v in own["buffers"].items(): learn.model.get_buffer(k).copy_(v)
+        "Put back what each process had its own of; another number of them goes on from the mean"
+        for k, v in own["buffers"].items(): learn.model.get_buffer(k).copy_(v)
         if learn.peers is not None: learn.peers.load_state_dict(self.checkpoint.state["peers"], learn)
 
     def _optimizer(self, learn, own):
-        groups = [g | {k:now[k] for k in _ARITHMETIC if k in now} for g,now in zip(own["optimizer"]["param_groups"], learn.opt.param_groups)]
-        if len(groups) == len(own["optimizer"]["param_groups"]): own["optimizer"]["param_groups"] = groups
-        try: learn.opt.load_state_dict(own["optimizer"])
-        except (ValueError, KeyError) as e: raise CheckpointError(f"The optimiser is not the one that was stopped: {e}", str(self.checkpoint.path or ""), "Make it as it was") from e
-        for p,s in learn.opt.state.items():        # in the layout of their parameter, as the optimiser would have made them
-            for k,v in s.items():
+        "Put back the optimiser, the scaler of the loss and gradients that were being collected"
+        state = own["optimizer"]
+        pairs = zip(state["param_groups"], learn.opt.param_groups)
+        groups = [g | {k:now[k] for k in _ARITHMETIC if k in now} for g, now in pairs]
+        if len(groups) == len(state["param_groups"]): state["param_groups"] = groups
+        try: learn.opt.load_state_dict(state)
+        except (ValueError, KeyError) as e:
+            raise CheckpointError(f"The optimiser is not the one that was stopped: {e}",
+                                  str(self.checkpoint.path or ""), "Make it as it was") from e
+        for p, s in learn.opt.state.items():        # in the layout of their parameter, as the optimiser makes them
+            for k, v in s.items():
                 if isinstance(v, torch.Tensor) and v.shape == p.shape: s[k] = _laid(v, p)
         if own["scaler"]: learn.scaler.load_state_dict(own["scaler"])
         params = dict(learn.model.named_parameters())
-        for k,g in own["gradients"].items(): params[k].grad = _laid(g, params[k])
+        for k, g in own["gradients"].items(): params[k].grad = _laid(g, params[k])
 
     def enter(self, learn):
         "Step into the epoch that was stopped, when it has begun again"
@@ -142,10 +174,15 @@ def resume(self:Learner,
     if isinstance(accept, str): accept = [accept]
     for o in accept: one_of(o, _MAY_CHANGE, "setting that may change")
     checkpoint = run if hasattr(run, "tensors") else Checkpoint.newest(run)
-    check_settings(checkpoint.state["settings"], settings(self), accept, str(checkpoint.path or ""))
+    where = str(checkpoint.path or "")
+    check_settings(checkpoint.state["settings"], settings(self), accept, where)
     with checkpoint_understood(checkpoint.path):
-        if (images := checkpoint.state.get("images")):
-            ImageStates([given_loader(self), self.valid_dl]).check(unpacked(images, checkpoint.tensors["callbacks"]), str(checkpoint.path or ""))
-        (r := Resumed(checkpoint, accept)).load(self)
-    self.fits,self.pending = [], r
+        images = checkpoint.state.get("images")
+        if images:
+            before = unpacked(images, checkpoint.tensors["callbacks"])
+            ImageStates([given_loader(self), self.valid_dl]).check(before, where)
+        resumed = Resumed(checkpoint, accept)
+        resumed.load(self)
+    self.fits = []
+    self.pending = resumed
     return self

@@ -298,6 +298,7 @@ class Plateau:
     def state_dict(self)->dict: return dict(now=self.now, best=self.best, bad=self.bad, cool=self.cool)
 
     def load_state_dict(self, state:dict):
+        "Go on from where another one stood"
         self.now = state["now"]
         self.best = state["best"]
         self.bad = state["bad"]
