@@ -21,14 +21,8 @@ from .registry import (
     from_scratch, needs_classes, pretrained_entries, with_size, config_for, resolve_name)
 from .network import count_outputs, set_head, build_net, head_names
 from .weights import (
-    fetching, _first_of_images, is_head, pretrained_net, fetch_hub, load_weights, match_weights, outline,
+    fetching, first_of_images, is_head, pretrained_net, fetch_hub, load_weights, match_weights, outline,
     read_shapes, read_weights, strip_prefixes)
-
-# %% ../../nbs/models/06_classifier.ipynb #ce25a78b
-_OF_TRAINING = (
-    "metrics", "lr", "optimizer", "scheduler", "loss_fn", "weight_decay", "optimizer_kwargs", "scheduler_kwargs",
-    "label_smoothing", "mixup_alpha", "compile_model", "multi_label", "threshold", "seed", "deterministic",
-    "freeze_backbone")
 
 # %% ../../nbs/models/06_classifier.ipynb #7b3c1a18
 class ImageClassifier(nn.Module):
@@ -351,7 +345,7 @@ def _check_saved(config, file, source, own_head):
     found = read_shapes(file)
     net = outline(config, found)
     own = net.state_dict()
-    first = _first_of_images(own)
+    first = first_of_images(own)
     named = strip_prefixes(found, own)
     if first in named and named[first].shape[1:2] != own[first].shape[1:2]:
         raise CheckpointError(f"The weights are not of {config.in_chans:,} channels", source,

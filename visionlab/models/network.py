@@ -15,7 +15,6 @@ from ..core.text import first_line
 from .resnet import resnet9
 from .config import ModelConfig
 from .registry import unknown_model, list_models
-from .classifier import _OF_TRAINING
 
 # %% ../../nbs/models/04_network.ipynb #e6f8280b
 def head_names(
@@ -147,6 +146,10 @@ def _set_in_chans(net, in_chans):
     return net
 
 # %% ../../nbs/models/04_network.ipynb #4bf18b8f
+_OF_TRAINING = (
+    "metrics", "lr", "optimizer", "scheduler", "loss_fn", "weight_decay", "optimizer_kwargs", "scheduler_kwargs",
+    "label_smoothing", "mixup_alpha", "compile_model", "multi_label", "threshold", "seed", "deterministic",
+    "freeze_backbone")
 _ELSEWHERE = dict.fromkeys(_OF_TRAINING, "It is an option of training: give it to Learner or train")
 _ELSEWHERE.update(head_dropout="It is called drop_rate here")
 

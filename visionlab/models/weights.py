@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PREFIXES', 'PATIENCE', 'read_weights', 'read_shapes', 'strip_prefixes', 'is_head', 'misfits', 'check_finite',
-           'match_weights', 'load_weights', 'outline', 'fetching', 'fetch_hub', 'pretrained_net']
+           'first_of_images', 'match_weights', 'load_weights', 'outline', 'fetching', 'fetch_hub', 'pretrained_net']
 
 # %% ../../nbs/models/05_weights.ipynb #690e93b7
 import argparse, contextlib, mmap, re, sys, threading, zipfile
@@ -218,15 +218,15 @@ def _timm_layout(sd, net):
     except Exception: return None      # meant for another layout; `_problems` lists what is wrong
 
 # %% ../../nbs/models/05_weights.ipynb #e98be559
-def _first_of_images(tensors):
+def first_of_images(tensors):
     "Name the first tensor with four axes: that of the first convolution"
     return next((k for k, v in tensors.items() if v.ndim == 4), None)
 
 def _fit_input(sd, own):
     "Adapt the first convolution of `sd` to the channels of `own`, as timm does: summed for grey, repeated for more"
     from timm.models import adapt_input_conv
-    target = _first_of_images(own)
-    name = target if target in sd else _first_of_images(sd)
+    target = first_of_images(own)
+    name = target if target in sd else first_of_images(sd)
     if name is None or target is None or sd[name].ndim != 4: return sd
     n = own[target].shape[1]
     w = sd[name]
