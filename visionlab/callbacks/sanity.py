@@ -105,6 +105,7 @@ class StepTimer:
     def callbacks(self): return [_Begin(self), _End(self)]
 
     def computed(self):
+        "Count the time since the batch was there as computing"
         self._add("compute")
         self.steps += 1
 
@@ -115,6 +116,7 @@ class StepTimer:
 
     @property
     def shares(self)->dict:
+        "Return the share of the time that each part took"
         total = max(sum(self.seconds.values()), 1e-12)
         return {k:v/total for k,v in self.seconds.items()}
 

@@ -54,6 +54,7 @@ _ASPECT = .35    # short side by long side
 _USUAL = .1      # share of the images
 
 def issue_row(issue, detail, split=None, path=None, row=None, other=None, rank=0, severity=None):
+    "Make one row of the table of issues"
     return issue, severity or ISSUES[issue][0], split, path, detail, row, other, rank
 
 def _first_of_each(pairs, which):

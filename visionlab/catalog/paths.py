@@ -245,14 +245,17 @@ class Repeated:
     def __getitem__(self, i): return self.reader[self._own(i)]
 
     def name(self, i)->str:
+        "Return the name of a row, for messages"
         own = self._own(i)
         return self.reader.name(own) if hasattr(self.reader, "name") else f"row {own}"
 
     def parts(self, ids):
+        "Return where rows lie in larger files, as the reader says; None if it does not"
         return self.reader.parts([self._own(i) for i in ids]) if hasattr(self.reader, "parts") else None
 
     @property
     def identity(self):
+        "Return what tells that the images are the same, or None"
         known = getattr(self.reader, "identity", None)
         return [known, self.ids.tolist()] if known else known
 

@@ -30,6 +30,7 @@ def names_in_folder(folder, n=8):
     return listed(found, n) or "nothing"
 
 def layout_error(folder, missing, expected):
+    "Make the error for a folder that lacks a part of its layout"
     return LayoutError(f"There is no {missing} in '{folder.name}'", f"{folder} has {names_in_folder(folder)}",
                        f"Expected {expected}")
 
@@ -103,6 +104,7 @@ VAL_MODES = ("none", "same_as_test", "from_train", "from_test", "synthetic", "fr
 TEST_MODES = ("none", "from_dir", "synthetic")
 
 def check_ratio(ratio, name):
+    "Refuse what is no number between 0 and 1"
     is_number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
     if not is_number or not 0 < ratio < 1: raise ConfigError(f"{name} must be a number between 0 and 1, not {ratio!r}")
 

@@ -59,6 +59,7 @@ def row_identities(catalog)->np.ndarray: # (highest row number + 1,) uint64, 0 f
     return out
 
 def hash_parts(*parts):
+    "Hash several byte strings into one short key"
     each = b"".join(hashlib.sha256(o).digest() for o in parts)
     return hashlib.sha256(each).hexdigest()[:32]
 

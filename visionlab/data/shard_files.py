@@ -44,6 +44,7 @@ def file_system_of(url):
                           "Give a path or a URL that fsspec knows, as s3://bucket/train-{000..009}.tar") from e
 
 def is_local_system(fs):
+    "Return whether a file system is that of this machine"
     names = [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
     return "file" in names
 
@@ -291,5 +292,6 @@ def read_shard_index(folder):
     return meta | dict(by_name=by_name)
 
 def bad_index(folder, problem):
+    "Make the error for an index of shards that cannot be used"
     return DataError(f"The index of the shards {problem}", f"{folder}/{INDEX}",
                      "Write the shards again, or delete the index: the shards are then gone through instead")

@@ -37,6 +37,7 @@ def seal_of(d):
     return hashlib.sha256(json.dumps({k:v for k,v in d.items() if k != "sha256"}, sort_keys=True).encode()).hexdigest()
 
 def damaged_export(path, how):
+    "Make the error for a file of an export that is not what it was"
     return CheckpointError(f"{path.name} {how}", str(path), "Copy the folder again from where it was made, or export the model again", file=path.name)
 
 def parse_json_file(path):

@@ -304,6 +304,7 @@ def encoded_bytes(source):
     return read_open(source) if hasattr(source, "read") else None
 
 def wrong_type(source):
+    "Make the refusal of what is no image at all"
     fix = "Give a path, bytes, an open file, a Pillow image, an array or a tensor"
     return RefusedImage("not_an_image", f"it is of type {type(source).__name__}", fix)
 

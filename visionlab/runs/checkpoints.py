@@ -252,6 +252,7 @@ class Checkpoint:
 
     @property
     def nbytes(self)->int:
+        "Count the bytes of all tensors"
         return sum(v.numel()*v.element_size() for part in self.tensors.values() for v in part.values())
 
     def write(self,

@@ -240,6 +240,7 @@ def _plain(v):
     return v
 
 def as_dict(v):
+    "Read a value as a dictionary, or raise TypeError"
     v = _bracketed(v, "{")
     if not isinstance(v, dict): raise TypeError
     return {k:_plain(o) for k,o in v.items()}

@@ -124,6 +124,7 @@ class Panel:
 
     @property
     def headline(self):
+        "Write the title with the best number"
         if not self.best: return self.title
         row, value = self.best
         return f"{self.title}: best {value:.4g}, epoch {row+1}"
@@ -545,5 +546,6 @@ class _Watch(Callback):
 
 # %% ../../nbs/widgets/19_live_chart.ipynb #01047279
 def display_now(o):
+    "Show something in the output of the running cell"
     from IPython.display import display
     display(o)
