@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from photos import photo_folder
-from visionlab.core import settings, text
+from visionlab.core import files, settings, text
 from visionlab.data import audit, shard_files
 from visionlab.export import load
 from visionlab.runs import checkpoints
@@ -442,7 +442,7 @@ class Full:
     "Let the disk refuse at a step of writing a file; those that are for other folders are done"
     def __init__(self, monkeypatch, step, number):
         def refuse(*args, **kwargs): raise OSError(number, os.strerror(number))
-        if step == "open": monkeypatch.setattr(core.tempfile, "mkstemp", refuse)
+        if step == "open": monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
         else: monkeypatch.setattr(core.os, step, refuse)
 
 def _main(*args): return main([str(o) for o in args])
@@ -487,7 +487,7 @@ def _sealed_again(folder):
     "Let the manifest of a checkpoint say what its files are now"
     d = json.loads((folder/checkpoints.MANIFEST).read_text())
     del d["sha256"]
-    d["files"] = {o:dict(bytes=(folder/o).stat().st_size, sha256=core.file_sha256(folder/o)) for o in checkpoints.FILES}
+    d["files"] = {o:dict(bytes=(folder/o).stat().st_size, sha256=files.file_sha256(folder/o)) for o in checkpoints.FILES}
     (folder/checkpoints.MANIFEST).write_bytes(checkpoints._sealed(d))
 
 def test_a_damaged_state_is_a_typed_error_though_its_manifest_agrees(trained, tmp_path):

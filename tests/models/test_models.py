@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest, torch
 from torch import nn
 from safetensors.torch import save_file
-from visionlab.models import classifier as models, weights
+from visionlab.models import classifier as models, registry, weights
 from visionlab.core.errors import CheckpointError, ConfigError, UnknownOptionError
 from visionlab.transforms.pipeline import IMAGENET_MEAN
 from visionlab.models.resnet import resnet9
@@ -339,7 +339,7 @@ def test_of_a_large_file_only_what_is_used_is_read(tmp_path):
 
 def test_every_pretrained_configuration_is_within_the_bounds():
     import timm
-    for name in timm.list_pretrained(): assert models._timm_config(*name.partition(".")[::2], 3, 3, {}).num_classes == 3
+    for name in timm.list_pretrained(): assert registry._timm_config(*name.partition(".")[::2], 3, 3, {}).num_classes == 3
 
 @pytest.mark.parametrize("name,data", [("a.pth", b"hello, I am not a file" * 9), ("a.pth", b""), ("a.safetensors", b"\xff" * 64), ("a.safetensors", b"")])
 def test_damaged_files(tmp_path, name, data):

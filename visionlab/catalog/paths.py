@@ -173,14 +173,17 @@ class Fence:
         self.inside = os.path.join(os.path.realpath(root), "")
         self.folders = {}       # folder: names in it that lead out; None: all do
 
-    def _stays(self, path): return os.path.join(os.path.realpath(path), "").startswith(self.inside)
+    def _stays(self, path):
+        "Return whether a path leads to a place inside of the root; no link has a name that no file can have"
+        try: return os.path.join(os.path.realpath(path), "").startswith(self.inside)
+        except ValueError: return True
 
     def _strays(self, folder):
         "Find what leads out of the root in a folder"
         if not self._stays(folder): return None
         try:
             with os.scandir(folder) as it: return {e.name for e in it if e.is_symlink() and not self._stays(e.path)}
-        except OSError: return set()
+        except (OSError, ValueError): return set()
 
     def leads_out(self,
         path # below the root by its name, absolute
