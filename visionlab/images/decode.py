@@ -174,18 +174,20 @@ class PlugIn(NamedTuple):
     read:object # (data, max_pixels, value_range) → pixels
     size:object # an open file → (height, width)
 
-_DICOM = "visionlab.images.dicom", "read_dicom", "dicom_size"                          # module and its two functions, imported when needed
-_CHANNELS = "visionlab.images.multichannel", "read_channels", "channels_size"
-_PLUG_INS = ((128, b"DICM", _DICOM), (0, b"\x93NUMPY", _CHANNELS))                    # (where, what) in a file's first bytes
+# module and its two functions, imported when needed
+_DICOM_PLUG_IN = "visionlab.images.dicom", "read_dicom", "dicom_size"
+_CHANNELS_PLUG_IN = "visionlab.images.multichannel", "read_channels", "channels_size"
+# (where, what) in a file's first bytes, and what reads it
+_PLUG_INS = ((128, b"DICM", _DICOM_PLUG_IN), (0, b"\x93NUMPY", _CHANNELS_PLUG_IN))
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 def plug_in_for(head, mode=None):
     "Return what reads a file with these first bytes, or None; of TIFF Pillow knows up to four channels"
     found = next((o for at,mark,o in _PLUG_INS if head[at:at+len(mark)] == mark), None)
-    if found is None and mode == "raw" and head[:4] in TIFF_MARKS: found = _CHANNELS
+    if found is None and mode == "raw" and head[:4] in TIFF_MARKS: found = _CHANNELS_PLUG_IN
     if found is None: return None
-    module,read,size = found
-    return PlugIn(getattr(importlib.import_module(module), read), getattr(importlib.import_module(module), size))
+    module = importlib.import_module(found[0])
+    return PlugIn(*(getattr(module, name) for name in found[1:]))
 
 # %% ../../nbs/images/03_decode.ipynb #835a9265
 def _is_colour(background):
