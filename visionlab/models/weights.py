@@ -195,8 +195,8 @@ def check_finite(
 def _problems(sd, own, heads):
     "List what keeps `sd` from filling a network with the tensors `own`; the head may be missing or of another size"
     def is_leftover(k): return k.endswith(_LEFTOVERS)
-    def is_head(k): return is_head(k, heads)
-    return misfits(sd, own, lambda k: is_leftover(k) or is_head(k), is_leftover, is_head)
+    def in_head(k): return is_head(k, heads)
+    return misfits(sd, own, lambda k: is_leftover(k) or in_head(k), is_leftover, in_head)
 
 def _same_place(name, tensor, own_name, own, heads):
     "Return whether a tensor can stand for one of a network: its role, kind and shape, but for a head's classes"
