@@ -1,5 +1,5 @@
 "What holds for the project as a whole: layers, light imports, metadata, exports, clean notebooks, docstrings, and calls nobody may make."
-import ast, configparser, json, re, shutil, subprocess, sys, tempfile
+import ast, configparser, io, json, re, shutil, subprocess, sys, tempfile, tokenize
 from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
@@ -481,3 +481,30 @@ def test_no_public_name_has_two_definitions():
             if not is_added(node): homes.setdefault(node.name, set()).add(name)
     twice = {k:sorted(v) for k,v in homes.items() if len(v) > 1}
     assert not twice, f"{len(twice)} names have several definitions: {dict(list(twice.items())[:10])}"
+
+# ---- how the code reads
+
+def functions(name): return [o for o in ast.walk(tree(MODULES[name])) if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef))]
+def length(node): return node.end_lineno - node.lineno + 1
+
+def tokens_and_lines(path):
+    "Count the tokens that are no layout, and the lines that hold any"
+    layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    text = read(path)
+    n = sum(o.type not in layout for o in tokenize.generate_tokens(io.StringIO(text).readline))
+    return n, sum(bool(o.strip()) and not o.strip().startswith("#") for o in text.splitlines())
+
+def test_code_has_room_to_breathe():
+    counts = {name:tokens_and_lines(p) for name,p in MODULES.items()}
+    densest = sorted(((round(n/max(1, lines), 1), name) for name,(n,lines) in counts.items()), reverse=True)[:10]
+    tokens, lines = map(sum, zip(*counts.values()))
+    assert tokens/lines <= 10.5, f"{tokens/lines:.1f} tokens a line; the densest: {densest}"
+
+def test_functions_are_short():
+    found = sorted(((length(o), f"{name}:{o.lineno} {o.name}") for name in MODULES for o in functions(name)), reverse=True)
+    lengths = sorted(n for n,_ in found)
+    assert lengths[len(lengths)//2] <= 7 and lengths[int(.9*len(lengths))] <= 16, f"the longest: {found[:10]}"
+
+def test_few_modules_stand_outside_of_a_wing():
+    outside = [name for name,p in SOURCES.items() if p.parent == PKG and name not in {"__init__", "__main__", "_modidx", "all"}]
+    assert sorted(outside) == ["_lazy", "_methods", "cli"]
