@@ -1,5 +1,5 @@
 "File names that are no valid text go through every door that makes a table of paths"
-import os
+import os, shutil
 import numpy as np, torch
 import pytest
 from PIL import Image
@@ -102,3 +102,22 @@ def test_clips(tmp_path):
     cat,_ = avenue_catalog(tmp_path, test=False)
     repr(cat), cat._repr_html_()
     assert len(cat) == 12 and sum("caf" in o for o in cat.frame["path"]) == 3
+
+def test_anomaly(tmp_path):
+    from visionlab.models import ImageClassifier
+    for k,name in enumerate(ODDITIES):
+        for j,o in enumerate(("good", "good_test", "bad/scratch")): paint(tmp_path/o/name, k, j)
+    dm = Folder("good", "bad", "good_test", root=tmp_path, image_size=(32, 32), train_batch_size=4, eval_batch_size=4, num_workers=0)
+    scorer = AnomalyScorer(ImageClassifier("test_resnet", 2, pretrained=False), device="cpu", max_bank=100).fit(dm)
+    result = scorer.evaluate()
+    assert has_odd(result.table["path"]) and len(repr(result)) > 20
+    assert result.plot() is not None
+
+def test_runs_in_odd_folders(tmp_path, odd):
+    names = [os.fsdecode(b"run\xe9"), "-rf", "two\nlines"]
+    options = dict(data=str(odd[0]), model="resnet9", image_size=16, epochs=1, pretrained=False, num_workers=0, device="cpu", on_leak="ignore", say=None)
+    train(out=str(tmp_path/"runs"/"plain"), **options)
+    for name in names: shutil.copytree(tmp_path/"runs"/"plain", tmp_path/"runs"/name)
+    found = list_runs(tmp_path/"runs")
+    assert len(found.frame) == 4 and "\n-rf" not in repr(found).split("\n\n")[0]
+    assert "visionlab" not in found._repr_html_()[:5] and {found[o].name for o in names} == set(names)

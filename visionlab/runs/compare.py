@@ -11,6 +11,7 @@ import csv, json, math, os, time
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
+from ..catalog.paths import text_table
 from ..core.errors import ConfigError, DataError, one_of
 from ..core.text import first_line, html_table
 from ..core.settings import read_yaml
@@ -215,7 +216,7 @@ class Runs:
         "Make the table"
         import pandas as pd
         rows = [self._row(o) for o in self.runs]
-        table = pd.DataFrame(rows, index=pd.Index([o.name for o in self.runs], name="run"))
+        table = text_table(rows, index=pd.Index([o.name for o in self.runs], name="run", dtype=object))
         for at,(k,v) in enumerate(self.differing.items()): table.insert(at+1, k if k not in table else f"config.{k}", pd.Series(v, index=table.index, dtype=object))
         return table.sort_values("started", ascending=False, kind="stable") if len(table) else table
 
