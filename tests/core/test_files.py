@@ -27,7 +27,7 @@ from visionlab.runs.checkpoints import sweep
 from visionlab.cli import main
 from visionlab.runs.config import TrainConfig
 from visionlab.runs.config_files import read_settings_file
-from visionlab.core.errors import CheckpointError, VisionlabError
+from visionlab.core.errors import CheckpointError, ConfigError, VisionlabError
 from visionlab.core.files import atomic_write
 from visionlab.catalog.doctor import check
 from visionlab.runs.compare import list_runs
@@ -516,3 +516,12 @@ def test_a_damaged_state_is_a_typed_error_though_its_manifest_agrees(trained, tm
         (made/"state.json").write_bytes(o)
         try: ImageClassifier(made)
         except VisionlabError: pass
+
+
+@pytest.mark.parametrize("sign", ["checkpoints/epoch=3.ckpt", "train.log", ".lock"])
+def test_a_project_of_somebody_else_is_no_run(tmp_path, sign):
+    for name in (sign, "README.md", "config.yaml"):
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        (tmp_path/name).write_text("years of work")
+    with pytest.raises(ConfigError, match="no run, and holds what one would replace"): RunFolder(tmp_path, overwrite=True)
+    assert (tmp_path/"README.md").read_text() == (tmp_path/"config.yaml").read_text() == "years of work"

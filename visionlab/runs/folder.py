@@ -159,7 +159,11 @@ def _of_run(folder)->list: # of files and folders
     left = [p for o in _EXPORTS for p in former_exports(folder/o)]
     return [*found, *left, *list_checkpoints(at), *(p for o in ("last", "best") if (p := at/o).is_file())]
 
-def _is_run(folder): return any((folder/o).exists() for o in (".lock", "train.log", "checkpoints"))
+def _is_run(folder):
+    "Return whether a training has begun in a folder: its lock, which is empty, or checkpoints of its own form"
+    lock = folder/".lock"
+    if lock.is_file() and not lock.stat().st_size: return True
+    return bool(list_checkpoints(folder/"checkpoints"))
 
 def _check_run(folder):
     "Refuse to write over a folder that holds what a run would replace, and is none"
