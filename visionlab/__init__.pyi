@@ -84,7 +84,7 @@ from visionlab.data.loader import Loader as Loader
 from visionlab.data.benchmark import LoaderSpeed as LoaderSpeed
 from visionlab.images.decode import MAX_PIXELS as MAX_PIXELS
 from visionlab.training.metrics import METRICS as METRICS
-from visionlab.runs.loggers import MLflowLogger as MLflowLogger
+from visionlab.runs.mlflow import MLflowLogger as MLflowLogger
 from visionlab.training.metrics import MULTILABEL_METRICS as MULTILABEL_METRICS
 from visionlab.data.mvtec import MVTec3D as MVTec3D
 from visionlab.data.mvtec import MVTecAD as MVTecAD
@@ -136,7 +136,7 @@ from visionlab.callbacks.sanity import StepTimer as StepTimer
 from visionlab.callbacks.one_cycle import Steps as Steps
 from visionlab.training.guards import StopOnNaN as StopOnNaN
 from visionlab.data.defect_folders import Tabular as Tabular
-from visionlab.runs.loggers import TensorBoardLogger as TensorBoardLogger
+from visionlab.runs.tensorboard import TensorBoardLogger as TensorBoardLogger
 from visionlab.core.errors import TooManyBadFilesError as TooManyBadFilesError
 from visionlab.runs.config import TrainConfig as TrainConfig
 from visionlab.core.errors import TrainingError as TrainingError
@@ -147,7 +147,7 @@ from visionlab.images.values import Values as Values
 from visionlab.transforms.ops import VerticalFlip as VerticalFlip
 from visionlab.widgets.view import View as View
 from visionlab.core.errors import VisionlabError as VisionlabError
-from visionlab.runs.loggers import WandbLogger as WandbLogger
+from visionlab.runs.wandb import WandbLogger as WandbLogger
 from visionlab.core.errors import WriteError as WriteError
 from visionlab.core.files import atomic_write as atomic_write
 from visionlab.data.benchmark import benchmark_loader as benchmark_loader

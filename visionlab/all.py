@@ -61,7 +61,9 @@ from visionlab.export.load import load_model
 from visionlab.interpret.interpretation import interpret_folds, interpret_probs, Interpretation
 from visionlab.interpret.gradcam import heat_maps
 from visionlab.interpret.label_opinions import neighbours
-from visionlab.runs.loggers import MLflowLogger, TensorBoardLogger, WandbLogger
+from visionlab.runs.tensorboard import TensorBoardLogger
+from visionlab.runs.wandb import WandbLogger
+from visionlab.runs.mlflow import MLflowLogger
 from visionlab.widgets.browse import Browser
 from visionlab.widgets.batch_grid import BatchGrid
 from visionlab.widgets.decisions import Decisions

@@ -31,7 +31,7 @@ from visionlab.core.errors import CheckpointError, ConfigError, VisionlabError
 from visionlab.core.files import atomic_write
 from visionlab.catalog.doctor import check
 from visionlab.runs.compare import list_runs
-from visionlab.runs.loggers import Logger
+from visionlab.runs.logger import Logger
 from visionlab.models.classifier import ImageClassifier
 from visionlab.models.predictor import Prediction, Predictions
 from visionlab.runs.folder import exported, RunFolder

@@ -107,7 +107,7 @@ def test_what_is_no_row_is_refused(kind, tmp_path):
 
 def test_views_stay_valid_and_strided_images_are_kept(tmp_path):
     store, big = opened(tmp_path/"a.pixels"), image(0, (40, 40))
-    store._step = 4096                                        # the file grows, and is mapped anew, all the time
+    store._share.step = 4096                                        # the file grows, and is mapped anew, all the time
     store.put(0, big[::2, ::-1])
     view = store.get(0)
     for i in range(1, 80): store.put(i, image(i)); assert store.get(i) is not None
@@ -134,7 +134,7 @@ def test_memory_has_a_limit_and_keeps_a_copy():
 # ---- killed
 
 def filler(path, want, shape, order):
-    store = opened(path, len(want), 3, shape); store._step = 2**15
+    store = opened(path, len(want), 3, shape); store._share.step = 2**15
     for i in order: store.put(i, want[i])
 
 
@@ -177,7 +177,7 @@ def test_pixels_are_written_before_their_entry(tmp_path, monkeypatch):
 def test_killed_at_random_moments(tmp_path):
     path, rng, want = tmp_path/"a.pixels", random.Random(1), [image(i, (120, 160) if i % 3 else None) for i in range(300)]
     def slowly():
-        store = opened(path, 300, 3, (120, 160)); store._step = 2**15
+        store = opened(path, 300, 3, (120, 160)); store._share.step = 2**15
         for i in rng.sample(range(300), 300): store.put(i, want[i]); time.sleep(.0003)
     done, killed = 0, 0
     for i in range(18):
@@ -201,7 +201,7 @@ def test_processes_fill_one_file_at_once(tmp_path, monkeypatch, shape):
     monkeypatch.setattr(os, "ftruncate", slow)
     path, want = tmp_path/"a.pixels", [image(i, shape if i % 5 else None) for i in range(120)]
     def fills(seed):
-        store = opened(path, 120, 3, shape); store._step = 2**14
+        store = opened(path, 120, 3, shape); store._share.step = 2**14
         for i in random.Random(seed).sample(range(120), 120): store.put(i, want[i]); assert np.array_equal(store.get(i), want[i])
         assert store.complete and right(store, want) == 120
     assert [ended(o) for o in [in_child(lambda: fills(s)) for s in range(4)]] == [0]*4
@@ -241,7 +241,8 @@ def test_a_forked_worker_leaves_memory_alone():
 def test_threads(kind, tmp_path):
     "Eight threads put and get the same rows at once, while the file grows"
     store, want, wrong = STORES[kind](tmp_path/"a.pixels", 200, 3, (30, 40)), [image(i, (30, 40) if i % 2 else None) for i in range(200)], []
-    store._step = 2**14
+    if kind == "memory": store._step = 2**14
+    else: store._share.step = 2**14
     def works(seed):
         rng = random.Random(seed)
         try:
@@ -351,7 +352,7 @@ def test_a_file_that_may_not_grow(tmp_path):
     want = [image(i, (50, 50)) for i in range(80)]
     def child():
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-        store = opened(tmp_path/"a.pixels"); store._step = 4096
+        store = opened(tmp_path/"a.pixels"); store._share.step = 4096
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             kept = [store.put(i, want[i]) for i in range(80)]

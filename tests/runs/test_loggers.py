@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from visionlab.runs import loggers
+from visionlab.runs import logger, wandb
 from visionlab.callbacks.ema import EMA
 from visionlab.callbacks.batch_size import AutoBatch
 from visionlab.callbacks.one_cycle import Schedule
@@ -24,8 +24,12 @@ from visionlab.callbacks.gradients import ClipGrad
 from visionlab.training.events import Callback
 from visionlab.training.learner import Learner
 from visionlab.runs.compare import flat_names
-from visionlab.runs.loggers import (
-    Courier, Logger, logger_names, make_loggers, MLflowLogger, offline_rows, public, TensorBoardLogger, WandbLogger)
+from visionlab.runs.courier import Courier
+from visionlab.runs.logger import Logger, public
+from visionlab.runs.tensorboard import TensorBoardLogger
+from visionlab.runs.wandb import offline_rows, WandbLogger
+from visionlab.runs.mlflow import MLflowLogger
+from visionlab.runs.loggers import logger_names, make_loggers
 from visionlab.runs.folder import RunFolder, SaveCheckpoints
 from visionlab.callbacks.stopping import EarlyStopping, KeepBest
 
@@ -185,7 +189,7 @@ def test_tensorboard_of_a_run_that_had_no_checkpoint(tmp_path):
 def wandb_config(path):
     "Read the configuration from an offline file"
     from wandb.proto.wandb_internal_pb2 import Record
-    found = [Record.FromString(o) for o in loggers._offline_records(path.read_bytes())]
+    found = [Record.FromString(o) for o in wandb._offline_records(path.read_bytes())]
     return {o.key:json.loads(o.value_json) for r in found for o in r.run.config.update}
 
 def in_a_run(path, resume, name, args, crash=None, checkpoint=None):
@@ -371,9 +375,9 @@ def test_what_is_public():
     assert flat_names(dict(a=dict(b=dict(c=1)), d={})) == {"a.b.c":1, "d":{}}
 
 def test_pictures_of_what_was_mixed_and_of_several_classes():
-    assert loggers._target_text(torch.tensor([.7, .3, 0.]), ["a", "b", "c"], "multiclass") == "a 70% + b 30%"
-    assert loggers._target_text(torch.tensor([1., 0., 1.]), ["a", "b", "c"], "multilabel") == "a, c"
-    assert loggers._target_text(torch.tensor(2.), None, "multiclass") == "2"
+    assert logger._target_text(torch.tensor([.7, .3, 0.]), ["a", "b", "c"], "multiclass") == "a 70% + b 30%"
+    assert logger._target_text(torch.tensor([1., 0., 1.]), ["a", "b", "c"], "multilabel") == "a, c"
+    assert logger._target_text(torch.tensor(2.), None, "multiclass") == "2"
 
 def test_pictures_of_images_that_a_catalog_knows():
     "The batch is drawn as the model got it, and the worst mistakes of the validation set too."

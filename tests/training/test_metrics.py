@@ -14,8 +14,9 @@ from torchmetrics import MetricCollection, classification as tm
 from visionlab.core.errors import ConfigError, UnknownOptionError
 from visionlab.training.learner import Learner
 from visionlab.training.counts import auroc, average_precision, Kept, update_all
+from visionlab.training.foreign_metrics import FromTorchmetrics
 from visionlab.training.metrics import (
-    computed, for_stage, FromTorchmetrics, make_metric, make_metrics, METRIC_SETS, MetricConfig, MetricManager,
+    computed, for_stage, make_metric, make_metrics, METRIC_SETS, MetricConfig, MetricManager,
     METRICS, MULTILABEL_METRICS, TrainMetrics)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -505,12 +506,11 @@ def test_an_update_never_waits_for_the_device(name, task, soft):
 
 @pytest.mark.parametrize("classes", [2, 10, 15, 16, 40])
 def test_probabilities_are_made_once_and_are_those_of_softmax(classes, monkeypatch):
-    import visionlab.training.metrics as page
     from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
     made = []
-    monkeypatch.setattr(page, "to_probs", lambda logits, task: made.append(1) or logits.softmax(1))
+    monkeypatch.setattr("visionlab.training.counts.to_probs", lambda logits, task: made.append(1) or logits.softmax(1))
     logits, target = torch.randn(300, classes, generator=torch.Generator().manual_seed(0)), torch.arange(300) % classes
-    metrics = page.make_metrics([MulticlassAccuracy(classes), MulticlassF1Score(classes), lambda p, y: float((p-logits.softmax(1)).abs().max())])
+    metrics = make_metrics([MulticlassAccuracy(classes), MulticlassF1Score(classes), lambda p, y: float((p-logits.softmax(1)).abs().max())])
     for m in metrics: m.reset(); m.update(logits, target)
     assert len(made) == (classes >= 16) and torch.allclose(logits.probs, logits.softmax(1), atol=1e-6) and metrics[-1].compute() < 1e-6
     assert metrics[0].compute() == pytest.approx(MulticlassAccuracy(classes)(logits, target).item())

@@ -17,7 +17,8 @@ from ..catalog.scan import FolderScan
 from ..catalog.folders import existing_folder
 from ..catalog.frames import conflicting_rows, first_problems, read_splits, settle_bad_rows, path_under
 from ..catalog.sheets import read_sheet, CsvError
-from ..catalog.csv import fence_of, file_of_row, name_columns, row_problem
+from ..catalog.csv_columns import name_columns
+from ..catalog.csv_rows import fence_of, file_of_row, row_problem
 from .defect_layouts import (
     scanned_catalog, folder_names, GOOD, names_in_folder, rows_of_split, partner_files, without_mask, ANOMALOUS, LayoutError, NORMAL)
 from .defects import AnomalyDataModule

@@ -88,6 +88,40 @@ def _folder_lock(folder, seconds=20):
         raise OSError(f"the lock in {folder} cannot be had: {e}") from e
 
 # %% ../../nbs/data/01_disk_store.ipynb #daea6de0
+class _Share:
+    "A share of a file for one process alone, taken in large steps while the disk has room to spare"
+    def __init__(self, folder, reserve):
+        self.folder = folder
+        self.reserve = reserve   # bytes left free on the disk
+        self.step = GROWTH_STEP
+        self.afresh()
+
+    def afresh(self):
+        "Own nothing yet, as in a process that was forked"
+        self.place = 0      # where the share goes on,
+        self.end = 0        # and where it ends
+        self.budget = 0     # bytes this process may write before it looks at the disk again
+
+    def spend(self, n):
+        "Look at the disk now and then, and stop before it is full"
+        self.budget -= n
+        if self.budget > 0: return
+        free = shutil.disk_usage(self.folder).free - self.reserve
+        if free < n: raise OSError(errno.ENOSPC, f"less than {show_bytes(self.reserve)} would stay free")
+        self.budget = min(GROWTH_STEP, free)
+
+    def take(self, fd, n):
+        "Return a place for `n` bytes, making the file longer when the share is used up"
+        if self.place + n > self.end:
+            with _folder_lock(self.folder):
+                self.place = _pages(os.fstat(fd).st_size)
+                self.end = self.place + max(n, self.step)
+                os.ftruncate(fd, self.end)
+        place = self.place
+        self.place += -(-n//8)*8      # the next image starts at a multiple of 8 bytes
+        return place
+
+# %% ../../nbs/data/01_disk_store.ipynb #c5120ff2
 class DiskStore(PixelStore):
     "Keep decoded images in one file, shared by every process that opens it"
     def __init__(self,
@@ -99,24 +133,21 @@ class DiskStore(PixelStore):
         reserve:int=2**30, # bytes left free on the disk
         rows=None          # (n,) a 64-bit identity of each row's file, 0 for none: what `inherit` goes by
     ):
+        self.path = Path(path)
+        self._share = _Share(self.path.parent, reserve)
         super().__init__(n, channels, shape)
         self._rows = rows
         self._older = []
-        self.path = Path(path)
         self.about = about or {}
-        self.reserve = reserve
         self._init = path, n, channels, shape, about, reserve
         self._at = np.zeros((n, 3), np.int64)
-        self._step = GROWTH_STEP
         self._fd, self._writes = self._open()
         self._map = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
         self._lay_out()
 
     def _start(self):
         super()._start()
-        self._place = 0      # where this process's own room in the file goes on,
-        self._end = 0        # and where it ends
-        self._budget = 0     # bytes this process may write before it looks at the disk again
+        self._share.afresh()
 
     # ---- opening
 
@@ -288,32 +319,13 @@ class DiskStore(PixelStore):
         h, w = image.shape[:2]
         if self._pid != os.getpid(): self._start()       # a forked worker takes room of its own
         with self._lock:
-            self._spend(image.nbytes)
+            self._share.spend(image.nbytes)
             in_array = self._slots is not None and image.shape == self.shape
-            offset = self._slot(i) if in_array else self._take(image.nbytes)
+            offset = self._slot(i) if in_array else self._share.take(self._fd, image.nbytes)
         _write_at(self._fd, image, offset)
         entry = _pack(int(i), offset, h, w, zlib.crc32(image))
         _write_at(self._fd, entry, _HEAD + int(i)*_ENTRY.size)
         self._found(i, offset, h, w)
-
-    def _spend(self, n):
-        "Look at the disk now and then, and stop before it is full"
-        self._budget -= n
-        if self._budget > 0: return
-        free = shutil.disk_usage(self.path.parent).free - self.reserve
-        if free < n: raise OSError(errno.ENOSPC, f"less than {show_bytes(self.reserve)} would stay free")
-        self._budget = min(GROWTH_STEP, free)
-
-    def _take(self, n):
-        "Take room for `n` bytes, making the file longer when this process has none left"
-        if self._place + n > self._end:
-            with _folder_lock(self.path.parent):
-                self._place = _pages(os.fstat(self._fd).st_size)
-                self._end = self._place + max(n, self._step)
-                os.ftruncate(self._fd, self._end)
-        place = self._place
-        self._place += -(-n//8)*8      # the next image starts at a multiple of 8 bytes
-        return place
 
     def _give_up(self, error):
         "Take no more images, and say why once"
