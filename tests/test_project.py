@@ -508,3 +508,18 @@ def test_functions_are_short():
 def test_few_modules_stand_outside_of_a_wing():
     outside = [name for name,p in SOURCES.items() if p.parent == PKG and name not in {"__init__", "__main__", "_modidx", "all"}]
     assert sorted(outside) == ["_lazy", "_methods", "cli"]
+
+# ---- links
+
+LINK = re.compile(r"\]\(([^)\s#]+\.ipynb)[^)]*\)")
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(NBS)))
+def test_links_between_pages_lead_somewhere(path):
+    texts = ["".join(o["source"]) for o in json.loads(read(path))["cells"] if o["cell_type"] == "markdown"]
+    lost = [o for text in texts for o in LINK.findall(text) if "://" not in o and not (path.parent/o).is_file()]
+    assert not lost
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"])
+def test_links_of_documents_lead_somewhere(name):
+    links = re.findall(r"\]\(([^)\s#]+)[^)]*\)", read(ROOT/name))
+    assert not [o for o in links if "://" not in o and not (ROOT/name).parent.joinpath(o).exists()]
