@@ -424,7 +424,7 @@ def test_the_command_takes_devices(tmp_path, capfd, monkeypatch):
 def test_a_notebook_cell_is_launched():
     import nbformat
     from nbclient import NotebookClient
-    cells = ["from visionlab.training.learner import Learner\nfrom visionlab.training.distributed import launch\nimport torch\nfrom torch import nn\nLearner([(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long))], nn.Linear(2, 2), device='cpu').fit(1)",
+    cells = ["from visionlab.training.learner import Learner\nfrom visionlab.training.launch import launch\nimport torch\nfrom torch import nn\nLearner([(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long))], nn.Linear(2, 2), device='cpu').fit(1)",
              "def work():\n    learn = Learner([(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long))]*4, nn.Linear(2, 2), device='cpu')\n    return learn.fit(1).step\nlaunch(work, 2)",
              "def broken(): raise RuntimeError('in the cell')\nlaunch(broken, 2)"]
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata=dict(kernelspec=dict(name="python3", display_name="python3")))

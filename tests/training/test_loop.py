@@ -169,10 +169,10 @@ class Watch(TorchDispatchMode):
 
 
 def test_no_step_waits_for_the_device(monkeypatch):
-    import visionlab.callbacks.gradients
-    import visionlab.training.learner
+    from visionlab.callbacks import gradients
     from visionlab.callbacks.gradients import GradientStats
-    for page in (visionlab.training.learner, visionlab.callbacks.gradients): monkeypatch.setattr(page, "reads_at_once", lambda device: False)          # as it is with a GPU
+    from visionlab.training import guards, recorder
+    for page in (guards, recorder, gradients): monkeypatch.setattr(page, "reads_at_once", lambda device: False)          # as it is with a GPU
 
     class Look(Callback):
         order = -2000

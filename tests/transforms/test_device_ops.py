@@ -177,7 +177,7 @@ def test_neighbours_resample_once(ops, count, monkeypatch):
         original = getattr(geometry, f)
         counted = lambda x, *o, original=original, **kw: (calls.append(len(x) if x.ndim == 4 else 1), original(x, *o, **kw))[1]
         monkeypatch.setattr(geometry, f, counted)
-        if f == "warp_one": monkeypatch.setattr("visionlab.transforms.geometry.warp_one", counted)
+        if f == "warp_one": monkeypatch.setattr("visionlab.transforms.augment.warp_one", counted)
     for size in ((33, 47), (129, 131)):
         calls.clear()
         BatchAugment(Pipeline(Resize(), ops, size))(images(size, 3, "uint8"), np.arange(N), 0)

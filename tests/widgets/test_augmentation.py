@@ -56,10 +56,10 @@ def test_draws_are_those_of_the_training_loader(kind, folder, grey):
     assert np.array_equal(images[4], to_uint8(dm.denormalize(studio.draw(3).image)[0]))      # threads draw other parts of the batch, and the same pixels
 
 def test_files_are_read_once_and_still_decoded_as_the_loader_does(folder, monkeypatch):
-    from visionlab.data import loader
+    from visionlab.data import images
     studio = ImageDataModule(folder, image_size=64, batch_size=4, val_split=3, cache=None).preview_augmentations(n_images=3, n_draws=3)
     reads = []
-    monkeypatch.setattr(loader, "read_bytes", lambda p, real=loader.read_bytes: reads.append(p) or real(p))
+    monkeypatch.setattr(images, "read_bytes", lambda p, real=images.read_bytes: reads.append(p) or real(p))
     studio.tiles(); studio.choose("strong"); studio.tiles()
     assert sorted(reads) == sorted(set(reads)) and len(reads) == 3
 

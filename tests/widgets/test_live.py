@@ -144,7 +144,7 @@ REFUSED = dict(
     fit=(1,), fit_one_cycle=(1,), fine_tune=(1,), lr_find=(), pick_lr=(), validate=(), get_preds=(), interpret=(), explore_confusion=(), freeze=(),
     unfreeze=(), freeze_to=(-1,), initial_loss=(), overfit_one_batch=(), replay=(), find_batch_size=(), fastest_precision=(), linear_probe=(),
     second_opinion=(), fold_opinion=(), clean_labels=(), save=("w",), load=("w",), resume=("w",), export=("w",), predict=("a.png",), predictor=(), grad_cam=([0],),
-    predict_pad=(), label_active=())
+    predict_pad=(), label_active=(), in_background=(print,))
 
 
 def test_a_refused_call_leaves_the_fit_and_its_metrics_alone(tmp_path, monkeypatch):
@@ -448,7 +448,7 @@ def test_widgets_are_let_go(kernel):
 
 
 def test_several_processes_print_the_table_of_the_first(kernel):
-    shown = kernel.run("import os; from visionlab.training.distributed import launch\nasked = os.environ.pop('VISIONLAB_PROGRESS')\ndef work(): Learner((tens, tens), nn.Linear(20, 3), device='cpu').fit(2)\nlaunch(work, 2); os.environ['VISIONLAB_PROGRESS'] = asked")
+    shown = kernel.run("import os; from visionlab.training.launch import launch\nasked = os.environ.pop('VISIONLAB_PROGRESS')\ndef work(): Learner((tens, tens), nn.Linear(20, 3), device='cpu').fit(2)\nlaunch(work, 2); os.environ['VISIONLAB_PROGRESS'] = asked")
     said = "".join(m["content"]["text"] for m in shown if m["msg_type"] == "stream")
     assert [o.split()[0] for o in said.splitlines()] == ["epoch", "1", "2"]
 

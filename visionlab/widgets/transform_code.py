@@ -146,9 +146,9 @@ def transform_code(
 
 def _merged(imports):
     "Write the names of one module on one line"
-    start = "from visionlab.transforms.ops"
-    named = sorted(o.split(" import ")[1] for o in imports if o.startswith(start))
-    first = [f"{start} import {', '.join(named)}"] if named else []
+    start = "from visionlab.transforms import "
+    named = sorted(o.removeprefix(start) for o in imports if o.startswith(start))
+    first = [start + ", ".join(named)] if named else []
     return first + sorted(o for o in imports if not o.startswith(start))
 
 CODE = ("visionlab", "torchvision", "albumentations")
@@ -164,6 +164,6 @@ def pipeline_code(
     if not isinstance(p.frame, Custom): return _own_code(p)
     ops = _tuple_code(list(map(_part_code, p.ops)))
     names = ", ".join(sorted({"Custom", "Pipeline", "Resize"} | _names_in(p.ops)))
-    return (f"{transform_code(p.frame.transform)}\nfrom visionlab.transforms.ops import {names}\n"
+    return (f"{transform_code(p.frame.transform)}\nfrom visionlab.transforms import {names}\n"
             f"pipeline = Pipeline(Resize(), (), size={_size_code(p)}{_stats_code(p)}, name={p.name!r})\n"
             f"pipeline = pipeline.edit(frame=Custom(transform), ops={ops})")
