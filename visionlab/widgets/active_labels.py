@@ -255,7 +255,8 @@ class ActiveLabels(Review):
         keys = {name:key for key, (name, _) in self.acts().items() if key.isdigit()}
         likely = self.suggestions(row)[:5]
         bars = [bar_html(f"{keys.get(str(name), '')} {name}", p) for name, p in likely]
-        lines = [fact_html("Which class is this?", True), *bars, fact_html(Path(self.catalog.frame.at[row, "path"]).name)]
+        name = Path(self.catalog.frame.at[row, "path"]).name
+        lines = [fact_html("Which class is this?", True), *bars, fact_html(name)]
         said = decision_text(self.decisions[row])
         if said: lines.append(fact_html(f"labelled: {said}", True))
         return picture_beside(self._tiles_of([row], [""], BIG_SIDE, detail=2), lines)

@@ -240,7 +240,9 @@ class LRPicker(View):
         self._suggested.children = [self._suggestion(W, name, lr) for name, lr in suggestions.items()]
         close_unused(before)
 
-    def _suggestion(self, W, name, lr): return text_button(W, f"{name} {lr:.1e}", lambda: setattr(self, "lr", float(lr)))
+    def _suggestion(self, W, name, lr):
+        def take(): self.lr = float(lr)
+        return text_button(W, f"{name} {lr:.1e}", take)
 
     def redraw(self):
         super().redraw()

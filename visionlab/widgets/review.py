@@ -37,6 +37,44 @@ def decision_text(decision):
     if action not in ("relabel", "move"): return _WORDS[action]
     return f"→ {'' if value is None else value}"
 
+class _PictureReader:
+    "Read pictures of a catalog, each once and all in one range of values"
+    def __init__(self, catalog):
+        self.catalog = catalog
+        self._cache = {}          # {(number, pixels): picture}
+        self._alike = None        # reads all pictures in one range, once the first is asked for
+
+    def read(self, row, side):
+        "Return a picture, or None where it cannot be read"
+        at = row, side
+        if at not in self._cache:
+            if len(self._cache) >= 256: self._cache.pop(next(iter(self._cache)))
+            self._alike = self._alike or OneRange(self.catalog)
+            self._cache[at] = self._alike(lambda values: row_picture(self.catalog, row, side, values))
+        return self._cache[at]
+
+class _KeyField:
+    "Pass on the letters that are typed into a field, each once"
+    def __init__(self, W, press):
+        self.press = press        # called with the letters that came
+        self._seen = ""           # what the field held
+        self.control = W.Text(placeholder="click here, then use the keys", description="keys",
+                              layout=dict(width="250px"), style=dict(description_width="35px"))
+        self.control.add_class("visionlab-keys")
+        self.control.observe(self._typed, "value")
+
+    def _typed(self, change):
+        "Do what the letters stand for that came since the last message"
+        new, old = change["new"], self._seen
+        self._seen = new
+        same = len(os.path.commonprefix((old, new)))
+        ending = len(os.path.commonprefix((old[::-1], new[::-1])))
+        rest = min(ending, len(old)-same)      # the cursor may stand anywhere
+        if len(new) > len(old) == same + rest: self.press(new[same:len(new)-rest])
+        if len(new) > 40:
+            self._seen = ""
+            self.control.value = ""
+
 class Review(View):
     "Look at images one after another, and decide on each"
     at = Int(0, min=0, help="which of those listed is in front")
@@ -49,11 +87,9 @@ class Review(View):
         self.catalog = catalog = getattr(data, "catalog", data)
         self.decisions = decisions if isinstance(decisions, Decisions) else Decisions(catalog, decisions)
         self.note = ""
-        self._cache = {}          # {(number, pixels): picture}
-        self._seen = ""           # what the key field held
+        self._reader = _PictureReader(catalog)
         self._rows = None         # the images listed, once they are found
         self._buttons = {}
-        self._alike = None        # reads all pictures in one range
         self._ready = True
         self._to_open(0)
 
@@ -167,15 +203,6 @@ class Review(View):
         rows = np.unique(self._everything())
         return int(np.isin(rows, self.decisions.decided()).sum()), len(rows)
 
-    def _image(self, row, side):
-        "Read a picture, once"
-        at = row, side
-        if at not in self._cache:
-            if len(self._cache) >= 256: self._cache.pop(next(iter(self._cache)))
-            self._alike = self._alike or OneRange(self.catalog)
-            self._cache[at] = self._alike(lambda values: row_picture(self.catalog, row, side, values))
-        return self._cache[at]
-
     def _own_label(self, row): return label_text(self.catalog.frame.at[row, "label"])
 
     def _full_title(self, row, image):
@@ -187,7 +214,7 @@ class Review(View):
 
     def _tiles_of(self, rows, captions, size, **kw):
         "Draw some pictures; a grey one stands for what cannot be read"
-        images = [self._image(int(i), size) for i in rows]
+        images = [self._reader.read(int(i), size) for i in rows]
         titles = [self._full_title(i, image) for i, image in zip(rows, images)]
         drawn = [_none(size) if image is None else image for image in images]
         return tile_html(drawn, captions, titles, size=size, **kw)
@@ -216,7 +243,8 @@ class Review(View):
         note = ""
         if self.note: note = f"<div role='alert' style='font-size:12px;white-space:pre-wrap'>{escape(self.note)}</div>"
         head = status_html(self._headline())
-        if self.current is None: return head + note + status_html("Nothing is listed: choose another class, split or status.")
+        if self.current is None:
+            return head + note + status_html("Nothing is listed: choose another class, split or status.")
         strip = self._strip() if len(self.rows) > 1 else ""
         return head + self._card() + note + strip
 
@@ -238,7 +266,7 @@ class Review(View):
     def figure(self):
         "Draw with matplotlib"
         rows = [int(i) for i in self.rows[self.at:self.at+_NEXT]]
-        images = [self._image(i, _THUMB) for i in rows]
+        images = [self._reader.read(i, _THUMB) for i in rows]
         drawn = [_none(_THUMB) if o is None else o for o in images]
         names = [f"{shorten(self._own_label(i), 18)}\n{shorten(decision_text(self.decisions[i]), 18)}" for i in rows]
         ncols = min(6, max(1, len(rows)))
@@ -260,26 +288,11 @@ class Review(View):
     @property
     def edits(self)->pd.DataFrame: return self.decisions.frame
 
-    def _typed(self, change):
-        "Do what the letters stand for that came since the last message"
-        new, old = change["new"], self._seen
-        self._seen = new
-        same = len(os.path.commonprefix((old, new)))
-        ending = len(os.path.commonprefix((old[::-1], new[::-1])))
-        rest = min(ending, len(old)-same)      # the cursor may stand anywhere
-        if len(new) > len(old) == same + rest: self.press(new[same:len(new)-rest])
-        if len(new) > 40:
-            self._seen = ""
-            self._keys.value = ""
-
     def _build(self, W):
         "Make the buttons, the key field, the filters and the bar"
         status = self._select(W, "show", ["all", "open", "decided"])
         link((self, "status"), (status, "value"))
-        self._keys = W.Text(placeholder="click here, then use the keys", description="keys",
-                            layout=dict(width="250px"), style=dict(description_width="35px"))
-        self._keys.add_class("visionlab-keys")
-        self._keys.observe(self._typed, "value")
+        self._keys = _KeyField(W, self.press).control
         self._bar = W.IntProgress(layout=dict(width="140px"))
         for key, (name, _) in self.acts().items(): self._buttons[key] = self._act_button(W, key, name)
         lines = [*self._filters(W), status], self._buttons.values(), [self._keys, *self._more(W), self._bar]
@@ -287,7 +300,9 @@ class Review(View):
         self._sync()
         return W.VBox([*rows, self._picture])
 
-    def _act_button(self, W, key, name): return text_button(W, f"{name} ({key})", lambda: self._try(self.acts()[key][1]))
+    def _act_button(self, W, key, name):
+        def act(): self._try(self.acts()[key][1])
+        return text_button(W, f"{name} ({key})", act)
 
     def _select(self, W, name, options):
         look = dict(layout=dict(width="200px"), style=dict(description_width="48px"))

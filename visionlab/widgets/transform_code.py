@@ -56,7 +56,8 @@ def named_as_preset(p:Pipeline)->Pipeline:
 def _own_code(p):
     "Write a pipeline that is visionlab's own"
     if p.name in list_presets() and named_as_preset(p) == p:
-        return f"from visionlab.transforms import preset\npipeline = preset({p.name!r}, {_size_code(p)}{_stats_code(p)})"
+        call = f"preset({p.name!r}, {_size_code(p)}{_stats_code(p)})"
+        return f"from visionlab.transforms import preset\npipeline = {call}"
     names = ", ".join(sorted({"Pipeline"} | _names_in((p.frame, *p.ops))))
     ops = _tuple_code(list(map(_part_code, p.ops)))
     name = f", name={p.name!r}" if p.name != "custom" else ""

@@ -336,7 +336,9 @@ def alert_html(text):
     if not text: return ""
     return f"<div role='alert' style='font-size:12px;white-space:pre-wrap;margin:4px 2px'>{escape(text)}</div>"
 
-def status_html(text): return f"<div role='status' style='font-size:12px;line-height:1.4;margin:2px'>{escape(text)}</div>"
+def status_html(text):
+    "Write a line that a screen reader reads when it has time"
+    return f"<div role='status' style='font-size:12px;line-height:1.4;margin:2px'>{escape(text)}</div>"
 
 def text_button(W, text, do, **kw):
     "Make a button wide enough for its text"
