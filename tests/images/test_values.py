@@ -241,7 +241,7 @@ def test_a_bare_catalog_is_looked_at_in_the_range_of_all(twelve):
     found = interpret_probs(cat, np.full((len(cat), 2), .5))
     assert same([found.picture(i) for i in cat.frame.index])
     cleaner = LabelCleaner(cat, found, path=twelve.parent/"e.csv")
-    assert same([cleaner._image(i, 16) for i in cat.frame.index])
+    assert same([cleaner._reader.read(i, 16) for i in cat.frame.index])
     given = Catalog.from_folder(twelve)
     given.info["value_range"] = [0, 2000]
     assert np.array_equal(given.browse().tiles()[0][0], load_image(given.files()[0], "RGB", value_range=(0, 2000)))
